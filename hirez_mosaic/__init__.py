@@ -1,0 +1,26 @@
+"""Photomosaics of any size, each template chosen by a network trained under a multi-scale perceptual loss.
+
+>>> import hirez_mosaic
+>>> hirez_mosaic.render("starry.tif", templates="hubble/", tile=32)  # doctest: +SKIP
+"""
+
+from importlib.metadata import version
+from typing import TYPE_CHECKING, Any
+
+from hirez_mosaic import errors
+from hirez_mosaic.errors import HirezMosaicError
+
+if TYPE_CHECKING:
+    from hirez_mosaic.rendering import Listener, RenderResult, render
+
+__version__ = version("hirez-mosaic")
+__all__ = ["HirezMosaicError", "Listener", "RenderResult", "__version__", "errors", "render"]
+
+
+def __getattr__(name: str) -> Any:
+    """Import PyTorch and the rest only when something is made of it: `hirez-mosaic --help` should not take seconds."""
+    if name in ("Listener", "RenderResult", "render"):
+        from hirez_mosaic import rendering
+
+        return getattr(rendering, name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -1,0 +1,296 @@
+"""Assemble: from the index map and the templates to the mosaic file.
+
+libvips writes the file, and reads the mosaic as an uncompressed TIFF that nobody wrote: `MosaicStream` answers its reads from the
+index map, one strip of px at a time. So the mosaic never exists in memory or on disk before it is compressed. (libvips' own
+`arrayjoin` of one image per cell is some 90 times slower, `mapim` over an atlas of the templates about 5 times.)
+"""
+
+import os
+import shutil
+import struct
+import tempfile
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor, wait
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyvips
+import zarr
+from numpy.typing import NDArray
+
+from hirez_mosaic.errors import DiskSpaceError, OutputError, OutputExistsError
+from hirez_mosaic.geometry import CellGrid
+from hirez_mosaic.vips import vips_reason
+
+_STRIP_BYTES = 8 << 20  # of px made at once, about; never more than a row of cells
+STORAGE_TILE = 256  # side of a tile inside a TIFF, px
+_ZARR_SIDE = 1024  # side of a chunk of a Zarr mosaic, px, about
+_PREVIEW_SIDE = 1600
+_PREVIEW_FROM_PX = 100_000_000  # larger mosaics are previewed from templates at 8 x 8 px
+_BYTES_PER_PX = {"jpeg": 1.5, "webp": 1.0, "deflate": 3.0, "lzw": 3.5, "zstd": 3.0, "none": 3.0}
+
+Progress = Callable[[int], None]
+"""Called with the number of cells just done."""
+
+
+def assemble(
+    index_map: Any, templates: NDArray[np.uint8], output: Path, progress: Progress, *, compression: str = "jpeg", quality: int = 90
+) -> None:
+    """Write the mosaic of `index_map` (rows, columns) uint32 and `templates` (N, height, width, 3) uint8.
+
+    output: its suffix chooses the format: tiled pyramidal BigTIFF, Deep Zoom, PNG, JPEG, WebP or Zarr. What is there is replaced,
+    at the end and at once.
+    Raises OutputError, and DiskSpaceError when the disk is full.
+    """
+    save = _save_zarr if output.suffix.lower() == ".zarr" else _save_vips
+    with _Fresh(output) as fresh:
+        save(index_map, templates, fresh, progress, compression, quality)
+
+
+def write_preview(index_map: Any, templates: NDArray[np.uint8], small: NDArray[np.float32], output: Path) -> None:
+    """Write the mosaic at 1,600 px on its longer side.
+
+    small: (N, 8, 8, 3) float32 in [0, 1], the templates that a mosaic of more than 100 Mpx is previewed from.
+    """
+    (rows, columns), (height, width) = index_map.shape, templates.shape[1:3]
+    if rows * columns * height * width > _PREVIEW_FROM_PX:
+        templates = np.round(small * 255).astype(np.uint8)
+    factor = min(1.0, _PREVIEW_SIDE / max(rows * height, columns * width))
+    size = (max(1, round(columns * width * factor)), max(1, round(rows * height * factor)))
+    stream = MosaicStream(index_map, templates, lambda cells: None)
+    with _Fresh(output) as fresh:
+        _run(stream, lambda image: image.thumbnail_image(size[0], height=size[1], size="force").write_to_file(str(fresh)))
+
+
+def check_output(output: Path, overwrite: bool) -> None:
+    """Raise OutputError when `output` cannot be written, before any work is done."""
+    folder = output.absolute().parent
+    if not folder.is_dir():
+        raise OutputError(f"The output folder {folder} is not there; make it first.")
+    if not os.access(folder, os.W_OK | os.X_OK):
+        raise OutputError(f"The output folder {folder} cannot be written to.")
+    for path in _parts(output):
+        if path.exists() and not overwrite:
+            raise OutputExistsError(f"{path} is there already; use --overwrite to replace it.")
+        if path.is_dir() and path.suffix != ".zarr" and not path.name.endswith("_files"):
+            raise OutputError(f"{path} is a folder; name a file.")
+
+
+def output_bytes(size: tuple[int, int], output: Path, compression: str) -> int:
+    """Bytes on disk that a mosaic of `size` (width, height) px takes at most, by rule of thumb."""
+    suffix = output.suffix.lower()
+    kind = {".png": "none", ".zarr": "none", ".webp": "webp"}.get(suffix, "jpeg" if suffix not in (".tif", ".tiff") else compression)
+    levels = 4 / 3 if suffix in (".tif", ".tiff", ".dzi") else 1
+    return int(size[0] * size[1] * _BYTES_PER_PX[kind] * levels)
+
+
+def projected_bytes(grid: CellGrid, output: Path) -> int:
+    """Bytes that assembly holds at most: strips on their way in, and the rows of storage tiles each level of a pyramid collects."""
+    width, height = grid.mosaic_size
+    strip = width * 3 * strip_rows(grid.tile[1], width)
+    suffix = output.suffix.lower()
+    if suffix == ".webp":
+        return 8 * width * height  # its encoder wants the whole picture
+    if suffix == ".zarr":
+        return 4 * strip + 3 * 3 * (_ZARR_SIDE + grid.tile[0]) * (_ZARR_SIDE + grid.tile[1])
+    levels = 2 if suffix in (".tif", ".tiff", ".dzi") else 1
+    return 4 * strip + levels * 3 * STORAGE_TILE * width * 3 + (64 << 20)
+
+
+class MosaicStream:
+    """A mosaic as an uncompressed BigTIFF that is made while it is read.
+
+        header | offset of every strip | length of every strip | strip 0 | strip 1 | ...
+
+    A strip is the full width and a divisor of the template's height, so none straddles two rows of cells.
+    """
+
+    def __init__(self, index_map: Any, templates: NDArray[np.uint8], progress: Progress) -> None:
+        self.stopped = False
+        self.failure: Exception | None = None
+        self._index_map = index_map
+        self._templates = templates
+        self._progress = progress
+        (rows, columns), (height, width) = index_map.shape, templates.shape[1:3]
+        self._rows = strip_rows(height, columns * width)
+        self._per_cell = height // self._rows
+        self._strip_bytes = columns * width * 3 * self._rows
+        self._header = _tiff_header(columns * width, rows * height, self._rows)
+        self._size = len(self._header) + rows * self._per_cell * self._strip_bytes
+        self._position = 0
+        self._current, self._strip = -1, memoryview(b"")
+        self._band, self._band_top = np.empty((0, columns), np.uint32), 0
+
+    def open(self) -> pyvips.Image:
+        """The mosaic as a libvips image, to be read once from top to bottom."""
+        source = pyvips.SourceCustom()
+        source.on_read(self._read)
+        source.on_seek(self._seek)
+        return pyvips.Image.new_from_source(source, "", access="sequential")
+
+    def _read(self, length: int) -> bytes:
+        try:
+            if self.stopped:
+                return b""
+            if self._position < len(self._header):
+                data = self._header[self._position : self._position + length]
+            elif self._position >= self._size:
+                return b""
+            else:
+                number, offset = divmod(self._position - len(self._header), self._strip_bytes)
+                data = bytes(self._strip_of(number)[offset : offset + length])
+        except Exception as error:  # libvips sees the end of a file; whoever started it sees the error
+            self.failure = error
+            return b""
+        self._position += len(data)
+        return data
+
+    def _seek(self, offset: int, whence: int) -> int:
+        self._position = offset + {os.SEEK_SET: 0, os.SEEK_CUR: self._position, os.SEEK_END: self._size}[whence]
+        return self._position
+
+    def _strip_of(self, number: int) -> memoryview:
+        if number != self._current:
+            row, part = divmod(number, self._per_cell)
+            lines = slice(part * self._rows, (part + 1) * self._rows)
+            tiles = self._templates[self._index_row(row), lines]  # (columns, lines, width, 3)
+            self._strip = np.ascontiguousarray(tiles.transpose(1, 0, 2, 3)).data.cast("B")
+            self._current = number
+            if part == self._per_cell - 1:
+                self._progress(self._index_map.shape[1])
+        return self._strip
+
+    def _index_row(self, row: int) -> NDArray[np.uint32]:
+        """One row of the index map, read a row of chunks at a time."""
+        if not self._band_top <= row < self._band_top + len(self._band):
+            step = getattr(self._index_map, "chunks", (1,))[0]
+            self._band_top = row // step * step
+            self._band = np.asarray(self._index_map[self._band_top : self._band_top + step])
+        return self._band[row - self._band_top]
+
+
+def strip_rows(tile_height: int, width: int) -> int:
+    """The largest divisor of the template's height at which a strip of `width` px stays below 8 MiB; 1 at least."""
+    fitting = (rows for rows in range(tile_height, 0, -1) if tile_height % rows == 0 and rows * width * 3 <= _STRIP_BYTES)
+    return next(fitting, 1)
+
+
+def _tiff_header(width: int, height: int, rows: int) -> bytes:
+    """Header, directory and strip tables of a BigTIFF of 8-bit RGB strips that follow at once."""
+    strips = height // rows
+    tags = 10
+    tables = 16 + 8 + tags * 20 + 8
+    first = tables + 16 * strips
+    length = rows * width * 3
+
+    def tag(code: int, kind: int, count: int, value: bytes) -> bytes:
+        return struct.pack("<HHQ", code, kind, count) + value.ljust(8, b"\0")
+
+    def number(code: int, value: int) -> bytes:
+        return tag(code, 4, 1, struct.pack("<I", value))
+
+    def table(code: int, at: int, single: int) -> bytes:
+        return tag(code, 16, strips, struct.pack("<Q", at if strips > 1 else single))
+
+    directory = [
+        number(256, width),
+        number(257, height),
+        tag(258, 3, 3, struct.pack("<3H", 8, 8, 8)),
+        number(259, 1),  # not compressed
+        number(262, 2),  # RGB
+        table(273, tables, first),
+        number(277, 3),
+        number(278, rows),
+        table(279, tables + 8 * strips, length),
+        number(284, 1),  # channels together
+    ]
+    offsets = first + length * np.arange(strips, dtype="<u8")
+    lengths = np.full(strips, length, "<u8")
+    head = struct.pack("<2sHHHQQ", b"II", 43, 8, 0, 16, tags)
+    return head + b"".join(directory) + bytes(8) + offsets.tobytes() + lengths.tobytes()
+
+
+def _save_vips(index_map: Any, templates: NDArray[np.uint8], fresh: Path, progress: Progress, compression: str, quality: int) -> None:
+    suffix = fresh.suffix.lower()
+
+    def save(image: pyvips.Image) -> None:
+        if suffix in (".tif", ".tiff"):
+            storage = {"tile": True, "tile_width": STORAGE_TILE, "tile_height": STORAGE_TILE, "pyramid": True, "bigtiff": True}
+            predictor = "horizontal" if compression in ("deflate", "lzw", "zstd") else "none"
+            image.tiffsave(str(fresh), compression=compression, Q=quality, predictor=predictor, **storage)
+        elif suffix == ".dzi":
+            image.dzsave(str(fresh.with_suffix("")), suffix=f".jpg[Q={quality}]", container="fs")
+        elif suffix == ".png":
+            image.pngsave(str(fresh))
+        elif suffix == ".webp":
+            image.webpsave(str(fresh), Q=quality)
+        else:
+            image.jpegsave(str(fresh), Q=quality)
+
+    _run(MosaicStream(index_map, templates, progress), save)
+
+
+def _run(stream: MosaicStream, save: Callable[[pyvips.Image], None]) -> None:
+    """Save in a thread of its own, since libvips would keep the interpreter from hearing Ctrl-C."""
+    with ThreadPoolExecutor(1) as pool:
+        try:
+            work = pool.submit(lambda: save(stream.open()))
+            while not wait([work], timeout=0.2).done:
+                pass
+        except BaseException:
+            stream.stopped = True
+            raise
+    if stream.failure is not None:
+        raise stream.failure
+    try:
+        work.result()
+    except pyvips.Error as error:
+        reason = vips_reason(error)
+        kind = DiskSpaceError if "o space" in reason else OutputError
+        raise kind(f"The mosaic could not be written: {reason}.") from error
+
+
+def _save_zarr(index_map: Any, templates: NDArray[np.uint8], fresh: Path, progress: Progress, compression: str, quality: int) -> None:
+    (rows, columns), (height, width) = index_map.shape, templates.shape[1:3]
+    down, across = max(1, _ZARR_SIDE // height), max(1, _ZARR_SIDE // width)
+    chunks = (min(down, rows) * height, min(across, columns) * width, 3)
+    array = zarr.create_array(fresh, shape=(rows * height, columns * width, 3), chunks=chunks, dtype="u1")
+    for top in range(0, rows, down):
+        band = np.asarray(index_map[top : top + down])
+        for left in range(0, columns, across):
+            tiles = templates[band[:, left : left + across]]  # (rows, columns, height, width, 3)
+            px = tiles.transpose(0, 2, 1, 3, 4).reshape(tiles.shape[0] * height, -1, 3)
+            array[top * height : top * height + px.shape[0], left * width : left * width + px.shape[1]] = px
+        progress(band.size)
+
+
+def _parts(output: Path) -> list[Path]:
+    """Every file or folder that an output consists of, the one people open last."""
+    if output.suffix.lower() == ".dzi":
+        return [output.with_name(f"{output.stem}_files"), output]
+    return [output]
+
+
+class _Fresh:
+    """A private folder beside the output in which it is made; on success its parts move to their final names, at once each."""
+
+    def __init__(self, output: Path) -> None:
+        self._output = output.absolute()
+
+    def __enter__(self) -> Path:
+        try:
+            self._folder = Path(tempfile.mkdtemp(prefix=f".{self._output.name}.", dir=self._output.parent))
+        except OSError as error:
+            raise OutputError(f"The output folder {self._output.parent} cannot be written to: {error.strerror}.") from error
+        return self._folder / self._output.name
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: Any) -> None:
+        try:
+            if kind is None:
+                for part in _parts(self._output):
+                    if part.is_dir():  # a folder cannot replace another
+                        part.rename(self._folder / f"old-{part.name}")
+                    (self._folder / part.name).replace(part)
+        finally:
+            shutil.rmtree(self._folder, ignore_errors=True)

@@ -1,0 +1,79 @@
+"""What a person at the terminal sees of a render: the plan, a bar per stage, the summary."""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TaskProgressColumn, TextColumn, TimeRemainingColumn
+from rich.table import Table
+from rich.text import Text
+
+from hirez_mosaic.nets.device import device_name
+from hirez_mosaic.rendering import Job, Listener, RenderResult
+from hirez_mosaic.spec import format_bytes
+
+
+class ConsoleListener(Listener):
+    """Writes to standard error, so that standard output stays free for --json."""
+
+    def __init__(self) -> None:
+        self.console = Console(stderr=True, highlight=False)
+
+    def note(self, line: str) -> None:
+        self.console.print(Text(line, style="yellow"))
+
+    def planned(self, job: Job) -> None:
+        plan, grid = job.plan, job.plan.grid
+        width, height = grid.mosaic_size
+        rows = {
+            "source": f"{job.source.path} ({job.source.kind}, {job.source.size[0]:,} x {job.source.size[1]:,} px)",
+            "templates": f"{len(job.templates):,} of {grid.tile[0]} x {grid.tile[1]} px",
+            "cells": f"{grid.columns:,} x {grid.rows:,} = {grid.cells:,}",
+            "mosaic": f"{job.spec.output} ({width:,} x {height:,} px, {width * height / 1e6:,.1f} Mpx)",
+            "decoder": job.spec.decoder,
+            "device": f"{device_name(job.device)}, {str(job.precision).removeprefix('torch.')}",
+            "chunks": f"{plan.chunk_count:,} of {plan.chunk[1]} x {plan.chunk[0]} cells, {plan.workers} at a time",
+            "memory": f"{format_bytes(plan.projected)} projected, {format_bytes(plan.budget)} allowed",
+        }
+        table = Table.grid(padding=(0, 2))
+        for name, value in rows.items():
+            table.add_row(Text(name, style="bold"), Text(value))
+        self.console.print(table)
+
+    @contextmanager
+    def stage(self, name: str, total: int, unit: str) -> Iterator[Callable[[int], None]]:
+        columns = (
+            TextColumn("{task.description:<9}"),
+            BarColumn(),
+            TaskProgressColumn(),
+            MofNCompleteColumn(),
+            _Rate(unit),
+            TimeRemainingColumn(elapsed_when_finished=True),
+        )
+        with Progress(*columns, console=self.console) as progress:
+            task: TaskID = progress.add_task(name, total=total)
+            yield lambda done: progress.advance(task, done)
+            progress.update(task, completed=total)
+
+
+class _Rate(TextColumn):
+    """Units per second, over the whole stage once it is finished."""
+
+    def __init__(self, unit: str) -> None:
+        super().__init__("")
+        self._unit = unit
+
+    def render(self, task: "object") -> Text:
+        speed = getattr(task, "finished_speed", None) or getattr(task, "speed", None)
+        return Text(f"{speed:,.0f} {self._unit}/s" if speed else f"? {self._unit}/s")
+
+
+def print_summary(console: Console, result: RenderResult) -> None:
+    """Time per stage, rate, distinct templates, and where the mosaic is."""
+    table = Table.grid(padding=(0, 2))
+    for name, seconds in result.seconds.items():
+        table.add_row(name, f"{seconds:8.2f} s")
+    table.add_row("total", f"{result.total_seconds:8.2f} s, {result.mpx_per_second:,.1f} Mpx/s")
+    console.print(table)
+    console.print(f"{result.distinct_templates:,} of {result.templates:,} templates used")
+    console.print(Text(f"{result.output}" + (f" and {result.preview}" if result.preview else ""), style="bold green"))

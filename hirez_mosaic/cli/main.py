@@ -1,0 +1,47 @@
+"""`hirez-mosaic`: one group, a file per command; turns this package's errors into one sentence and an exit code."""
+
+import sys
+from typing import Any
+
+import click
+
+from hirez_mosaic import __version__
+from hirez_mosaic.cli.render import render
+from hirez_mosaic.cli.weights import weights
+from hirez_mosaic.errors import HirezMosaicError, SettingError
+
+
+class _WrongSetting(click.ClickException):
+    """What click's own checks of options exit with."""
+
+    exit_code = 2
+
+
+class _Group(click.Group):
+    """A group whose errors are sentences: exit code 2 for a wrong setting, 1 for all else, 130 when interrupted."""
+
+    def invoke(self, context: click.Context) -> Any:
+        try:
+            return super().invoke(context)
+        except SettingError as error:
+            raise _WrongSetting(str(error)) from error
+        except HirezMosaicError as error:
+            raise click.ClickException(str(error)) from error
+        except OSError as error:
+            name = f" ({error.filename})" if error.filename else ""
+            raise click.ClickException(f"{error.strerror or error}{name}.") from error
+        except MemoryError as error:
+            raise click.ClickException("The machine is out of memory; use a smaller --memory.") from error
+        except KeyboardInterrupt:
+            click.echo("Interrupted; the output was not touched.", err=True)
+            sys.exit(130)
+
+
+@click.group(cls=_Group, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
+@click.version_option(__version__, prog_name="hirez-mosaic")
+def main() -> None:
+    """Photomosaics of any size that look right from afar and up close."""
+
+
+main.add_command(render)
+main.add_command(weights)

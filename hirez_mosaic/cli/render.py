@@ -1,0 +1,48 @@
+"""`hirez-mosaic render`."""
+
+import json
+from dataclasses import asdict
+
+import click
+
+from hirez_mosaic.spec import COMPRESSIONS, PRECISIONS
+
+
+@click.command(short_help="Make a mosaic of a picture.")
+@click.argument("source", type=click.Path())
+@click.option("--templates", required=True, type=click.Path(), help="Folder of pictures to make it of; subfolders count.")
+@click.option("--tile", default="32", show_default=True, help="Size of a template in the mosaic, px: 32 or WxH.")
+@click.option("-o", "--output", type=click.Path(), help="Mosaic file: .tif .dzi .png .jpg .webp .zarr.  [default: SOURCE-stem.mosaic.tif]")
+@click.option("--scale", help="Mosaic px per source px.  [default: 1]")
+@click.option("--columns", type=int, help="Cells across, instead of --scale.")
+@click.option("--decoder", default="residual", show_default=True, metavar="residual|paper|FILE", help="What scores the templates.")
+@click.option("--device", default="auto", show_default=True, metavar="auto|cpu|cuda|cuda:N", help="Where the networks run.")
+@click.option("--precision", type=click.Choice(PRECISIONS), default="auto", show_default=True, help="Of the encoder.")
+@click.option("--chunk", type=int, help="Cells a side of a chunk.  [default: as large as --memory allows]")
+@click.option("--memory", help="Memory budget, such as 2GiB.  [default: a quarter of what is free]")
+@click.option("--workspace", type=click.Path(), help="Folder to keep what every stage left.  [default: a temporary one]")
+@click.option("--background", default="white", show_default=True, help="Under transparent px: a name, #rrggbb or r,g,b.")
+@click.option("--compression", type=click.Choice(COMPRESSIONS), default="jpeg", show_default=True, help="Of .tif.")
+@click.option("--quality", type=int, default=90, show_default=True, help="Of JPEG and WebP, 1 to 100.")
+@click.option("--preview", type=click.Path(), help="Also write the mosaic at 1,600 px: .png, .jpg or .webp.")
+@click.option("--weights", type=click.Path(), help="File with VGG-16's weights.  [default: cache, package index, model hub]")
+@click.option("--overwrite", is_flag=True, help="Replace an output that is there.")
+@click.option("--json", "as_json", is_flag=True, help="Print the result as one line of JSON on standard output.")
+@click.option("--quiet", is_flag=True, help="Print nothing but errors (and --json).")
+def render(as_json: bool, quiet: bool, **settings: object) -> None:
+    """Make a photomosaic of the picture SOURCE from the pictures in a folder.
+
+    \b
+    hirez-mosaic render starry.tif --templates hubble/ --tile 32
+    hirez-mosaic render photo.jpg --templates emoji/ --tile 16 --columns 400 -o wall.dzi
+    """
+    from hirez_mosaic import rendering
+    from hirez_mosaic.cli.console import ConsoleListener, print_summary
+
+    listener = rendering.Listener() if quiet else ConsoleListener()
+    result = rendering.render(**settings, listener=listener)  # type: ignore[arg-type]
+    if isinstance(listener, ConsoleListener):
+        print_summary(listener.console, result)
+    if as_json:
+        told = {**asdict(result), "total_seconds": result.total_seconds, "mpx_per_second": result.mpx_per_second}
+        click.echo(json.dumps(told, default=str))

@@ -1,0 +1,52 @@
+"""Encode: from the analysis image to pool3 features, and the second moments from which any decoder's layer norm follows."""
+
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from hirez_mosaic.geometry import CELL, Box, CellGrid
+from hirez_mosaic.nets.vgg import VGG16
+
+
+def encode_chunk(encoder: VGG16, grid: CellGrid, analysis: Any, features: Any, moments: Any, chunk: tuple[int, int], box: Box) -> None:
+    """Fill the write box of `features` (rows, columns, 256) and the chunk's entry of `moments`.
+
+    The read box is the write box and the encoder's halo, clipped (not reflected) at the image's edge, so that the network's own
+    zero padding acts there as it does on the whole image.
+    """
+    write = box.scaled(CELL)
+    read = write.grown(encoder.halo, grid.box.scaled(CELL))
+    made = encode(encoder, analysis[read.slices])
+    inner = Box(*(edge // CELL for edge in (read.top, read.bottom, read.left, read.right)))
+    kept = made[:, :, *box.within(inner).slices][0].permute(1, 2, 0).float().cpu()
+    features[box.slices] = kept.numpy()
+    moments[box.top // chunk[0], box.left // chunk[1]] = second_moments(kept)
+
+
+@torch.inference_mode()
+def encode(encoder: VGG16, pixels: NDArray[np.uint8]) -> torch.Tensor:
+    """(h, w, 3) uint8 sRGB -> pool3 features (1, 256, ceil(h / 8), ceil(w / 8)) on the encoder's device and in its type."""
+    device = next(encoder.parameters()).device
+    images = torch.from_numpy(np.ascontiguousarray(pixels)).to(device).permute(2, 0, 1)[None]  # channels-last in memory
+    return encoder(images.float() / 255)[0]
+
+
+def second_moments(features: torch.Tensor) -> NDArray[np.float64]:
+    """The sum over cells of f f^T with f = (256 features, 1): (257, 257) float64. features: (rows, columns, 256).
+
+    Its last entry is the number of cells, its last column the sums. Summed over chunks it is the whole picture's.
+    """
+    flat = features.reshape(-1, features.shape[-1])
+    total = torch.zeros(flat.shape[1] + 1, flat.shape[1] + 1, dtype=torch.float64)
+    for block in flat.split(1024):
+        extended = torch.nn.functional.pad(block.double(), (0, 1), value=1.0)
+        total += extended.T @ extended
+    return total.numpy()
+
+
+def projected_bytes(chunk: tuple[int, int], halo: int, itemsize: int) -> int:
+    """Bytes that one task of `chunk` (rows, columns) cells holds at most: two 64-channel layers at full size, and the input."""
+    px = (chunk[0] * CELL + 2 * halo) * (chunk[1] * CELL + 2 * halo)
+    return px * (2 * 64 * itemsize + 3 + 3 * 4 * 2 + 4 * itemsize)

@@ -1,0 +1,86 @@
+"""Every error a caller may want to catch.
+
+    HirezMosaicError
+    ├── SettingError            (also ValueError)         a setting out of range or of the wrong form
+    ├── SourceError                                       the picture cannot be used
+    │   └── SourceNotFoundError (also FileNotFoundError)
+    ├── TemplateError                                     the template folder cannot be used
+    ├── WeightsError                                      the encoder's weights cannot be had or are not the right ones
+    ├── DecoderError                                      a decoder file is unusable or made for other templates
+    ├── DeviceError                                       the device asked for is not there
+    ├── BudgetError                                       not even the smallest chunk fits the memory budget
+    ├── WorkspaceError                                    the workspace belongs to something else
+    └── OutputError                                       the mosaic cannot be written
+        ├── OutputExistsError   (also FileExistsError)
+        └── DiskSpaceError
+
+A message is one sentence or two: the fact, the values, the remedy.
+"""
+
+__all__ = [
+    "BudgetError",
+    "DecoderError",
+    "DeviceError",
+    "DiskSpaceError",
+    "HirezMosaicError",
+    "OutputError",
+    "OutputExistsError",
+    "SettingError",
+    "SourceError",
+    "SourceNotFoundError",
+    "TemplateError",
+    "WeightsError",
+    "WorkspaceError",
+]
+
+
+class HirezMosaicError(Exception):
+    """Root of all errors this package raises on purpose."""
+
+
+class SettingError(HirezMosaicError, ValueError):
+    """A setting is out of range or of the wrong form."""
+
+
+class SourceError(HirezMosaicError):
+    """The source picture cannot be used."""
+
+
+class SourceNotFoundError(SourceError, FileNotFoundError):
+    """There is no file or folder of the source's name."""
+
+
+class TemplateError(HirezMosaicError):
+    """The template folder cannot be used."""
+
+
+class WeightsError(HirezMosaicError):
+    """The encoder's weights cannot be had, or are not the right ones."""
+
+
+class DecoderError(HirezMosaicError):
+    """A decoder file is unusable, or made for other templates."""
+
+
+class DeviceError(HirezMosaicError):
+    """The device asked for is not there."""
+
+
+class BudgetError(HirezMosaicError):
+    """Not even the smallest chunk fits the memory budget."""
+
+
+class WorkspaceError(HirezMosaicError):
+    """The workspace folder belongs to something else."""
+
+
+class OutputError(HirezMosaicError):
+    """The mosaic cannot be written."""
+
+
+class OutputExistsError(OutputError, FileExistsError):
+    """The output is there already and may not be replaced."""
+
+
+class DiskSpaceError(OutputError):
+    """The disk has too little room for the workspace or the mosaic."""

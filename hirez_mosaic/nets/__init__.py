@@ -1,0 +1,1 @@
+"""The networks: VGG-16, its weights, and the decoders."""

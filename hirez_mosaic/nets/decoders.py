@@ -1,0 +1,180 @@
+"""Decoders: from pool3 features to one score for every template in every cell.
+
+Both end in a scalar product, logits = queries . keys + bias, so that the templates can be walked through in blocks and neither
+the logits of a picture nor those of a chunk ever exist at once. The trunk is the paper's (section 2.1): 1x1x256, layer norm over
+the whole picture, ReLU, 3x3; `TrunkNorm` holds that picture-wide mean and variance.
+
+    Decoder
+    ├── PaperDecoder      3x3xN_T, as published; to be trained first
+    └── ResidualDecoder   nearest template in blurred px, moved by the trunk; good before it is trained
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import ClassVar
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import nn
+from torch.nn import functional
+
+from hirez_mosaic.errors import DecoderError
+from hirez_mosaic.geometry import CELL
+from hirez_mosaic.nets.blur import blur_tiled
+
+FEATURES = 256
+HALO = 1
+"""Cells beyond a cell that its queries depend on: one, by the 3x3 convolution."""
+_EPSILON = 1e-12
+_FORMAT = "hirez-mosaic decoder 1"
+
+
+@dataclass(frozen=True)
+class TrunkNorm:
+    """Mean and variance that the first layer norm divides by: one pair for a picture, over cells and channels together."""
+
+    mean: float
+    variance: float
+
+
+class Decoder(nn.Module):
+    """What both decoders share: the trunk, scoring, and files.
+
+    templates: number of templates, N.
+    fingerprint: of the template set the decoder is for.
+    """
+
+    kind: ClassVar[str]
+
+    def __init__(self, templates: int, fingerprint: str, outputs: int) -> None:
+        super().__init__()
+        self.templates = templates
+        self.fingerprint = fingerprint
+        self.squeeze = nn.Conv2d(FEATURES, FEATURES, 1)
+        self.spread = nn.Conv2d(FEATURES, outputs, 3, padding=1)
+        for conv in (self.squeeze, self.spread):
+            nn.init.xavier_uniform_(conv.weight)
+            nn.init.zeros_(conv.bias)  # type: ignore[arg-type]
+
+    def trunk_norm(self, moments: torch.Tensor) -> TrunkNorm:
+        """The layer norm's statistics from the second moments of the features alone.
+
+        moments: (257, 257) float64, the sum over all cells of f f^T with f = (256 features, 1). Since the 1x1 convolution is
+        h = W f, the sum of h is W times the last column and the sum of h^2 is the trace of W M W^T.
+        """
+        weight = torch.cat([self.squeeze.weight.flatten(1), self.squeeze.bias[:, None]], 1).to(moments)  # type: ignore[index]
+        count = moments[-1, -1] * FEATURES
+        mean = (weight @ moments[:, -1]).sum() / count
+        square = ((weight @ moments) * weight).sum() / count
+        return TrunkNorm(mean.item(), max(0.0, (square - mean**2).item()))
+
+    def hidden(self, features: torch.Tensor, norm: TrunkNorm) -> torch.Tensor:
+        """(1, 256, rows, columns) features -> the same shape after 1x1, layer norm and ReLU."""
+        return torch.relu((self.squeeze(features) - norm.mean) * (norm.variance + _EPSILON) ** -0.5)
+
+    def queries(self, features: torch.Tensor, pixels: torch.Tensor, norm: TrunkNorm) -> torch.Tensor:
+        """What each cell asks for: (rows x columns, D), row-major.
+
+        features: (1, 256, rows, columns). pixels: (rows x columns, 192) in [0, 1], each cell's own px as (8, 8, 3).
+        A cell at the rim of `features` comes out as at the edge of a picture.
+        """
+        raise NotImplementedError
+
+    def keys(self) -> tuple[torch.Tensor, torch.Tensor]:
+        """(N, D) keys and (N,) biases of the templates."""
+        raise NotImplementedError
+
+    def save(self, path: Path) -> None:
+        """Write safetensors with kind, number and fingerprint of the templates in the metadata."""
+        told = {"format": _FORMAT, "kind": self.kind, "templates": str(self.templates), "fingerprint": self.fingerprint}
+        save_file({name: tensor.contiguous() for name, tensor in self.state_dict().items()}, path, metadata=told)
+
+
+class PaperDecoder(Decoder):
+    """The paper's decoder: queries are 3x3 neighbourhoods of the trunk, keys the kernels of 3x3xN_T.
+
+    The second layer norm shifts and scales all logits of a picture alike, so it cannot change which template is best and is
+    left out here; a temperature would need it.
+    """
+
+    kind = "paper"
+
+    def __init__(self, templates: int, fingerprint: str) -> None:
+        super().__init__(templates, fingerprint, templates)
+
+    def queries(self, features: torch.Tensor, pixels: torch.Tensor, norm: TrunkNorm) -> torch.Tensor:
+        return functional.unfold(self.hidden(features, norm), 3, padding=1)[0].T  # (cells, 256 x 3 x 3)
+
+    def keys(self) -> tuple[torch.Tensor, torch.Tensor]:
+        return self.spread.weight.flatten(1), self.spread.bias  # type: ignore[return-value]
+
+
+class ResidualDecoder(Decoder):
+    """logits_i = s (2 <t_i, x + d(f)> - |t_i|^2 + b_i): minus the squared distance of template i to the cell, up to a constant.
+
+    x are the cell's own 8 x 8 x 3 px, t_i the template at 8 x 8 blurred by B in a tiling of itself (learnable), d(f) the trunk,
+    b_i a bias. d and b start at zero, so it starts as the nearest neighbour among blurred templates.
+    """
+
+    kind = "residual"
+
+    def __init__(self, templates: int, fingerprint: str) -> None:
+        super().__init__(templates, fingerprint, 3 * CELL * CELL)
+        nn.init.zeros_(self.spread.weight)
+        self.targets = nn.Parameter(torch.zeros(templates, 3 * CELL * CELL))
+        self.bias = nn.Parameter(torch.zeros(templates))
+        self.scale = nn.Parameter(torch.ones(()))
+
+    def start_from(self, small: torch.Tensor) -> "ResidualDecoder":
+        """Take the templates (N, 8, 8, 3) in [0, 1], blurred, as targets; itself."""
+        with torch.no_grad():
+            self.targets.copy_(blur_tiled(small).flatten(1))
+        return self
+
+    def queries(self, features: torch.Tensor, pixels: torch.Tensor, norm: TrunkNorm) -> torch.Tensor:
+        moved = self.spread(self.hidden(features, norm))[0].flatten(1).T  # (cells, 192)
+        return 2 * self.scale * (pixels + moved)
+
+    def keys(self) -> tuple[torch.Tensor, torch.Tensor]:
+        return self.targets, self.scale * (self.bias - self.targets.square().sum(1))
+
+
+_KINDS: dict[str, type[PaperDecoder] | type[ResidualDecoder]] = {"paper": PaperDecoder, "residual": ResidualDecoder}
+
+
+def new_decoder(kind: str, templates: torch.Tensor, fingerprint: str) -> Decoder:
+    """An untrained decoder: the residual one from the templates, the paper's from Xavier weights (seed 0).
+
+    templates: (N, 8, 8, 3) float32 in [0, 1].
+    """
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        decoder = _KINDS[kind](len(templates), fingerprint)
+    return decoder.start_from(templates) if isinstance(decoder, ResidualDecoder) else decoder
+
+
+def load_decoder(path: Path, templates: int, fingerprint: str) -> Decoder:
+    """A decoder from its file, refused with DecoderError when it is damaged or was made for other templates."""
+    if not path.is_file():
+        raise DecoderError(f"There is no decoder file {path}; --decoder takes residual, paper or a file.")
+    try:
+        with safe_open(path, framework="pt") as file:
+            told = file.metadata() or {}
+            state = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a mapping)
+    except (SafetensorError, OSError) as error:
+        raise DecoderError(f"{path} is not a decoder file: it cannot be read as safetensors.") from error
+    if told.get("format") != _FORMAT or told.get("kind") not in _KINDS:
+        raise DecoderError(f"{path} is not a decoder file of this version: its format is {told.get('format', 'unknown')!r}.")
+    if told.get("fingerprint") != fingerprint:
+        raise DecoderError(
+            f"The decoder {path} was made for {told.get('templates')} other templates (fingerprint {told.get('fingerprint', '')[:12]}, "
+            f"these {templates}: {fingerprint[:12]}); use its templates and tile, or --decoder residual."
+        )
+    with torch.random.fork_rng(devices=[]):
+        decoder = _KINDS[told["kind"]](templates, fingerprint)
+    try:
+        decoder.load_state_dict(state)
+    except RuntimeError as error:
+        raise DecoderError(f"{path} is damaged: its tensors do not fit a {told['kind']} decoder of {templates} templates.") from error
+    return decoder

@@ -1,0 +1,39 @@
+"""Which device the networks run on, and in which precision."""
+
+import torch
+
+from hirez_mosaic.errors import DeviceError
+
+
+def resolve_device(wanted: str) -> torch.device:
+    """`auto` (a GPU where there is one), `cpu`, `cuda` or `cuda:N`. Raises DeviceError for one that is not there."""
+    if wanted == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(wanted)
+    except RuntimeError:
+        device = None
+    if device is None or device.type not in ("cpu", "cuda"):
+        raise DeviceError(f"The device is {wanted!r}; use auto, cpu, cuda or cuda:N.")
+    if device.type == "cuda":
+        count = torch.cuda.device_count() if torch.cuda.is_available() else 0
+        if (device.index or 0) >= count:
+            raise DeviceError(f"The device {wanted} was asked for and PyTorch sees {count} CUDA devices; use --device cpu.")
+    return device
+
+
+def resolve_precision(wanted: str, device: torch.device) -> torch.dtype:
+    """The encoder's type: "auto" is bfloat16 where the device computes in it faster than in float32, else float32."""
+    if wanted == "auto":
+        quick = torch.cuda.is_bf16_supported() if device.type == "cuda" else _cpu_has_bfloat16()
+        return torch.bfloat16 if quick else torch.float32
+    return {"float32": torch.float32, "bfloat16": torch.bfloat16}[wanted]
+
+
+def _cpu_has_bfloat16() -> bool:
+    return bool(torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported())
+
+
+def device_name(device: torch.device) -> str:
+    """The device for people."""
+    return torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu"

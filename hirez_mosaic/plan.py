@@ -1,0 +1,108 @@
+"""The plan of a render: what will be made, in which chunks, within how many bytes; settled before the first px is read."""
+
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+
+import psutil
+import torch
+
+from hirez_mosaic import assemble, decode, encode, ingest
+from hirez_mosaic.engine import cores
+from hirez_mosaic.errors import BudgetError, DiskSpaceError
+from hirez_mosaic.geometry import CellGrid
+from hirez_mosaic.nets.decoders import Decoder
+from hirez_mosaic.nets.vgg import VGG16
+from hirez_mosaic.spec import RenderSpec, format_bytes
+from hirez_mosaic.store import workspace_bytes
+
+_SIDES = (128, 96, 64, 48, 32, 24, 16, 8, 4, 2, 1)  # of a chunk, cells: larger halve the halo's share, smaller the memory
+_SMALL = 32  # chunks below this spend more on their halo than on themselves; rather run fewer at a time
+
+
+@dataclass(frozen=True)
+class Plan:
+    """How one render will run.
+
+    chunk: (rows, columns) of cells. workers: chunks at a time.
+    projected: bytes of memory at the peak, this process as it stands included. budget: bytes allowed.
+    stage_bytes: bytes that each stage adds to the process.
+    """
+
+    grid: CellGrid
+    chunk: tuple[int, int]
+    workers: int
+    projected: int
+    budget: int
+    stage_bytes: dict[str, int]
+
+    @property
+    def chunk_count(self) -> int:
+        return -(-self.grid.rows // self.chunk[0]) * -(-self.grid.columns // self.chunk[1])
+
+
+def make_plan(spec: RenderSpec, grid: CellGrid, encoder: VGG16, decoder: Decoder) -> Plan:
+    """The largest chunk and the most workers within the budget.
+
+    Raises BudgetError when not even the smallest chunk (or the one asked for) fits.
+    """
+    process = psutil.Process().memory_info().rss
+    budget = spec.memory or psutil.virtual_memory().available // 4
+    tight: Plan | None = None
+    for workers, side in _choices(spec.chunk):
+        chunk = grid.even_chunk(side) if spec.chunk is None else (min(side, grid.rows), min(side, grid.columns))
+        stages = _stage_bytes(spec, grid, encoder, decoder, chunk, workers)
+        plan = Plan(grid, chunk, workers, process + max(stages.values()), budget, stages)
+        if plan.projected <= budget:
+            return plan
+        tight = plan
+    if tight is None:
+        raise BudgetError("There is no chunk to choose from.")
+    stage = max(tight.stage_bytes, key=lambda name: tight.stage_bytes[name])
+    raise BudgetError(
+        f"The memory budget of {format_bytes(budget)} is too small: with one chunk of {tight.chunk[0]} x {tight.chunk[1]} cells at a time "
+        f"the process takes {format_bytes(process)} and {stage} {format_bytes(tight.stage_bytes[stage])}; "
+        f"use --memory {format_bytes(tight.projected * 1.05).replace(' ', '')}" + (" or a smaller --chunk." if spec.chunk else ".")
+    )
+
+
+def _choices(asked: int | None) -> list[tuple[int, int]]:
+    """(workers, chunk side) from the quickest to the smallest."""
+    workers = sorted({max(1, cores() >> shift) for shift in range(cores().bit_length())}, reverse=True)
+    if asked is not None:
+        return [(count, asked) for count in workers]
+    return [(count, side) for count in workers for side in _SIDES if side >= _SMALL] + [(1, side) for side in _SIDES if side < _SMALL]
+
+
+def _stage_bytes(
+    spec: RenderSpec, grid: CellGrid, encoder: VGG16, decoder: Decoder, chunk: tuple[int, int], workers: int
+) -> dict[str, int]:
+    keys, _ = decoder.keys()
+    weight = next(encoder.parameters())
+    return {
+        "ingest": workers * ingest.projected_bytes(chunk, grid),
+        "encode": workers * encode.projected_bytes(chunk, encoder.halo, weight.element_size()),
+        "decode": workers * decode.projected_bytes(chunk, keys.shape[1], len(keys)),
+        "assemble": assemble.projected_bytes(grid, spec.output),
+    }
+
+
+def check_disk(spec: RenderSpec, plan: Plan, workspace: Path, feature_type: torch.dtype, unpacked: int) -> None:
+    """Raise DiskSpaceError when the workspace and the mosaic do not fit their disks."""
+    work = workspace_bytes(plan.grid, plan.chunk, feature_type.itemsize) + unpacked
+    mosaic = assemble.output_bytes(plan.grid.mosaic_size, spec.output, spec.compression)
+    target = spec.output.absolute().parent
+    shared = _existing(workspace).stat().st_dev == target.stat().st_dev
+    needed = {target: work + mosaic} if shared else {workspace: work, target: mosaic}
+    for place, wanted in needed.items():
+        free = shutil.disk_usage(_existing(place)).free
+        if free < wanted:
+            raise DiskSpaceError(
+                f"The disk of {place} has {format_bytes(free)} free and the job takes about {format_bytes(wanted)} "
+                f"(workspace {format_bytes(work)}, mosaic {format_bytes(mosaic)}); free some, or name other disks with --workspace and -o."
+            )
+
+
+def _existing(path: Path) -> Path:
+    """The path, or the nearest folder above it that is there."""
+    return next(place for place in (path.absolute(), *path.absolute().parents) if place.exists())

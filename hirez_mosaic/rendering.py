@@ -1,0 +1,302 @@
+"""A whole render: from a picture and a folder of templates to a mosaic file."""
+
+import shutil
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from fractions import Fraction
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from hirez_mosaic.assemble import assemble, check_output, write_preview
+from hirez_mosaic.cache import cache_folder
+from hirez_mosaic.decode import decode_chunk
+from hirez_mosaic.encode import encode_chunk
+from hirez_mosaic.engine import cores, run_stage, share_cores
+from hirez_mosaic.errors import OutputError
+from hirez_mosaic.geometry import CELL, Box, CellGrid
+from hirez_mosaic.ingest import ingest_chunk
+from hirez_mosaic.nets.decoders import FEATURES, Decoder, TrunkNorm, load_decoder, new_decoder
+from hirez_mosaic.nets.device import device_name, resolve_device, resolve_precision
+from hirez_mosaic.nets.vgg import VGG16, make_encoder
+from hirez_mosaic.nets.weights import resolve_weights
+from hirez_mosaic.plan import Plan, check_disk, make_plan
+from hirez_mosaic.select import select_chunk
+from hirez_mosaic.source import Source, open_source, unpack
+from hirez_mosaic.spec import RenderSpec, default_output, parse_bytes, parse_colour, parse_scale, parse_tile
+from hirez_mosaic.store import Workspace
+from hirez_mosaic.templates import TemplateSet, load_templates
+
+
+class Listener:
+    """Hears how a render goes; this one keeps quiet."""
+
+    def note(self, line: str) -> None:
+        """Something worth a line."""
+
+    def planned(self, job: "Job") -> None:
+        """The plan is made and the work begins."""
+
+    @contextmanager
+    def stage(self, name: str, total: int, unit: str) -> Iterator[Callable[[int], None]]:
+        """A stage of `total` units runs within; yields what to call with each number of units done."""
+        yield lambda done: None
+
+
+@dataclass(frozen=True)
+class Job:
+    """Everything a render works with, once it is planned."""
+
+    spec: RenderSpec
+    source: Source
+    templates: TemplateSet
+    encoder: VGG16
+    decoder: Decoder
+    device: torch.device
+    precision: torch.dtype
+    plan: Plan
+
+
+@dataclass(frozen=True)
+class RenderResult:
+    """What came out.
+
+    output: the mosaic. size: its (width, height), px. cells: (columns, rows).
+    seconds: wall time by stage, in order. distinct_templates: how many were used.
+    """
+
+    output: Path
+    preview: Path | None
+    size: tuple[int, int]
+    cells: tuple[int, int]
+    templates: int
+    skipped_templates: tuple[tuple[str, str], ...]
+    distinct_templates: int
+    device: str
+    precision: str
+    decoder: str
+    chunk: tuple[int, int]
+    projected_bytes: int
+    seconds: dict[str, float] = field(default_factory=dict)
+
+    @property
+    def total_seconds(self) -> float:
+        return sum(self.seconds.values())
+
+    @property
+    def mpx_per_second(self) -> float:
+        """Mosaic px per second of all stages, in millions."""
+        return self.size[0] * self.size[1] / 1e6 / self.total_seconds
+
+
+def render(
+    source: str | Path,
+    templates: str | Path,
+    tile: int | str | tuple[int, int] = 32,
+    output: str | Path | None = None,
+    *,
+    scale: float | str | Fraction | None = None,
+    columns: int | None = None,
+    decoder: str | Path = "residual",
+    device: str = "auto",
+    precision: str = "auto",
+    chunk: int | None = None,
+    memory: int | str | None = None,
+    workspace: str | Path | None = None,
+    overwrite: bool = False,
+    background: str | tuple[int, int, int] = "white",
+    compression: str = "jpeg",
+    quality: int = 90,
+    preview: str | Path | None = None,
+    weights: str | Path | None = None,
+    listener: Listener | None = None,
+) -> RenderResult:
+    """Make a photomosaic of `source` from the pictures in the folder `templates`.
+
+    source: a picture: TIFF of any kind, Zarr array or group, or anything libvips reads.
+    tile: template size, px: 32, "32" or "48x32", or (width, height).
+    output: its suffix chooses the format (.tif .dzi .png .jpg .webp .zarr); SOURCE-stem.mosaic.tif here where None.
+    scale: mosaic px per source px, 1 where None; cells = ceil(source px x scale / tile). columns: cells across, instead.
+    decoder: "residual" (needs no training), "paper" (untrained: Xavier weights) or a decoder file.
+    device: "auto", "cpu", "cuda" or "cuda:N". precision: of the encoder: "auto", "float32" or "bfloat16".
+    chunk: cells a side of a chunk; as large as the memory budget allows where None.
+    memory: bytes, or "2GiB"; a quarter of what is free where None.
+    workspace: folder to keep what every stage left; a temporary one beside the output where None.
+    overwrite: replace an output that is there.
+    background: under transparent px of source and templates: a name, "#rrggbb" or (r, g, b).
+    compression, quality: of TIFF and of lossy formats.
+    preview: also write the mosaic at 1,600 px on its longer side.
+    weights: file with VGG-16's weights; cache, package index and model hub where None.
+    listener: hears plan and progress.
+
+    Raises a subclass of HirezMosaicError for whatever is wrong with the input; then no output is touched.
+    """
+    spec = RenderSpec(
+        source=Path(source),
+        templates=Path(templates),
+        tile=parse_tile(tile),
+        output=Path(output) if output is not None else default_output(Path(source)),
+        scale=None if scale is None else parse_scale(scale),
+        columns=columns,
+        decoder=str(decoder),
+        device=device,
+        precision=precision,
+        chunk=chunk,
+        memory=None if memory is None else parse_bytes(memory),
+        workspace=None if workspace is None else Path(workspace),
+        overwrite=overwrite,
+        background=parse_colour(background),
+        compression=compression,
+        quality=quality,
+        preview=None if preview is None else Path(preview),
+        weights=None if weights is None else Path(weights),
+    )
+    return run_render(spec, listener or Listener())
+
+
+def run_render(spec: RenderSpec, listener: Listener) -> RenderResult:
+    """Prepare, plan and run one render."""
+    job = prepare(spec, listener)
+    folder = spec.workspace or _temporary_workspace(spec.output)
+    try:
+        check_disk(spec, job.plan, folder, _stored_type(job.precision), job.source.unpacked_bytes)
+        listener.planned(job)
+        workspace = Workspace.create(folder, job.plan.grid, job.plan.chunk)
+        return _run_stages(job, workspace, listener)
+    finally:
+        if spec.workspace is None:
+            shutil.rmtree(folder, ignore_errors=True)
+
+
+def prepare(spec: RenderSpec, listener: Listener) -> Job:
+    """Open and check everything a render needs, from the cheapest to the dearest; writes nothing but the caches."""
+    for path in filter(None, (spec.output, spec.preview)):
+        check_output(path, spec.overwrite)
+    source = open_source(spec.source, spec.background)
+    grid = CellGrid.over(source.size, spec.tile, spec.scale, spec.columns)
+    spec.check_mosaic_size(grid.mosaic_size)
+    device = resolve_device(spec.device)
+    precision = resolve_precision(spec.precision, device)
+    templates = _load_templates(spec, listener)
+    if spec.decoder in ("residual", "paper"):
+        decoder = new_decoder(spec.decoder, torch.from_numpy(templates.at_cell_size()), templates.fingerprint)
+    else:
+        decoder = load_decoder(Path(spec.decoder), len(templates), templates.fingerprint)
+    if spec.decoder == "paper":
+        listener.note("The paper's decoder is untrained: its Xavier weights choose templates at random. Name a trained file instead.")
+    encoder = make_encoder(resolve_weights(spec.weights, cache_folder("weights"), listener.note), device, precision)
+    plan = make_plan(spec, grid, encoder, decoder)
+    return Job(spec, source, templates, encoder, decoder.to(device), device, precision, plan)
+
+
+def _load_templates(spec: RenderSpec, listener: Listener) -> TemplateSet:
+    bars: list[Any] = []
+
+    def progress(done: int, total: int) -> None:
+        if not bars:
+            bars.append(listener.stage("templates", total, "templates"))
+            bars.append(bars[0].__enter__())
+        bars[1](1)
+
+    try:
+        templates = load_templates(
+            spec.templates, spec.tile, background=spec.background, cache=cache_folder("templates"), jobs=cores(), progress=progress
+        )
+    finally:
+        if bars:
+            bars[0].__exit__(None, None, None)
+    if templates.skipped:
+        named = ", ".join(f"{name} ({reason})" for name, reason in templates.skipped[:5])
+        more = f" and {len(templates.skipped) - 5} more" if len(templates.skipped) > 5 else ""
+        listener.note(f"{len(templates.skipped)} files in {spec.templates} are no readable pictures and were skipped: {named}{more}.")
+    return templates
+
+
+def _run_stages(job: Job, workspace: Workspace, listener: Listener) -> RenderResult:
+    """Ingest, encode, moments, decode, select, assemble."""
+    plan, grid = job.plan, job.plan.grid
+    boxes = list(grid.chunks(plan.chunk))
+    seconds: dict[str, float] = {}
+    share_cores(plan.workers)
+
+    @contextmanager
+    def timed(name: str, unit: str = "cells", total: int = grid.cells) -> Iterator[Callable[[int], None]]:
+        start = time.perf_counter()
+        with listener.stage(name, total, unit) as progress:
+            yield progress
+        seconds[name] = time.perf_counter() - start
+
+    def run(name: str, task: Callable[[Box], None]) -> None:
+        with timed(name) as progress:
+            run_stage(task, boxes, plan.workers, progress)
+
+    source = job.source
+    if source.bands is not None:
+        with timed("unpack", "px", source.size[0] * source.size[1]) as progress:
+            source = unpack(source, workspace.group, "source", progress)
+    analysis = workspace.add("analysis", "u1", channels=3, px=CELL)
+    run("ingest", lambda box: ingest_chunk(source, grid, analysis, box))
+    features = workspace.add("features", "f2" if _stored_type(job.precision) == torch.float16 else "f4", channels=FEATURES)
+    moments = workspace.add_per_chunk("moments", "f8", (FEATURES + 1, FEATURES + 1))
+    run("encode", lambda box: encode_chunk(job.encoder, grid, analysis, features, moments, plan.chunk, box))
+    with timed("moments", "chunks", plan.chunk_count) as progress:
+        norm = gather_moments(job.decoder, moments, progress)
+    candidates, scores = workspace.add("candidates", "u4", channels=1), workspace.add("scores", "f4", channels=1)
+    run("decode", lambda box: decode_chunk(job.decoder, norm, grid, analysis, features, candidates, scores, box))
+    index_map = workspace.add("index_map", "u4")
+    run("select", lambda box: select_chunk(candidates, index_map, box))
+    with timed("assemble") as progress:
+        spec = job.spec
+        assemble(index_map, job.templates.pixels, spec.output, progress, compression=spec.compression, quality=spec.quality)
+        if spec.preview is not None:
+            write_preview(index_map, job.templates.pixels, job.templates.at_cell_size(), spec.preview)
+    return _result(job, index_map, boxes, seconds)
+
+
+def gather_moments(decoder: Decoder, moments: Any, progress: Callable[[int], None]) -> TrunkNorm:
+    """The decoder's layer norm over the whole picture from the chunks' second moments, summed in float64."""
+    total = torch.zeros(FEATURES + 1, FEATURES + 1, dtype=torch.float64)
+    for row in range(moments.shape[0]):
+        for column in range(moments.shape[1]):
+            total += torch.from_numpy(np.asarray(moments[row, column]))
+            progress(1)
+    return decoder.trunk_norm(total)
+
+
+def _result(job: Job, index_map: Any, boxes: list[Box], seconds: dict[str, float]) -> RenderResult:
+    used = np.zeros(len(job.templates), np.bool_)
+    for box in boxes:
+        used[index_map[box.slices]] = True
+    grid = job.plan.grid
+    return RenderResult(
+        output=job.spec.output,
+        preview=job.spec.preview,
+        size=grid.mosaic_size,
+        cells=(grid.columns, grid.rows),
+        templates=len(job.templates),
+        skipped_templates=job.templates.skipped,
+        distinct_templates=int(used.sum()),
+        device=device_name(job.device),
+        precision=str(job.precision).removeprefix("torch."),
+        decoder=job.spec.decoder,
+        chunk=job.plan.chunk,
+        projected_bytes=job.plan.projected,
+        seconds=seconds,
+    )
+
+
+def _stored_type(precision: torch.dtype) -> torch.dtype:
+    """What features are stored as: float16 holds all that bfloat16 computes of them, and numpy knows it."""
+    return torch.float32 if precision == torch.float32 else torch.float16
+
+
+def _temporary_workspace(output: Path) -> Path:
+    try:
+        return Path(tempfile.mkdtemp(prefix=f".{output.name}.workspace-", dir=output.absolute().parent))
+    except OSError as error:
+        raise OutputError(f"The output folder {output.absolute().parent} cannot be written to: {error.strerror}.") from error

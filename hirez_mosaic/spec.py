@@ -1,0 +1,151 @@
+"""The settings of a render: parsed and validated once, frozen afterwards."""
+
+import re
+from dataclasses import dataclass
+from fractions import Fraction
+from pathlib import Path
+
+from hirez_mosaic.errors import OutputError, SettingError
+
+SUFFIXES = (".tif", ".tiff", ".dzi", ".png", ".jpg", ".jpeg", ".webp", ".zarr")
+COMPRESSIONS = ("jpeg", "deflate", "lzw", "zstd", "webp", "none")
+PRECISIONS = ("auto", "float32", "bfloat16")
+MAX_TILE = 4096
+_SIZE_LIMITS = {".jpg": 65_535, ".jpeg": 65_535, ".webp": 16_383}
+_UNITS = {"": 1, "b": 1, "k": 10**3, "m": 10**6, "g": 10**9, "t": 10**12, "ki": 2**10, "mi": 2**20, "gi": 2**30, "ti": 2**40}
+
+
+@dataclass(frozen=True)
+class RenderSpec:
+    """One render, as the user asked for it; `hirez_mosaic.render` documents each setting.
+
+    Raises SettingError or OutputError for a value out of range.
+    """
+
+    source: Path
+    templates: Path
+    tile: tuple[int, int]
+    output: Path
+    scale: Fraction | None = None
+    columns: int | None = None
+    decoder: str = "residual"
+    device: str = "auto"
+    precision: str = "auto"
+    chunk: int | None = None
+    memory: int | None = None
+    workspace: Path | None = None
+    overwrite: bool = False
+    background: tuple[int, int, int] = (255, 255, 255)
+    compression: str = "jpeg"
+    quality: int = 90
+    preview: Path | None = None
+    weights: Path | None = None
+
+    def __post_init__(self) -> None:
+        if self.scale is not None and self.columns is not None:
+            raise SettingError("--scale and --columns both settle the size of the mosaic; give one of them.")
+        if self.scale is not None and self.scale <= 0:
+            raise SettingError(f"The scale is {float(self.scale):g}; use a number above 0.")
+        if self.columns is not None and self.columns < 1:
+            raise SettingError(f"The number of columns is {self.columns}; use 1 or more.")
+        if self.chunk is not None and self.chunk < 1:
+            raise SettingError(f"The chunk is {self.chunk} cells; use 1 or more.")
+        if self.memory is not None and self.memory < 1:
+            raise SettingError("The memory budget is 0 bytes; use for example --memory 2GiB.")
+        if not 1 <= self.quality <= 100:
+            raise SettingError(f"The quality is {self.quality}; use 1 to 100.")
+        if self.precision not in PRECISIONS:
+            raise SettingError(f"The precision is {self.precision!r}; use one of {', '.join(PRECISIONS)}.")
+        if self.compression not in COMPRESSIONS:
+            raise SettingError(f"The compression is {self.compression!r}; use one of {', '.join(COMPRESSIONS)}.")
+        if self.output.suffix.lower() not in SUFFIXES:
+            raise OutputError(f"The output {self.output} has no known suffix; use one of {', '.join(SUFFIXES)}.")
+        if self.preview is not None and self.preview.suffix.lower() not in (".png", ".jpg", ".jpeg", ".webp"):
+            raise OutputError(f"The preview {self.preview} has no known suffix; use .png, .jpg or .webp.")
+
+    def check_mosaic_size(self, size: tuple[int, int]) -> None:
+        """Raise OutputError where the output's format ends below `size` (width, height) px."""
+        limit = _SIZE_LIMITS.get(self.output.suffix.lower())
+        if limit is not None and max(size) > limit:
+            raise OutputError(
+                f"The mosaic is {size[0]} x {size[1]} px and {self.output.suffix} ends at {limit} px a side; "
+                "use .tif, .dzi, .png or .zarr, or a smaller --scale."
+            )
+
+
+def parse_tile(text: str | int | tuple[int, int]) -> tuple[int, int]:
+    """Template size (width, height) in px from 32, "32" or "48x32". Raises SettingError.
+
+    >>> parse_tile("48x32")
+    (48, 32)
+    """
+    if isinstance(text, tuple):
+        width, height = text
+    else:
+        match = re.fullmatch(r"(\d+)(?:[xX](\d+))?", str(text).strip())
+        if match is None:
+            raise SettingError(f"The tile is {text!r}; use a number of px such as 32, or WxH such as 48x32.")
+        width = int(match[1])
+        height = int(match[2] or match[1])
+    if not (1 <= width <= MAX_TILE and 1 <= height <= MAX_TILE):
+        raise SettingError(f"The tile is {width} x {height} px; use 1 to {MAX_TILE} px a side.")
+    return width, height
+
+
+def parse_scale(value: str | float | Fraction) -> Fraction:
+    """A scale as it is written in decimals, exactly (0.1 is 1/10). Raises SettingError."""
+    try:
+        return Fraction(str(value)).limit_denominator(1_000_000)
+    except (ValueError, ZeroDivisionError) as error:
+        raise SettingError(f"The scale is {value!r}; use a number such as 2 or 0.5.") from error
+
+
+def parse_bytes(text: str | int) -> int:
+    """Bytes from 2147483648, "2GiB", "500MB". Raises SettingError.
+
+    >>> parse_bytes("2GiB")
+    2147483648
+    """
+    match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([kmgt]i?)?b?", str(text).strip().lower())
+    if match is None:
+        raise SettingError(f"The memory budget is {text!r}; use for example 2GiB or 500MB.")
+    return int(float(match[1]) * _UNITS[match[2] or ""])
+
+
+def parse_colour(text: str | tuple[int, int, int]) -> tuple[int, int, int]:
+    """sRGB from "#ffcc00", "255,204,0" or a name of a basic colour. Raises SettingError."""
+    if isinstance(text, tuple):
+        levels = text
+    else:
+        plain = _NAMED.get(text.strip().lower(), text.strip())
+        if match := re.fullmatch(r"#?([0-9a-fA-F]{2})([0-9a-fA-F]{2})([0-9a-fA-F]{2})", plain):
+            levels = (int(match[1], 16), int(match[2], 16), int(match[3], 16))
+        elif match := re.fullmatch(r"(\d{1,3})\s*,\s*(\d{1,3})\s*,\s*(\d{1,3})", plain):
+            levels = (int(match[1]), int(match[2]), int(match[3]))
+        else:
+            raise SettingError(f"The background is {text!r}; use white, black, grey, #rrggbb or r,g,b.")
+    if max(levels) > 255 or min(levels) < 0:
+        raise SettingError(f"The background is {text!r}; levels go from 0 to 255.")
+    return levels
+
+
+_NAMED = {"white": "#ffffff", "black": "#000000", "grey": "#808080", "gray": "#808080"}
+
+
+def format_bytes(count: float) -> str:
+    """Bytes for people.
+
+    >>> format_bytes(2**31)
+    '2.0 GiB'
+    """
+    for unit in ("B", "KiB", "MiB", "GiB"):
+        if count < 1024:
+            return f"{count:.0f} {unit}" if unit == "B" else f"{count:.1f} {unit}"
+        count /= 1024
+    return f"{count:.1f} TiB"
+
+
+def default_output(source: Path) -> Path:
+    """SOURCE-stem.mosaic.tif in the current folder."""
+    name = source.absolute().name
+    return Path(f"{Path(name).stem}.mosaic.tif")

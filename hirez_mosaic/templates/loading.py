@@ -1,0 +1,146 @@
+"""From a folder of pictures to a template set: decoded in parallel once, mapped from the cache afterwards.
+
+cache/templates/<key>/    key: folder, names, sizes and times of its files, tile, background
+├── pixels                (N, height, width, 3) uint8, raw
+└── set.json              names, fingerprint, what was skipped
+"""
+
+import hashlib
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyvips
+from numpy.typing import NDArray
+
+from hirez_mosaic.errors import TemplateError
+from hirez_mosaic.templates.template_set import TemplateSet
+from hirez_mosaic.vips import fetch, vips_reason
+
+_VERSION = 1  # of the cached form and of the way templates are shrunk
+_BATCH = 1024  # files handed to the threads at once
+
+Progress = Callable[[int, int], None]
+"""Called with (files done, files in all)."""
+
+
+def load_templates(
+    folder: Path,
+    tile: tuple[int, int],
+    *,
+    background: tuple[int, int, int] = (255, 255, 255),
+    cache: Path,
+    jobs: int,
+    progress: Progress | None = None,
+) -> TemplateSet:
+    """The pictures below `folder` (subfolders too, hidden files not) as templates of `tile` (width, height) px.
+
+    Each is turned upright, converted to sRGB, cut to the tile's shape around its centre, shrunk (or enlarged) by Lanczos, and
+    flattened over `background`; of an animation or a document the first page counts. Order is that of the paths.
+
+    cache: folder that decoded sets are kept in.
+    jobs: threads that decode.
+    Raises TemplateError when there is no folder or not one readable picture in it.
+    """
+    if not folder.is_dir():
+        raise TemplateError(f"There is no folder of templates {folder}.")
+    files = _list_files(folder)
+    if not files:
+        raise TemplateError(f"The folder of templates {folder} holds no files.")
+    home = cache / _key(folder, files, tile, background)
+    if not (home / "set.json").exists():
+        _build(home, folder, [name for name, _, _ in files], tile, background, jobs, progress or (lambda done, total: None))
+    return _map(home, folder, tile)
+
+
+def _list_files(folder: Path) -> list[tuple[str, int, int]]:
+    """(path below the folder, size, time of change) of every file, sorted by path."""
+    files = []
+    for place, subfolders, names in os.walk(folder):
+        subfolders[:] = [name for name in subfolders if not name.startswith(".")]
+        for name in names:
+            path = Path(place, name)
+            if not name.startswith(".") and path.is_file():
+                status = path.stat()
+                files.append((path.relative_to(folder).as_posix(), status.st_size, status.st_mtime_ns))
+    return sorted(files)
+
+
+def _key(folder: Path, files: list[tuple[str, int, int]], tile: tuple[int, int], background: tuple[int, int, int]) -> str:
+    told = json.dumps([_VERSION, pyvips.version(0), pyvips.version(1), str(folder.resolve()), tile, background, files])
+    return hashlib.blake2b(told.encode(), digest_size=16).hexdigest()
+
+
+def _build(
+    home: Path,
+    folder: Path,
+    names: list[str],
+    tile: tuple[int, int],
+    background: tuple[int, int, int],
+    jobs: int,
+    progress: Progress,
+) -> None:
+    """Decode all files into `home`, which appears when it is complete."""
+    kept: list[str] = []
+    skipped: list[tuple[str, str]] = []
+    digest = hashlib.blake2b(repr(tile).encode(), digest_size=16)
+    fresh = Path(tempfile.mkdtemp(prefix=".building-", dir=home.parent))
+    try:
+        with (fresh / "pixels").open("wb") as file:
+            for done, (name, made) in enumerate(_decode_all(folder, names, tile, background, jobs), 1):
+                if isinstance(made, str):
+                    skipped.append((name, made))
+                else:
+                    kept.append(name)
+                    digest.update(made.tobytes())
+                    file.write(made.tobytes())
+                progress(done, len(names))
+        if not kept:
+            name, reason = skipped[0]
+            raise TemplateError(f"None of the {len(names)} files in {folder} is a readable picture ({name}: {reason}).")
+        told = {"names": kept, "skipped": skipped, "fingerprint": digest.hexdigest()}
+        (fresh / "set.json").write_text(json.dumps(told))
+        shutil.rmtree(home, ignore_errors=True)
+        fresh.rename(home)
+    except OSError as error:
+        raise TemplateError(f"The templates cannot be kept in {home.parent}: {error.strerror}.") from error
+    finally:
+        shutil.rmtree(fresh, ignore_errors=True)
+
+
+def _decode_all(
+    folder: Path, names: list[str], tile: tuple[int, int], background: tuple[int, int, int], jobs: int
+) -> Iterator[tuple[str, NDArray[np.uint8] | str]]:
+    """(name, pixels or the reason there are none) in the order of `names`."""
+    with ThreadPoolExecutor(jobs) as pool:
+        for start in range(0, len(names), _BATCH):
+            batch = names[start : start + _BATCH]
+            yield from zip(batch, pool.map(lambda name: _decode(folder / name, tile, background), batch), strict=True)
+
+
+def _decode(path: Path, tile: tuple[int, int], background: tuple[int, int, int]) -> NDArray[np.uint8] | str:
+    width, height = tile
+    try:
+        image = pyvips.Image.thumbnail(
+            str(path), width, height=height, size="both", crop="centre", output_profile="srgb", fail_on="truncated"
+        )
+        image = image.colourspace("srgb")
+        if image.hasalpha():
+            image = image.flatten(background=background)
+        return fetch(image.cast("uchar"), width, height)
+    except pyvips.Error as error:
+        return vips_reason(error)
+
+
+def _map(home: Path, folder: Path, tile: tuple[int, int]) -> TemplateSet:
+    told: dict[str, Any] = json.loads((home / "set.json").read_text())
+    width, height = tile
+    pixels = np.memmap(home / "pixels", np.uint8, mode="r", shape=(len(told["names"]), height, width, 3))
+    skipped = tuple((name, reason) for name, reason in told["skipped"])
+    return TemplateSet(folder, tuple(told["names"]), pixels, told["fingerprint"], skipped)
