@@ -5,6 +5,7 @@ index map, one strip of px at a time. So the mosaic never exists in memory or on
 `arrayjoin` of one image per cell is some 90 times slower, `mapim` over an atlas of the templates about 5 times.)
 """
 
+import errno
 import os
 import shutil
 import struct
@@ -28,7 +29,7 @@ STORAGE_TILE = 256  # side of a tile inside a TIFF, px
 _ZARR_SIDE = 1024  # side of a chunk of a Zarr mosaic, px, about
 _PREVIEW_SIDE = 1600
 _PREVIEW_FROM_PX = 100_000_000  # larger mosaics are previewed from templates at 8 x 8 px
-_BYTES_PER_PX = {"jpeg": 1.5, "webp": 1.0, "deflate": 3.0, "lzw": 3.5, "zstd": 3.0, "none": 3.0}
+_BYTES_PER_PX = {"jpeg": 1.7, "webp": 1.0, "deflate": 3.0, "lzw": 4.5, "none": 3.6}
 
 Progress = Callable[[int], None]
 """Called with the number of cells just done."""
@@ -44,8 +45,12 @@ def assemble(
     Raises OutputError, and DiskSpaceError when the disk is full.
     """
     save = _save_zarr if output.suffix.lower() == ".zarr" else _save_vips
-    with _Fresh(output) as fresh:
-        save(index_map, templates, fresh, progress, compression, quality)
+    try:
+        with _Fresh(output) as fresh:
+            save(index_map, templates, fresh, progress, compression, quality)
+    except OSError as error:
+        kind = DiskSpaceError if error.errno == errno.ENOSPC else OutputError
+        raise kind(f"The mosaic could not be written: {error.strerror or error}.") from error
 
 
 def write_preview(index_map: Any, templates: NDArray[np.uint8], small: NDArray[np.float32], output: Path) -> None:
@@ -73,7 +78,7 @@ def check_output(output: Path, overwrite: bool) -> None:
     for path in _parts(output):
         if path.exists() and not overwrite:
             raise OutputExistsError(f"{path} is there already; use --overwrite to replace it.")
-        if path.is_dir() and path.suffix != ".zarr" and not path.name.endswith("_files"):
+        if path.is_dir() and path.suffix.lower() != ".zarr" and not path.name.endswith("_files"):
             raise OutputError(f"{path} is a folder; name a file.")
 
 
@@ -217,10 +222,13 @@ def _save_vips(index_map: Any, templates: NDArray[np.uint8], fresh: Path, progre
     def save(image: pyvips.Image) -> None:
         if suffix in (".tif", ".tiff"):
             storage = {"tile": True, "tile_width": STORAGE_TILE, "tile_height": STORAGE_TILE, "pyramid": True, "bigtiff": True}
-            predictor = "horizontal" if compression in ("deflate", "lzw", "zstd") else "none"
+            predictor = "horizontal" if compression in ("deflate", "lzw") else "none"
             image.tiffsave(str(fresh), compression=compression, Q=quality, predictor=predictor, **storage)
         elif suffix == ".dzi":
-            image.dzsave(str(fresh.with_suffix("")), suffix=f".jpg[Q={quality}]", container="fs")
+            plain = fresh.with_name("mosaic")  # libvips would read suffixes and options from the name
+            image.dzsave(str(plain), suffix=f".jpg[Q={quality}]", container="fs")
+            for made, part in zip((plain.with_name("mosaic_files"), plain.with_suffix(".dzi")), _parts(fresh), strict=True):
+                made.rename(part)
         elif suffix == ".png":
             image.pngsave(str(fresh))
         elif suffix == ".webp":
@@ -289,8 +297,9 @@ class _Fresh:
         try:
             if kind is None:
                 for part in _parts(self._output):
-                    if part.is_dir():  # a folder cannot replace another
+                    made = self._folder / part.name
+                    if part.exists() and (part.is_dir() or made.is_dir()):  # only a file can replace, and only a file
                         part.rename(self._folder / f"old-{part.name}")
-                    (self._folder / part.name).replace(part)
+                    made.replace(part)
         finally:
             shutil.rmtree(self._folder, ignore_errors=True)

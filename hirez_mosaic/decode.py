@@ -22,7 +22,7 @@ def decode_chunk(
 
     Runs over slabs of a few rows; each reads its features with a halo of one cell, clipped at the picture's edge.
     """
-    keys, bias = decoder.keys()
+    keys, bias = decoder.template_keys()
     rows = max(1, _SLAB // box.width)
     found = [
         best_of_slab(decoder, norm, grid, analysis, features, keys, bias, candidates.shape[-1], slab)

@@ -17,6 +17,9 @@ from hirez_mosaic.spec import RenderSpec, format_bytes
 from hirez_mosaic.store import workspace_bytes
 
 _SIDES = (128, 96, 64, 48, 32, 24, 16, 8, 4, 2, 1)  # of a chunk, cells: larger halve the halo's share, smaller the memory
+_LIBRARIES = 192 << 20  # code, reordered weights and freed but not returned memory that the first chunks leave behind; measured
+_PER_WORKER = 48 << 20  # the same for each thread
+_SLACK = 1.15  # what tensors take beyond the sum of their elements; measured
 _SMALL = 32  # chunks below this spend more on their halo than on themselves; rather run fewer at a time
 
 
@@ -48,21 +51,25 @@ def make_plan(spec: RenderSpec, grid: CellGrid, encoder: VGG16, decoder: Decoder
     """
     process = psutil.Process().memory_info().rss
     budget = spec.memory or psutil.virtual_memory().available // 4
-    tight: Plan | None = None
+    plans = []
     for workers, side in _choices(spec.chunk):
         chunk = grid.even_chunk(side) if spec.chunk is None else (min(side, grid.rows), min(side, grid.columns))
         stages = _stage_bytes(spec, grid, encoder, decoder, chunk, workers)
-        plan = Plan(grid, chunk, workers, process + max(stages.values()), budget, stages)
-        if plan.projected <= budget:
-            return plan
-        tight = plan
-    if tight is None:
-        raise BudgetError("There is no chunk to choose from.")
-    stage = max(tight.stage_bytes, key=lambda name: tight.stage_bytes[name])
-    raise BudgetError(
-        f"The memory budget of {format_bytes(budget)} is too small: with one chunk of {tight.chunk[0]} x {tight.chunk[1]} cells at a time "
-        f"the process takes {format_bytes(process)} and {stage} {format_bytes(tight.stage_bytes[stage])}; "
-        f"use --memory {format_bytes(tight.projected * 1.05).replace(' ', '')}" + (" or a smaller --chunk." if spec.chunk else ".")
+        projected = process + _LIBRARIES + workers * _PER_WORKER + int(_SLACK * max(stages.values()))
+        plans.append(Plan(grid, chunk, workers, projected, budget, stages))
+    fitting = next((plan for plan in plans if plan.projected <= budget), None)
+    if fitting is None:
+        raise _too_small(plans[-1], process, spec.chunk is not None)
+    return fitting
+
+
+def _too_small(plan: Plan, process: int, chunk_given: bool) -> BudgetError:
+    stage = max(plan.stage_bytes, key=lambda name: plan.stage_bytes[name])
+    enough = format_bytes(plan.projected * 1.05).replace(" ", "")
+    return BudgetError(
+        f"The memory budget of {format_bytes(plan.budget)} is too small: with one chunk of {plan.chunk[0]} x {plan.chunk[1]} cells at a "
+        f"time the job takes {format_bytes(plan.projected)}, {format_bytes(process)} of it this process as it stands and "
+        f"{format_bytes(plan.stage_bytes[stage])} {stage}; use --memory {enough}" + (" or a smaller --chunk." if chunk_given else ".")
     )
 
 
@@ -77,7 +84,7 @@ def _choices(asked: int | None) -> list[tuple[int, int]]:
 def _stage_bytes(
     spec: RenderSpec, grid: CellGrid, encoder: VGG16, decoder: Decoder, chunk: tuple[int, int], workers: int
 ) -> dict[str, int]:
-    keys, _ = decoder.keys()
+    keys, _ = decoder.template_keys()
     weight = next(encoder.parameters())
     return {
         "ingest": workers * ingest.projected_bytes(chunk, grid),

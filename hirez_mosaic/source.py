@@ -21,7 +21,8 @@ from hirez_mosaic.geometry import Box
 from hirez_mosaic.vips import vips_reason
 
 _TIFF_MAGIC = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
-_BAND_BYTES = 16 << 20  # what unpacking holds at once, about
+_BAND_BYTES = 16 << 20  # of strips decoded at once, about
+_FETCH_BYTES = 2 << 20  # asked of libvips at once, about: it buffers many times that
 _UNPACKED_SIDE = 512  # chunk of the unpacked array, px
 _TURNS = {1: (0, False), 2: (0, True), 3: (2, False), 4: (2, True), 5: (3, True), 6: (3, False), 7: (1, True), 8: (1, False)}
 """EXIF orientation -> (quarter turns counter-clockwise, mirrored left to right afterwards)."""
@@ -131,7 +132,7 @@ def open_source(path: Path, background: tuple[int, int, int] = (255, 255, 255)) 
 def unpack(source: Source, group: zarr.Group, name: str, progress: Callable[[int], None]) -> Source:
     """Write a picture of bands into the array `name` of `group`; the source that reads from there.
 
-    Holds one band of about 16 MiB, or of one row of chunks where that is more. progress: called with the px of each band.
+    Holds a band of about 16 MiB, or a strip where that is more, and a row of chunks. progress: called with the px of each band.
     Raises SourceError when the file is damaged; nothing is taken of a truncated picture.
     """
     if source.bands is None:
@@ -145,16 +146,18 @@ def unpack(source: Source, group: zarr.Group, name: str, progress: Callable[[int
         compressors=None,
         overwrite=True,
     )
-    top, waiting = 0, np.empty((0, width, source.bands.channels), source.bands.dtype)
+    waiting = np.empty((min(_UNPACKED_SIDE, height), width, source.bands.channels), source.bands.dtype)
+    top = filled = 0
     for band in source.bands.open():
         progress(band.shape[0] * width)
-        waiting = np.concatenate([waiting, band]) if len(waiting) else band
-        whole = len(waiting) // _UNPACKED_SIDE * _UNPACKED_SIDE
-        if whole:
-            array[top : top + whole] = waiting[:whole]
-            top, waiting = top + whole, waiting[whole:]
-    if len(waiting):
-        array[top : top + len(waiting)] = waiting
+        taken = 0
+        while taken < len(band):
+            rows = min(len(band) - taken, len(waiting) - filled)
+            waiting[filled : filled + rows] = band[taken : taken + rows]
+            taken, filled = taken + rows, filled + rows
+            if filled == len(waiting) or top + filled == height:
+                array[top : top + filled] = waiting[:filled]
+                top, filled = top + filled, 0
     return replace(source, array=array, axes="YXS", bands=None)
 
 
@@ -166,6 +169,8 @@ def _open_vips(path: Path) -> Source:
         image = pyvips.Image.new_from_file(str(path), access="sequential", fail_on="truncated")
     except pyvips.Error as error:
         raise SourceError(f"{path} is not a picture that can be read: {vips_reason(error)}.") from error
+    except UnicodeEncodeError as error:
+        raise SourceError(f"{str(path)!r} cannot be opened: its name is not UTF-8; rename it.") from error
     colour, channels = _vips_colour(image)
     orientation = image.get("orientation") if image.get_typeof("orientation") else 1
     size = (image.width, image.height) if orientation < 5 else (image.height, image.width)
@@ -175,13 +180,21 @@ def _open_vips(path: Path) -> Source:
 
 
 _VIPS_DTYPES = {"uchar": "u1", "ushort": "u2", "float": "f4"}
+_PLAIN = ("b-w", "grey16", "srgb", "rgb16", "cmyk")
 
 
 def _plain(image: pyvips.Image) -> pyvips.Image:
     """The image in one of the colour models of `Colour` and a sample format we store."""
-    if image.interpretation not in ("b-w", "grey16", "srgb", "rgb16", "cmyk"):
+    if _unit_floats(image):
+        return image.copy(interpretation="b-w" if image.bands < 3 else "srgb")
+    if image.interpretation not in _PLAIN:
         return image.colourspace("srgb").cast("uchar")
     return image if image.format in ("uchar", "ushort") else image.cast("uchar")
+
+
+def _unit_floats(image: pyvips.Image) -> bool:
+    """Whether samples are a TIFF's floats: 0 to 1 like tifffile's, though libvips takes them for linear light or 0 to 255."""
+    return image.format == "float" and image.interpretation in ("b-w", "grey16", "scrgb") and image.get("vips-loader") == "tiffload"
 
 
 def _vips_colour(image: pyvips.Image) -> tuple[Colour, int]:
@@ -191,7 +204,7 @@ def _vips_colour(image: pyvips.Image) -> tuple[Colour, int]:
     models: dict[str, Model] = {"b-w": "grey", "grey16": "grey", "cmyk": "cmyk"}
     model = models.get(plain.interpretation, "rgb")
     alpha: Alpha = "straight" if plain.bands > CHANNELS[model] else "none"
-    if plain.interpretation != image.interpretation:
+    if image.interpretation not in _PLAIN and not _unit_floats(image):
         icc = None  # the profile told of the colours before
     return Colour(model, alpha, 16 if plain.format == "ushort" else 8, icc), plain.bands
 
@@ -202,7 +215,7 @@ def _vips_bands(path: Path) -> Iterator[NDArray[np.generic]]:
         image = _plain(pyvips.Image.new_from_file(str(path), access="sequential", fail_on="truncated"))
         region = pyvips.Region.new(image)
         dtype = np.dtype(_VIPS_DTYPES[image.format])
-        rows = max(1, _BAND_BYTES // (image.width * image.bands * dtype.itemsize))
+        rows = max(1, _FETCH_BYTES // (image.width * image.bands * dtype.itemsize))
         for top in range(0, image.height, rows):
             height = min(rows, image.height - top)
             data = region.fetch(0, top, image.width, height)
@@ -225,7 +238,11 @@ def _open_tiff(path: Path) -> Source:
     except Exception as error:  # tifffile raises many kinds on damaged headers
         raise SourceError(f"{path} is not a TIFF that can be read: {_first_line(error)}.") from error
     strip = 0 if page.is_tiled else page.rowsperstrip * page.imagewidth * page.samplesperpixel * series.dtype.itemsize
-    if colour is None or (strip > 4 * _BAND_BYTES and len(series.pages) == 1):
+    same_to_vips = page.bitspersample in (1, 2, 4, 8, 16, 32) and 0 not in page.extrasamples
+    for_vips = strip > 4 * _BAND_BYTES and len(series.pages) == 1 and same_to_vips
+    if colour is None or for_vips or page.compression != tifffile.COMPRESSION.NONE:
+        _check_complete(path, page)
+    if colour is None or for_vips:
         file.close()  # libvips knows the colour model, or decodes a strip of any height row by row
         return _open_vips(path)
     axes = series.axes.replace("C", "S") if "S" not in series.axes else series.axes
@@ -242,6 +259,14 @@ def _open_tiff(path: Path) -> Source:
         return source
     bands = Bands(lambda: _tiff_bands(source, page.rowsperstrip), shape.get("S", 1), array.dtype)
     return replace(source, bands=bands)
+
+
+def _check_complete(path: Path, page: Any) -> None:
+    """Raise SourceError when px lie beyond the end of the file: libvips and JPEG's decoder would make up what is missing."""
+    end = max(map(sum, zip(page.dataoffsets, page.databytecounts, strict=False)), default=0)
+    size = page.parent.filehandle.size
+    if end > size:
+        raise SourceError(f"{path} is truncated: its px end at byte {end}, the file ends at byte {size}.")
 
 
 def _tiff_bands(source: Source, rows_per_strip: int) -> Iterator[NDArray[np.generic]]:
@@ -341,10 +366,9 @@ def _zarr_axes(path: Path, node: Any, array: zarr.Array[Any]) -> str:
     else:
         shape = array.shape
         leading = max(0, len(shape) - 3)
-        core = "YX" if len(shape) == 2 else "YXS" if shape[-1] <= 4 else "SYX"
-        axes = "TZPQVW"[:leading] + core if any(shape) and len(shape) >= 2 else ""
-        if any(entries != 1 for entries in shape[:leading]):
-            axes = ""
+        last, first = (len(shape) > 2 and shape[place] <= 4 for place in (-1, -3))
+        core = "YX" if len(shape) == 2 else "YXS" if last else "SYX" if first else ""
+        axes = "TZPQVW"[:leading] + core if all(entries == 1 for entries in shape[:leading]) else ""
     if len(axes) != array.ndim or "Y" not in axes or "X" not in axes or len(set(axes)) != len(axes):
         raise SourceError(f"{path} has the shape {array.shape}; use (rows, columns) or (rows, columns, channels).")
     return axes

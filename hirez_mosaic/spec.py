@@ -8,7 +8,7 @@ from pathlib import Path
 from hirez_mosaic.errors import OutputError, SettingError
 
 SUFFIXES = (".tif", ".tiff", ".dzi", ".png", ".jpg", ".jpeg", ".webp", ".zarr")
-COMPRESSIONS = ("jpeg", "deflate", "lzw", "zstd", "webp", "none")
+COMPRESSIONS = ("jpeg", "deflate", "lzw", "webp", "none")
 PRECISIONS = ("auto", "float32", "bfloat16")
 MAX_TILE = 4096
 _SIZE_LIMITS = {".jpg": 65_535, ".jpeg": 65_535, ".webp": 16_383}

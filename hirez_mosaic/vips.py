@@ -6,6 +6,9 @@ from numpy.typing import NDArray
 
 # libvips would remember files by their name, and hand out the old px of one that has changed since.
 pyvips.cache_set_max(0)
+# libvips would take a table of numbers, such as labels.csv beside the pictures, for a picture.
+pyvips.operation_block_set("VipsForeignLoadCsv", True)
+pyvips.operation_block_set("VipsForeignLoadMatrix", True)
 
 
 def fetch(image: pyvips.Image, width: int, height: int) -> NDArray[np.uint8]:

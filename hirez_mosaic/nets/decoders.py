@@ -81,7 +81,7 @@ class Decoder(nn.Module):
         """
         raise NotImplementedError
 
-    def keys(self) -> tuple[torch.Tensor, torch.Tensor]:
+    def template_keys(self) -> tuple[torch.Tensor, torch.Tensor]:
         """(N, D) keys and (N,) biases of the templates."""
         raise NotImplementedError
 
@@ -106,7 +106,7 @@ class PaperDecoder(Decoder):
     def queries(self, features: torch.Tensor, pixels: torch.Tensor, norm: TrunkNorm) -> torch.Tensor:
         return functional.unfold(self.hidden(features, norm), 3, padding=1)[0].T  # (cells, 256 x 3 x 3)
 
-    def keys(self) -> tuple[torch.Tensor, torch.Tensor]:
+    def template_keys(self) -> tuple[torch.Tensor, torch.Tensor]:
         return self.spread.weight.flatten(1), self.spread.bias  # type: ignore[return-value]
 
 
@@ -136,7 +136,7 @@ class ResidualDecoder(Decoder):
         moved = self.spread(self.hidden(features, norm))[0].flatten(1).T  # (cells, 192)
         return 2 * self.scale * (pixels + moved)
 
-    def keys(self) -> tuple[torch.Tensor, torch.Tensor]:
+    def template_keys(self) -> tuple[torch.Tensor, torch.Tensor]:
         return self.targets, self.scale * (self.bias - self.targets.square().sum(1))
 
 

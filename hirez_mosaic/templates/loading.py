@@ -90,12 +90,16 @@ def _build(
     kept: list[str] = []
     skipped: list[tuple[str, str]] = []
     digest = hashlib.blake2b(repr(tile).encode(), digest_size=16)
-    fresh = Path(tempfile.mkdtemp(prefix=".building-", dir=home.parent))
+    try:
+        home.parent.mkdir(parents=True, exist_ok=True)
+        fresh = Path(tempfile.mkdtemp(prefix=".building-", dir=home.parent))
+    except OSError as error:
+        raise TemplateError(f"The templates cannot be kept in {home.parent}: {error.strerror}.") from error
     try:
         with (fresh / "pixels").open("wb") as file:
             for done, (name, made) in enumerate(_decode_all(folder, names, tile, background, jobs), 1):
                 if isinstance(made, str):
-                    skipped.append((name, made))
+                    skipped.append((name.encode(errors="backslashreplace").decode(), made))
                 else:
                     kept.append(name)
                     digest.update(made.tobytes())
@@ -136,6 +140,8 @@ def _decode(path: Path, tile: tuple[int, int], background: tuple[int, int, int])
         return fetch(image.cast("uchar"), width, height)
     except pyvips.Error as error:
         return vips_reason(error)
+    except UnicodeEncodeError:
+        return "its name is not UTF-8"
 
 
 def _map(home: Path, folder: Path, tile: tuple[int, int]) -> TemplateSet:

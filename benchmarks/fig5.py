@@ -1,0 +1,124 @@
+"""The paper's Fig. 5 job against its floor.
+
+    python benchmarks/fig5.py --source starry.jpg --templates hubble/
+
+Job: 5,280 x 3,960 px (a source of another size is scaled to it and kept as a tiled, deflated TIFF), 17,500 templates of 32 px,
+--scale 2, so 330 x 248 cells and a tiled pyramidal BigTIFF, JPEG Q 90, of 10,560 x 7,936 px.
+
+Method: the command `hirez-mosaic render`, a process of its own with its templates cached, and the floor (see floor.py), another, take
+turns; medians and extremes of --rounds are printed. Start-up is the process's wall time less its stages: imports, weights, the
+template cache. The ratio is the job's stages over the floor's parts, round by round. Exits 0 whatever comes out.
+"""
+
+import json
+import statistics
+import sys
+import tempfile
+from fractions import Fraction
+from pathlib import Path
+
+import click
+import torch
+from common import Run, machine_facts, print_table, run, scaled_source, spread
+from floor import decoder_floor, encoder_floor, write_floor
+
+from hirez_mosaic.cache import cache_folder
+from hirez_mosaic.engine import cores
+from hirez_mosaic.geometry import CellGrid
+from hirez_mosaic.nets.decoders import new_decoder
+from hirez_mosaic.nets.device import resolve_precision
+from hirez_mosaic.nets.vgg import make_encoder
+from hirez_mosaic.nets.weights import resolve_weights
+from hirez_mosaic.templates import load_templates
+
+SIZE, TILE, SCALE = (5280, 3960), (32, 32), Fraction(2)
+
+
+def job_command(picture: Path, templates: Path, output: Path, *more: str) -> list[str]:
+    """The command line of the job."""
+    command = [sys.executable, "-m", "hirez_mosaic", "render", picture, "--templates", templates, "--tile", TILE[0], "--scale", SCALE]
+    return [str(word) for word in [*command, "-o", output, "--overwrite", "--quiet", "--json", *more]]
+
+
+@click.command()
+@click.option("--source", required=True, type=click.Path(exists=True, path_type=Path))
+@click.option("--templates", required=True, type=click.Path(exists=True, path_type=Path))
+@click.option("--precision", default="auto", type=click.Choice(["auto", "float32", "bfloat16"]))
+@click.option("--memory", default="2GiB", help="Budget of the job.")
+@click.option("--rounds", default=5, help="Times that job and floor take turns.")
+@click.option("--folder", type=click.Path(path_type=Path), help="Folder for source and mosaic.  [default: a temporary one]")
+@click.option("--floor", "floor_of", hidden=True, help="Measure the floor alone, for chunks of ROWS,COLUMNS.")
+def main(source: Path, templates: Path, precision: str, memory: str, rounds: int, folder: Path | None, floor_of: str | None) -> None:
+    """Run job and floor in turn and print their ratio."""
+    if floor_of is not None:
+        print(json.dumps(measure_floor(source, templates, precision, floor_of)))
+        return
+    with tempfile.TemporaryDirectory() as temporary:
+        place = folder or Path(temporary)
+        place.mkdir(parents=True, exist_ok=True)
+        mosaic = place / "fig5.tif"
+        job = job_command(scaled_source(source, *SIZE, place), templates, mosaic, "--precision", precision, "--memory", memory)
+        first = run(job)  # caches templates and weights
+        chunk = ",".join(map(str, json.loads(first.output)["chunk"]))
+        floor = [
+            sys.executable,
+            __file__,
+            "--source",
+            str(mosaic),
+            "--templates",
+            str(templates),
+            "--precision",
+            precision,
+            "--floor",
+            chunk,
+        ]
+        jobs, floors = [], []
+        for _ in range(rounds):
+            jobs.append(run(job))
+            floors.append(json.loads(run(floor).output))
+    report(jobs, floors, first.wall)
+
+
+def measure_floor(mosaic: Path, templates: Path, precision: str, chunk: str) -> dict[str, float]:
+    """Seconds of the floor's three parts."""
+    grid = CellGrid.over(SIZE, TILE, scale=SCALE)
+    rows, columns = map(int, chunk.split(","))
+    device = torch.device("cpu")
+    found = load_templates(templates, TILE, cache=cache_folder("templates"), jobs=cores())
+    decoder = new_decoder("residual", torch.from_numpy(found.at_cell_size()), found.fingerprint)
+    encoder = make_encoder(resolve_weights(None, cache_folder("weights")), device, resolve_precision(precision, device))
+    written = mosaic.with_suffix(".floor.tif")
+    parts = {
+        "encode": encoder_floor(encoder, grid, (rows, columns)),
+        "decode": decoder_floor(decoder, grid, (rows, columns)),
+        "assemble": write_floor(mosaic, written),
+    }
+    written.unlink()
+    return parts
+
+
+def report(jobs: list[Run], floors: list[dict[str, float]], uncached: float) -> None:
+    """Per stage and in total: seconds, the floor's, and the ratio."""
+    told = [json.loads(job.output) for job in jobs]
+    rows = []
+    for stage in told[0]["seconds"]:
+        took = [job["seconds"][stage] for job in told]
+        floor = [parts[stage] for parts in floors if stage in parts]
+        ratio = spread([a / b for a, b in zip(took, floor, strict=True)]) if floor else ""
+        rows.append([stage, spread(took), spread(floor) if floor else "", ratio])
+    totals, sums = [job["total_seconds"] for job in told], [sum(parts.values()) for parts in floors]
+    rows.append(["total", spread(totals), spread(sums), spread([a / b for a, b in zip(totals, sums, strict=True)])])
+    rows.append(["start-up", spread([job.wall - total for job, total in zip(jobs, totals, strict=True)]), "", ""])
+    rows.append(["whole process", spread([job.wall for job in jobs]), "", ""])
+    one = told[0]
+    print(f"Fig. 5: {one['cells'][0]} x {one['cells'][1]} cells, {one['templates']} templates, {one['size'][0]} x {one['size'][1]} px,")
+    print(f"{one['precision']}, chunks of {one['chunk'][0]} x {one['chunk'][1]} cells; medians (least to most) of {len(jobs)} rounds.")
+    print(machine_facts() + "\n")
+    print_table(["stage", "job, s", "floor, s", "ratio"], rows)
+    peak = statistics.median([job.peak for job in jobs]) / 2**30
+    print(f"\nPeak resident memory {peak:.2f} GiB, projected {one['projected_bytes'] / 2**30:.2f} GiB.")
+    print(f"With templates and weights not yet cached the first process took {uncached:.1f} s.")
+
+
+if __name__ == "__main__":
+    main()

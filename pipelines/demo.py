@@ -1,0 +1,41 @@
+"""The demo: scikit-image's astronaut, made of pieces of its picture of the Hubble deep field.
+
+    python pipelines/demo.py FOLDER
+
+Cuts 6,000 rotated and colour-shifted templates, then makes a mosaic of 4,096 x 4,096 px and a preview of it in FOLDER.
+"""
+
+import sys
+from pathlib import Path
+
+import pyvips
+from cut_templates import cut_templates
+from skimage import data
+
+from hirez_mosaic import render
+from hirez_mosaic.cli.console import ConsoleListener, print_summary
+
+
+def main(folder: Path) -> None:
+    """Make the demo in `folder`; what is there is replaced."""
+    folder.mkdir(parents=True, exist_ok=True)
+    astronaut, deep_field = folder / "astronaut.png", folder / "hubble_deep_field.png"
+    pyvips.Image.new_from_array(data.astronaut()).write_to_file(str(astronaut))
+    pyvips.Image.new_from_array(data.hubble_deep_field()).write_to_file(str(deep_field))
+    cut_templates([deep_field], 6000, 32, folder / "templates", shift=1.0)  # it is nearly black: shift far
+    listener = ConsoleListener()
+    result = render(
+        astronaut,
+        folder / "templates",
+        tile=32,
+        output=folder / "astronaut.mosaic.tif",
+        scale=8,  # 128 x 128 cells
+        preview=folder / "astronaut.preview.png",
+        overwrite=True,
+        listener=listener,
+    )
+    print_summary(listener.console, result)
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1] if len(sys.argv) > 1 else "demo"))

@@ -1,0 +1,67 @@
+"""Fixtures: pictures and templates one can compute in one's head, random weights that say so, a cache of the test's own."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import pyvips
+import torch
+
+from hirez_mosaic.nets.vgg import VGG16
+
+
+def save(path: Path, pixels: np.ndarray) -> Path:
+    """Write (h, w, 3) uint8 to a picture file."""
+    pyvips.Image.new_from_array(np.ascontiguousarray(pixels)).write_to_file(str(path))
+    return path
+
+
+def photo(height: int, width: int, seed: int = 0) -> np.ndarray:
+    """(h, w, 3) uint8 with smooth areas, edges and noise."""
+    rng = np.random.default_rng(seed)
+    y, x = np.mgrid[:height, :width]
+    waves = [np.sin(x / rng.uniform(3, 30) + y / rng.uniform(3, 30)) for _ in range(3)]
+    picture = 127 + 90 * np.stack(waves, -1) + 40 * (x > width // 2)[..., None] + rng.normal(0, 12, (height, width, 3))
+    return np.clip(picture, 0, 255).astype(np.uint8)
+
+
+@pytest.fixture
+def own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An empty cache for this test alone."""
+    monkeypatch.setenv("HIREZ_MOSAIC_CACHE", str(tmp_path / "cache"))
+    monkeypatch.delenv("HIREZ_MOSAIC_WEIGHTS", raising=False)
+    return tmp_path / "cache"
+
+
+@pytest.fixture(scope="session")
+def random_weights() -> dict[str, torch.Tensor]:
+    """RANDOM weights in VGG-16's shapes, with activations of about 1 in every layer; for tests of arithmetic, not of pictures."""
+    with torch.random.fork_rng():
+        torch.manual_seed(1)
+        net = VGG16()
+        weights = {}
+        for name, tensor in net.state_dict().items():
+            fan = tensor[0].numel() if tensor.ndim == 4 else 0
+            weights[name.removeprefix("layers.")] = torch.randn_like(tensor) * (2 / fan) ** 0.5 if fan else torch.randn_like(tensor) * 0.1
+    return weights
+
+
+@pytest.fixture
+def with_random_weights(monkeypatch: pytest.MonkeyPatch, random_weights: dict[str, torch.Tensor]) -> None:
+    """Let `render` use the RANDOM weights."""
+    monkeypatch.setattr("hirez_mosaic.rendering.resolve_weights", lambda *_, **__: random_weights)
+
+
+@pytest.fixture
+def make_templates(tmp_path: Path) -> Callable[[int], Path]:
+    """Makes a folder of so many templates of 24 x 24 px, all different."""
+
+    def make(count: int) -> Path:
+        folder = tmp_path / f"templates-{count}"
+        folder.mkdir()
+        for number in range(count):
+            save(folder / f"{number:03d}.png", photo(24, 24, seed=100 + number))
+        return folder
+
+    return make

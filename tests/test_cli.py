@@ -1,0 +1,188 @@
+"""The command line as a person meets it: what it prints, what it exits with, what it leaves behind."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import tifffile
+from click.testing import CliRunner, Result
+from conftest import photo, save
+
+from hirez_mosaic import errors, render
+from hirez_mosaic.cli.main import main
+from hirez_mosaic.errors import OutputExistsError
+
+
+@pytest.fixture
+def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, own_cache: Path, with_random_weights: None) -> Path:
+    """An empty current folder with a source and eight templates; the weights are RANDOM."""
+    folder = tmp_path / "here"
+    (folder / "templates").mkdir(parents=True)
+    monkeypatch.chdir(folder)
+    save(folder / "starry.png", photo(60, 80))
+    for number in range(8):
+        save(folder / "templates" / f"{number}.png", photo(24, 24, seed=number))
+    return folder
+
+
+def call(*words: str) -> Result:
+    return CliRunner().invoke(main, list(words), catch_exceptions=False)
+
+
+def listing(folder: Path) -> set[str]:
+    return {path.name for path in folder.iterdir()}
+
+
+def test_render_shows_plan_stages_and_summary_and_writes_the_default_output(here: Path) -> None:
+    result = call("render", "starry.png", "--templates", "templates", "--tile", "16")
+    assert result.exit_code == 0
+    for said in ("source", "templates", "cells", "decoder", "device", "chunks", "projected", "encode", "Mpx/s", "8 templates used"):
+        assert said in result.stderr, said
+    assert result.stdout == ""
+    assert tifffile.TiffFile("starry.mosaic.tif").series[0].shape == (64, 80, 3)
+    assert listing(here) == {"starry.png", "templates", "starry.mosaic.tif"}
+
+
+def test_quiet_json_is_one_line(here: Path) -> None:
+    result = call(
+        "render", "starry.png", "--templates", "templates", "--tile", "10x20", "--columns", "12", "--quiet", "--json", "-o", "m.png"
+    )
+    assert result.exit_code == 0
+    assert result.stderr == ""
+    told = json.loads(result.stdout)
+    assert told["size"] == [120, 100]
+    assert told["cells"] == [12, 5]
+    assert set(told["seconds"]) == {"unpack", "ingest", "encode", "moments", "decode", "select", "assemble"}
+
+
+def test_skipped_templates_are_named_and_counted(here: Path) -> None:
+    (here / "templates" / "notes.txt").write_text("no picture")
+    result = call("render", "starry.png", "--templates", "templates", "--tile", "16")
+    assert result.exit_code == 0
+    assert "1 files in templates are no readable pictures and were skipped: notes.txt" in " ".join(result.stderr.split())
+
+
+BAD = {
+    "no such file": (["none.tif"], 1, "There is no file or folder none.tif"),
+    "not a picture": (["notes.txt"], 1, "notes.txt is not a picture that can be read"),
+    "truncated": (["truncated.jpg"], 1, "truncated.jpg is damaged or truncated"),
+    "no templates": (["starry.png", "--templates", "nowhere"], 1, "There is no folder of templates nowhere"),
+    "empty templates": (["starry.png", "--templates", "empty"], 1, "holds no files"),
+    "unreadable templates": (["starry.png", "--templates", "texts"], 1, "None of the 1 files in texts is a readable picture"),
+    "tile of 0": (["starry.png", "--tile", "0"], 2, "The tile is 0 x 0 px; use 1 to"),
+    "tile in words": (["starry.png", "--tile", "big"], 2, "use a number of px such as 32, or WxH"),
+    "scale of 0": (["starry.png", "--scale", "0"], 2, "The scale is 0; use a number above 0"),
+    "scale without a cell": (["starry.png", "--scale", "0.001"], 2, "gives no cell of 32 x 32 px; use a larger --scale"),
+    "scale and columns": (["starry.png", "--scale", "2", "--columns", "4"], 2, "give one of them"),
+    "output exists": (["starry.png", "-o", "there.tif"], 1, "there.tif is there already; use --overwrite"),
+    "output folder missing": (["starry.png", "-o", "deep/down/x.tif"], 1, "is not there; make it first"),
+    "unknown suffix": (["starry.png", "-o", "x.bmp"], 1, "has no known suffix; use one of .tif"),
+    "too large for jpeg": (["starry.png", "-o", "x.jpg", "--scale", "1000"], 1, "ends at 65535 px a side; use .tif"),
+    "too large for webp": (["starry.png", "-o", "x.webp", "--scale", "300"], 1, "ends at 16383 px a side; use .tif"),
+    "no such GPU": (["starry.png", "--device", "cuda:7"], 1, "The device cuda:7 was asked for"),
+    "no such device": (["starry.png", "--device", "abacus"], 1, "use auto, cpu, cuda or cuda:N"),
+    "memory too small": (["starry.png", "--memory", "10MB"], 1, "is too small: with one chunk of"),
+    "memory in words": (["starry.png", "--memory", "lots"], 2, "use for example 2GiB"),
+    "no such decoder": (["starry.png", "--decoder", "none.safetensors"], 1, "There is no decoder file none.safetensors"),
+    "colour in words": (["starry.png", "--background", "mauve"], 2, "use white, black, grey, #rrggbb or r,g,b"),
+    "foreign workspace": (["starry.png", "--workspace", "texts"], 1, "is not empty and not a workspace of hirez-mosaic"),
+}
+
+
+@pytest.mark.parametrize("case", BAD)
+def test_bad_input_is_one_sentence_and_leaves_nothing(case: str, here: Path) -> None:
+    words, code, sentence = BAD[case]
+    if case == "no such GPU" and __import__("torch").cuda.device_count() > 7:
+        pytest.skip("there is such a GPU")
+    (here / "notes.txt").write_text("no picture")
+    (here / "there.tif").write_text("precious")
+    (here / "empty").mkdir()
+    (here / "texts").mkdir()
+    (here / "texts" / "a.txt").write_text("no picture")
+    save(here / "whole.jpg", photo(200, 200))
+    (here / "truncated.jpg").write_bytes((here / "whole.jpg").read_bytes()[:6000])
+    before = listing(here)
+    templates = [] if "--templates" in words else ["--templates", "templates"]
+    result = call("render", *words, *templates, "--quiet")
+    assert result.exit_code == code, result.output
+    assert sentence in " ".join(result.stderr.split())
+    assert "Traceback" not in result.stderr
+    assert listing(here) == before
+    assert (here / "there.tif").read_text() == "precious"
+
+
+def test_a_full_disk_is_refused_before_the_work(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    usage = type("Usage", (), {"free": 1000})
+    monkeypatch.setattr("hirez_mosaic.plan.shutil.disk_usage", lambda _: usage)
+    result = call("render", "starry.png", "--templates", "templates", "--quiet")
+    assert result.exit_code == 1
+    assert "has 1000 B free and the job takes about" in " ".join(result.stderr.split())
+    assert listing(here) == {"starry.png", "templates"}
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="nothing is forbidden to root")
+def test_an_output_folder_that_cannot_be_written(here: Path) -> None:
+    (here / "locked").mkdir(mode=0o500)
+    result = call("render", "starry.png", "--templates", "templates", "-o", "locked/m.tif")
+    assert result.exit_code == 1
+    assert "cannot be written to" in result.stderr
+
+
+def test_overwrite_replaces(here: Path) -> None:
+    assert call("render", "starry.png", "--templates", "templates", "-o", "m.png", "--quiet").exit_code == 0
+    first = (here / "m.png").read_bytes()
+    save(here / "starry.png", photo(60, 80, seed=9))
+    assert call("render", "starry.png", "--templates", "templates", "-o", "m.png", "--quiet", "--overwrite").exit_code == 0
+    assert (here / "m.png").read_bytes() != first
+
+
+def test_from_python_the_same_errors_can_be_caught(here: Path) -> None:
+    render("starry.png", "templates", 16, "m.png")
+    with pytest.raises(OutputExistsError, match="--overwrite"):
+        render("starry.png", "templates", 16, "m.png")
+    assert issubclass(OutputExistsError, FileExistsError)
+    assert issubclass(errors.SettingError, ValueError)
+
+
+def test_a_workspace_is_kept_and_replaced_by_the_next_run(here: Path) -> None:
+    words = ("render", "starry.png", "--templates", "templates", "--workspace", "work", "--overwrite", "--quiet")
+    for tile in ("16", "8"):
+        assert call(*words, "--tile", tile).exit_code == 0
+    assert {"analysis", "features", "moments", "candidates", "index_map"} <= listing(here / "work")
+
+
+def test_ctrl_c_leaves_nothing_and_says_so(tmp_path: Path, make_templates: Callable[[int], Path]) -> None:
+    (tmp_path / "out").mkdir()
+    source = save(tmp_path / "big.png", photo(1600, 1600))
+    command = [sys.executable, "-m", "hirez_mosaic", "render", source, "--templates", make_templates(20), "--tile", "8", "-o", "out/m.tif"]
+    child = subprocess.Popen([*map(str, command)], cwd=tmp_path, stderr=subprocess.PIPE, text=True)
+    deadline = time.monotonic() + 120
+    while not list((tmp_path / "out").glob(".m.tif.workspace-*/features/c")) and time.monotonic() < deadline and child.poll() is None:
+        time.sleep(0.05)  # until encode has begun
+    child.send_signal(signal.SIGINT)
+    _, said = child.communicate(timeout=120)
+    assert child.returncode == 130, said
+    assert "Interrupted; the output was not touched." in said
+    assert "Traceback" not in said
+    assert listing(tmp_path / "out") == set()
+
+
+def test_weights_verifies_what_is_there(tmp_path: Path, own_cache: Path) -> None:
+    result = call("weights", "--offline")
+    assert result.exit_code == 1
+    assert "Four ways out" in result.stderr
+    (tmp_path / "x.pth").write_text("nonsense")
+    result = call("weights", "--weights", str(tmp_path / "x.pth"))
+    assert result.exit_code == 1
+    assert "neither safetensors nor a PyTorch state dictionary" in " ".join(result.stderr.split())
+
+
+@pytest.mark.parametrize("words", [["--help"], ["render", "--help"], ["weights", "--help"], ["--version"]])
+def test_help_works(words: list[str]) -> None:
+    assert call(*words).exit_code == 0

@@ -1,0 +1,82 @@
+"""Imports go one way, and the words of the project do not drift."""
+
+import ast
+from pathlib import Path
+
+import click
+import pytest
+
+import hirez_mosaic
+from hirez_mosaic.cli.main import main
+
+ROOT = Path(hirez_mosaic.__file__).parent
+LEVELS = [
+    {"errors"},
+    {"geometry", "cache", "vips"},
+    {"spec", "colour", "resample"},
+    {"store", "source", "templates", "nets"},
+    {"ingest", "encode", "decode", "select", "assemble", "loss"},
+    {"engine"},
+    {"plan"},
+    {"rendering"},
+    {"cli"},
+]
+LEVEL = {room: level for level, rooms in enumerate(LEVELS) for room in rooms}
+
+
+def own_imports(tree: ast.AST) -> list[str]:
+    names = []
+    for node in ast.walk(tree):
+        if isinstance(node, ast.ImportFrom) and node.module and node.module.startswith("hirez_mosaic"):
+            below = node.module.split(".")[1:2]
+            names += below or [alias.name for alias in node.names]
+        elif isinstance(node, ast.Import):
+            names += [alias.name.split(".")[1] for alias in node.names if alias.name.startswith("hirez_mosaic.")]
+    return [name for name in names if name in LEVEL]
+
+
+@pytest.mark.parametrize("file", sorted(ROOT.rglob("*.py")), ids=lambda file: str(file.relative_to(ROOT)))
+def test_imports_go_down_and_stand_at_the_top(file: Path) -> None:
+    room = file.relative_to(ROOT).parts[0].removesuffix(".py")
+    if room.startswith("__"):
+        pytest.skip("the package's own front")
+    tree = ast.parse(file.read_text())
+    for name in own_imports(tree):
+        assert name == room or LEVEL[name] < LEVEL[room], f"{room} imports {name}"
+    if room != "cli":
+        for function in ast.walk(tree):
+            if isinstance(function, ast.FunctionDef):
+                assert not own_imports(function), f"{function.name} imports inside"
+
+
+def test_only_the_command_line_knows_click_and_rich() -> None:
+    for file in ROOT.rglob("*.py"):
+        if file.relative_to(ROOT).parts[0] != "cli" and file.name != "__main__.py":
+            text = file.read_text()
+            assert "import click" not in text, file
+            assert "import rich" not in text, file
+            assert "from rich" not in text, file
+
+
+def test_all_is_complete() -> None:
+    for name in hirez_mosaic.__all__:
+        assert getattr(hirez_mosaic, name) is not None
+    raised = {name for name in dir(hirez_mosaic.errors) if name.endswith("Error") and name[0].isupper()}
+    assert raised == set(hirez_mosaic.errors.__all__)
+
+
+def test_every_error_stands_in_the_tree_that_is_drawn() -> None:
+    for name in hirez_mosaic.errors.__all__:
+        assert name in (hirez_mosaic.errors.__doc__ or "")
+
+
+def test_every_command_and_option_has_help() -> None:
+    for command in main.commands.values():
+        assert command.help
+        assert all(parameter.help for parameter in command.params if isinstance(parameter, click.Option))
+
+
+def test_every_command_stands_in_the_readme() -> None:
+    readme = (ROOT.parent / "README.md").read_text()
+    for name in main.commands:
+        assert f"hirez-mosaic {name}" in readme
