@@ -5,7 +5,7 @@ from typing import Any
 
 from hirez_mosaic.geometry import CELL, Box, CellGrid
 from hirez_mosaic.resample import resample, span
-from hirez_mosaic.source import Source
+from hirez_mosaic.sources import Source
 
 _READ_BYTES = 12 << 20  # source px held at once, about, as 3 bytes each
 _COPIES = 16  # bytes held per source px read: samples as stored (up to 8 channels of 8 bits), sRGB, and its float planes

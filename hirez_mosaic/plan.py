@@ -13,6 +13,7 @@ from hirez_mosaic.errors import BudgetError, DiskSpaceError
 from hirez_mosaic.geometry import CellGrid
 from hirez_mosaic.nets.decoders import Decoder
 from hirez_mosaic.nets.vgg import VGG16
+from hirez_mosaic.sources import Source
 from hirez_mosaic.spec import RenderSpec, format_bytes
 from hirez_mosaic.store import workspace_bytes
 
@@ -44,7 +45,7 @@ class Plan:
         return -(-self.grid.rows // self.chunk[0]) * -(-self.grid.columns // self.chunk[1])
 
 
-def make_plan(spec: RenderSpec, grid: CellGrid, encoder: VGG16, decoder: Decoder) -> Plan:
+def make_plan(spec: RenderSpec, source: Source, grid: CellGrid, encoder: VGG16, decoder: Decoder) -> Plan:
     """The largest chunk and the most workers within the budget.
 
     Raises BudgetError when not even the smallest chunk (or the one asked for) fits.
@@ -54,7 +55,7 @@ def make_plan(spec: RenderSpec, grid: CellGrid, encoder: VGG16, decoder: Decoder
     plans = []
     for workers, side in _choices(spec.chunk):
         chunk = grid.even_chunk(side) if spec.chunk is None else (min(side, grid.rows), min(side, grid.columns))
-        stages = _stage_bytes(spec, grid, encoder, decoder, chunk, workers)
+        stages = _stage_bytes(spec, source, grid, encoder, decoder, chunk, workers)
         projected = process + _LIBRARIES + workers * _PER_WORKER + int(_SLACK * max(stages.values()))
         plans.append(Plan(grid, chunk, workers, projected, budget, stages))
     fitting = next((plan for plan in plans if plan.projected <= budget), None)
@@ -82,11 +83,12 @@ def _choices(asked: int | None) -> list[tuple[int, int]]:
 
 
 def _stage_bytes(
-    spec: RenderSpec, grid: CellGrid, encoder: VGG16, decoder: Decoder, chunk: tuple[int, int], workers: int
+    spec: RenderSpec, source: Source, grid: CellGrid, encoder: VGG16, decoder: Decoder, chunk: tuple[int, int], workers: int
 ) -> dict[str, int]:
     keys, _ = decoder.template_keys()
     weight = next(encoder.parameters())
     return {
+        "unpack": source.unpacking_memory,
         "ingest": workers * ingest.projected_bytes(chunk, grid),
         "encode": workers * encode.projected_bytes(chunk, encoder.halo, weight.element_size()),
         "decode": workers * decode.projected_bytes(chunk, keys.shape[1], len(keys)),

@@ -27,7 +27,7 @@ from hirez_mosaic.nets.vgg import VGG16, make_encoder
 from hirez_mosaic.nets.weights import resolve_weights
 from hirez_mosaic.plan import Plan, check_disk, make_plan
 from hirez_mosaic.select import select_chunk
-from hirez_mosaic.source import Source, open_source, unpack
+from hirez_mosaic.sources import Source, open_source, unpack
 from hirez_mosaic.spec import RenderSpec, default_output, parse_bytes, parse_colour, parse_scale, parse_tile
 from hirez_mosaic.store import Workspace
 from hirez_mosaic.templates import TemplateSet, load_templates
@@ -190,7 +190,7 @@ def prepare(spec: RenderSpec, listener: Listener) -> Job:
     if spec.decoder == "paper":
         listener.note("The paper's decoder is untrained: its Xavier weights choose templates at random. Name a trained file instead.")
     encoder = make_encoder(resolve_weights(spec.weights, cache_folder("weights"), listener.note), device, precision)
-    plan = make_plan(spec, grid, encoder, decoder)
+    plan = make_plan(spec, source, grid, encoder, decoder)
     return Job(spec, source, templates, encoder, decoder.to(device), device, precision, plan)
 
 

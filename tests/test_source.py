@@ -12,10 +12,11 @@ import tifffile
 import zarr
 from PIL import Image, ImageCms, ImageOps
 
-from hirez_mosaic import source as source_module
 from hirez_mosaic.errors import SourceError, SourceNotFoundError
 from hirez_mosaic.geometry import Box
-from hirez_mosaic.source import open_source, unpack
+from hirez_mosaic.sources import open_source, unpack, with_vips
+from hirez_mosaic.sources import source as source_module
+from hirez_mosaic.sources import tiff as tiff_module
 
 WHITE = (255, 255, 255)
 ROWS, COLUMNS = 120, 200
@@ -180,8 +181,8 @@ def test_boxes_of_tiles_need_no_unpacking_and_strips_do(tmp_path):
 
 @pytest.mark.parametrize("kind", ["png", "tiff strips", "tiff strips planar", "tiff strips big-endian 16-bit"])
 def test_unpacking_in_many_bands_gives_the_same_px(tmp_path, kind, monkeypatch):
-    monkeypatch.setattr(source_module, "_BAND_BYTES", 10 * COLUMNS * 3)
-    monkeypatch.setattr(source_module, "_FETCH_BYTES", 9 * COLUMNS * 3)
+    monkeypatch.setattr(tiff_module, "_BAND_BYTES", 10 * COLUMNS * 3)
+    monkeypatch.setattr(with_vips, "_FETCH_BYTES", 9 * COLUMNS * 3)
     monkeypatch.setattr(source_module, "_UNPACKED_SIDE", 16)
     LOSSLESS[kind](tmp_path / "picture")
     done = []
@@ -289,7 +290,7 @@ def test_one_high_strip_reads_like_low_strips(tmp_path, dtype, photometric, monk
     tiff(tmp_path / "low.tif", px.astype(dtype), photometric=photometric, rowsperstrip=7)
     tiff(tmp_path / "high.tif", px.astype(dtype), photometric=photometric, rowsperstrip=ROWS)
     expected = read(tmp_path / "low.tif")
-    monkeypatch.setattr(source_module, "_BAND_BYTES", 1000)  # so the strip is high
+    monkeypatch.setattr(tiff_module, "_BAND_BYTES", 1000)  # so the strip is high
     np.testing.assert_array_equal(read(tmp_path / "high.tif"), expected)
 
 
@@ -300,7 +301,7 @@ def test_one_high_strip_that_libvips_reads_otherwise_is_not_left_to_it(tmp_path,
     px = FINE // 16 if "bitspersample" in settings else np.dstack([RAMP, GREY[..., :1]])
     tiff(tmp_path / "high.tif", px, rowsperstrip=ROWS, **settings)
     expected = read(tmp_path / "high.tif")
-    monkeypatch.setattr(source_module, "_BAND_BYTES", 1000)
+    monkeypatch.setattr(tiff_module, "_BAND_BYTES", 1000)
     np.testing.assert_array_equal(read(tmp_path / "high.tif"), expected)
 
 
@@ -446,7 +447,7 @@ def test_a_truncated_file_is_never_half_a_picture(tmp_path, kind, kept):
 
 
 def test_a_truncated_high_strip_is_refused(tmp_path, monkeypatch):
-    monkeypatch.setattr(source_module, "_BAND_BYTES", 1000)
+    monkeypatch.setattr(tiff_module, "_BAND_BYTES", 1000)
     tiff(tmp_path / "a.tif", NOISE)
     os.truncate(tmp_path / "a.tif", 300_000)
     with pytest.raises(SourceError, match="truncated"):
@@ -531,7 +532,7 @@ GROWTH = """
 import resource, sys
 from pathlib import Path
 import zarr
-from hirez_mosaic.source import open_source, unpack
+from hirez_mosaic.sources import open_source, unpack
 before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 source = unpack(open_source(Path(sys.argv[1])), zarr.open_group(sys.argv[2], mode="w"), "source", lambda px: None)
 print((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) // 1024)

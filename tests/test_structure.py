@@ -14,7 +14,7 @@ LEVELS = [
     {"errors"},
     {"geometry", "cache", "vips"},
     {"spec", "colour", "resample"},
-    {"store", "source", "templates", "nets"},
+    {"store", "sources", "templates", "nets"},
     {"ingest", "encode", "decode", "select", "assemble", "loss"},
     {"engine"},
     {"plan"},

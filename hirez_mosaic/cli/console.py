@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TaskProgressColumn, TextColumn, TimeRemainingColumn
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColumn, Task, TaskProgressColumn, TextColumn, TimeRemainingColumn
 from rich.table import Table
 from rich.text import Text
 
@@ -51,21 +51,20 @@ class ConsoleListener(Listener):
             TimeRemainingColumn(elapsed_when_finished=True),
         )
         with Progress(*columns, console=self.console) as progress:
-            task: TaskID = progress.add_task(name, total=total)
+            task = progress.add_task(name, total=total)
             yield lambda done: progress.advance(task, done)
             progress.update(task, completed=total)
 
 
-class _Rate(TextColumn):
-    """Units per second, over the whole stage once it is finished."""
+class _Rate(ProgressColumn):
+    """Units per second since the stage began."""
 
     def __init__(self, unit: str) -> None:
-        super().__init__("")
+        super().__init__()
         self._unit = unit
 
-    def render(self, task: "object") -> Text:
-        speed = getattr(task, "finished_speed", None) or getattr(task, "speed", None)
-        return Text(f"{speed:,.0f} {self._unit}/s" if speed else f"? {self._unit}/s")
+    def render(self, task: Task) -> Text:
+        return Text(f"{task.completed / task.elapsed:,.0f} {self._unit}/s" if task.elapsed else "")
 
 
 def print_summary(console: Console, result: RenderResult) -> None:
