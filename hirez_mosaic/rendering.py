@@ -195,21 +195,14 @@ def prepare(spec: RenderSpec, listener: Listener) -> Job:
 
 
 def _load_templates(spec: RenderSpec, listener: Listener) -> TemplateSet:
-    bars: list[Any] = []
-
-    def progress(done: int, total: int) -> None:
-        if not bars:
-            bars.append(listener.stage("templates", total, "templates"))
-            bars.append(bars[0].__enter__())
-        bars[1](1)
-
-    try:
-        templates = load_templates(
-            spec.templates, spec.tile, background=spec.background, cache=cache_folder("templates"), jobs=cores(), progress=progress
-        )
-    finally:
-        if bars:
-            bars[0].__exit__(None, None, None)
+    templates = load_templates(
+        spec.templates,
+        spec.tile,
+        background=spec.background,
+        cache=cache_folder("templates"),
+        jobs=cores(),
+        stage=lambda total: listener.stage("templates", total, "templates"),
+    )
     if templates.skipped:
         named = ", ".join(f"{name} ({reason})" for name, reason in templates.skipped[:5])
         more = f" and {len(templates.skipped) - 5} more" if len(templates.skipped) > 5 else ""

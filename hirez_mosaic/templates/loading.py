@@ -12,6 +12,7 @@ import shutil
 import tempfile
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -26,8 +27,13 @@ from hirez_mosaic.vips import fetch, vips_reason
 _VERSION = 1  # of the cached form and of the way templates are shrunk
 _BATCH = 1024  # files handed to the threads at once
 
-Progress = Callable[[int, int], None]
-"""Called with (files done, files in all)."""
+Stage = Callable[[int], AbstractContextManager[Callable[[int], None]]]
+"""Entered with the number of files when decoding begins; gives what to call with each number of files done."""
+
+
+@contextmanager
+def _unheard(_: int) -> Iterator[Callable[[int], None]]:
+    yield lambda done: None
 
 
 def load_templates(
@@ -37,7 +43,7 @@ def load_templates(
     background: tuple[int, int, int] = (255, 255, 255),
     cache: Path,
     jobs: int,
-    progress: Progress | None = None,
+    stage: Stage = _unheard,
 ) -> TemplateSet:
     """The pictures below `folder` (subfolders too, hidden files not) as templates of `tile` (width, height) px.
 
@@ -45,7 +51,7 @@ def load_templates(
     flattened over `background`; of an animation or a document the first page counts. Order is that of the paths.
 
     cache: folder that decoded sets are kept in.
-    jobs: threads that decode.
+    jobs: threads that decode. stage: entered only if there is anything to decode.
     Raises TemplateError when there is no folder or not one readable picture in it.
     """
     if not folder.is_dir():
@@ -55,7 +61,7 @@ def load_templates(
         raise TemplateError(f"The folder of templates {folder} holds no files.")
     home = cache / _key(folder, files, tile, background)
     if not (home / "set.json").exists():
-        _build(home, folder, [name for name, _, _ in files], tile, background, jobs, progress or (lambda done, total: None))
+        _build(home, folder, [name for name, _, _ in files], tile, background, jobs, stage)
     return _map(home, folder, tile)
 
 
@@ -84,7 +90,7 @@ def _build(
     tile: tuple[int, int],
     background: tuple[int, int, int],
     jobs: int,
-    progress: Progress,
+    stage: Stage,
 ) -> None:
     """Decode all files into `home`, which appears when it is complete."""
     kept: list[str] = []
@@ -96,15 +102,15 @@ def _build(
     except OSError as error:
         raise TemplateError(f"The templates cannot be kept in {home.parent}: {error.strerror}.") from error
     try:
-        with (fresh / "pixels").open("wb") as file:
-            for done, (name, made) in enumerate(_decode_all(folder, names, tile, background, jobs), 1):
+        with (fresh / "pixels").open("wb") as file, stage(len(names)) as progress:
+            for name, made in _decode_all(folder, names, tile, background, jobs):
                 if isinstance(made, str):
                     skipped.append((name.encode(errors="backslashreplace").decode(), made))
                 else:
                     kept.append(name)
                     digest.update(made.tobytes())
                     file.write(made.tobytes())
-                progress(done, len(names))
+                progress(1)
         if not kept:
             name, reason = skipped[0]
             raise TemplateError(f"None of the {len(names)} files in {folder} is a readable picture ({name}: {reason}).")
@@ -131,9 +137,10 @@ def _decode_all(
 def _decode(path: Path, tile: tuple[int, int], background: tuple[int, int, int]) -> NDArray[np.uint8] | str:
     width, height = tile
     try:
-        image = pyvips.Image.thumbnail(
-            str(path), width, height=height, size="both", crop="centre", output_profile="srgb", fail_on="truncated"
-        )
+        settings = {"height": height, "size": "both", "crop": "centre", "fail_on": "truncated"}
+        if pyvips.Image.new_from_file(str(path)).get_typeof("icc-profile-data"):
+            settings["output_profile"] = "srgb"  # given without need it would double the time
+        image = pyvips.Image.thumbnail(str(path), width, **settings)
         image = image.colourspace("srgb")
         if image.hasalpha():
             image = image.flatten(background=background)
