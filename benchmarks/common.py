@@ -3,7 +3,6 @@
 import json
 import os
 import platform
-import resource
 import statistics
 import subprocess
 import sys
@@ -63,11 +62,6 @@ def machine_facts() -> str:
         f"{platform.machine()}, {cores} cores, {memory:.0f} GiB, {'with' if bfloat16 else 'without'} bfloat16 instructions, {gpu}; "
         f"{versions}, libvips {vips}, hirez-mosaic {hirez_mosaic.__version__}; {time.strftime('%Y-%m-%d')}"
     )
-
-
-def peak_memory() -> int:
-    """Peak resident bytes of this process."""
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if platform.system() == "Darwin" else 1024)
 
 
 def spread(values: Sequence[float], digits: int = 2) -> str:

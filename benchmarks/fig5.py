@@ -47,7 +47,7 @@ def job_command(picture: Path, templates: Path, output: Path, *more: str) -> lis
 @click.option("--memory", default="2GiB", help="Budget of the job.")
 @click.option("--rounds", default=5, help="Times that job and floor take turns.")
 @click.option("--folder", type=click.Path(path_type=Path), help="Folder for source and mosaic.  [default: a temporary one]")
-@click.option("--floor", "floor_of", hidden=True, help="Measure the floor alone, for chunks of ROWS,COLUMNS.")
+@click.option("--floor", "floor_of", hidden=True, help="Measure the floor alone, for chunks of COLUMNS,ROWS.")
 def main(source: Path, templates: Path, precision: str, memory: str, rounds: int, folder: Path | None, floor_of: str | None) -> None:
     """Run job and floor in turn and print their ratio."""
     if floor_of is not None:
@@ -82,7 +82,7 @@ def main(source: Path, templates: Path, precision: str, memory: str, rounds: int
 def measure_floor(mosaic: Path, templates: Path, precision: str, chunk: str) -> dict[str, float]:
     """Seconds of the floor's three parts."""
     grid = CellGrid.over(SIZE, TILE, scale=SCALE)
-    rows, columns = map(int, chunk.split(","))
+    columns, rows = map(int, chunk.split(","))
     device = torch.device("cpu")
     found = load_templates(templates, TILE, cache=cache_folder("templates"), jobs=cores())
     decoder = new_decoder("residual", torch.from_numpy(found.at_cell_size()), found.fingerprint)
@@ -105,16 +105,17 @@ def report(jobs: list[Run], floors: list[dict[str, float]], uncached: float) -> 
         took = [job["seconds"][stage] for job in told]
         floor = [parts[stage] for parts in floors if stage in parts]
         ratio = spread([a / b for a, b in zip(took, floor, strict=True)]) if floor else ""
-        rows.append([stage, spread(took), spread(floor) if floor else "", ratio])
+        peak = statistics.median([job["peak_bytes"][stage] for job in told]) / 2**30
+        rows.append([stage, spread(took), spread(floor) if floor else "", ratio, f"{peak:.2f}"])
     totals, sums = [job["total_seconds"] for job in told], [sum(parts.values()) for parts in floors]
-    rows.append(["total", spread(totals), spread(sums), spread([a / b for a, b in zip(totals, sums, strict=True)])])
-    rows.append(["start-up", spread([job.wall - total for job, total in zip(jobs, totals, strict=True)]), "", ""])
-    rows.append(["whole process", spread([job.wall for job in jobs]), "", ""])
+    rows.append(["total", spread(totals), spread(sums), spread([a / b for a, b in zip(totals, sums, strict=True)]), ""])
+    rows.append(["start-up", spread([job.wall - total for job, total in zip(jobs, totals, strict=True)]), "", "", ""])
+    rows.append(["whole process", spread([job.wall for job in jobs]), "", "", ""])
     one = told[0]
     print(f"Fig. 5: {one['cells'][0]} x {one['cells'][1]} cells, {one['templates']} templates, {one['size'][0]} x {one['size'][1]} px,")
     print(f"{one['precision']}, chunks of {one['chunk'][0]} x {one['chunk'][1]} cells; medians (least to most) of {len(jobs)} rounds.")
     print(machine_facts() + "\n")
-    print_table(["stage", "job, s", "floor, s", "ratio"], rows)
+    print_table(["stage", "job, s", "floor, s", "ratio", "peak so far, GiB"], rows)
     peak = statistics.median([job.peak for job in jobs]) / 2**30
     print(f"\nPeak resident memory {peak:.2f} GiB, projected {one['projected_bytes'] / 2**30:.2f} GiB.")
     print(f"With templates and weights not yet cached the first process took {uncached:.1f} s.")

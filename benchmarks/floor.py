@@ -14,7 +14,7 @@ import pyvips
 import torch
 
 from hirez_mosaic.assemble import STORAGE_TILE
-from hirez_mosaic.engine import cores, share_cores
+from hirez_mosaic.engine import cores, shared_cores
 from hirez_mosaic.geometry import CELL, CellGrid
 from hirez_mosaic.nets.decoders import FEATURES, Decoder, TrunkNorm
 from hirez_mosaic.nets.vgg import VGG16
@@ -65,8 +65,7 @@ def write_floor(mosaic: Path, to: Path) -> float:
 
 
 def _in_parallel(work: Callable[[tuple[int, int]], None], sizes: list[tuple[int, int]], workers: int) -> float:
-    share_cores(workers)
-    with ThreadPoolExecutor(workers) as pool:
+    with shared_cores(workers), ThreadPoolExecutor(workers) as pool:
         list(pool.map(work, sizes[:workers]))  # warm
         start = time.perf_counter()
         list(pool.map(work, sizes))

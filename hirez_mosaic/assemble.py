@@ -22,6 +22,7 @@ from numpy.typing import NDArray
 
 from hirez_mosaic.errors import DiskSpaceError, OutputError, OutputExistsError
 from hirez_mosaic.geometry import CellGrid
+from hirez_mosaic.templates import TemplateSet
 from hirez_mosaic.vips import vips_reason
 
 _STRIP_BYTES = 8 << 20  # of px made at once, about; never more than a row of cells
@@ -53,17 +54,14 @@ def assemble(
         raise kind(f"The mosaic could not be written: {error.strerror or error}.") from error
 
 
-def write_preview(index_map: Any, templates: NDArray[np.uint8], small: NDArray[np.float32], output: Path) -> None:
-    """Write the mosaic at 1,600 px on its longer side.
-
-    small: (N, 8, 8, 3) float32 in [0, 1], the templates that a mosaic of more than 100 Mpx is previewed from.
-    """
-    (rows, columns), (height, width) = index_map.shape, templates.shape[1:3]
-    if rows * columns * height * width > _PREVIEW_FROM_PX:
-        templates = np.round(small * 255).astype(np.uint8)
+def write_preview(index_map: Any, templates: TemplateSet, output: Path) -> None:
+    """Write the mosaic at 1,600 px on its longer side, from templates at 8 x 8 px where it has more than 100 Mpx."""
+    (rows, columns), (width, height) = index_map.shape, templates.tile
+    large = rows * columns * height * width > _PREVIEW_FROM_PX
+    pixels = np.round(templates.at_cell_size() * 255).astype(np.uint8) if large else templates.pixels
     factor = min(1.0, _PREVIEW_SIDE / max(rows * height, columns * width))
     size = (max(1, round(columns * width * factor)), max(1, round(rows * height * factor)))
-    stream = MosaicStream(index_map, templates, lambda cells: None)
+    stream = MosaicStream(index_map, pixels, lambda cells: None)
     with _Fresh(output) as fresh:
         _run(stream, lambda image: image.thumbnail_image(size[0], height=size[1], size="force").write_to_file(str(fresh)))
 
@@ -82,12 +80,13 @@ def check_output(output: Path, overwrite: bool) -> None:
             raise OutputError(f"{path} is a folder; name a file.")
 
 
-def output_bytes(size: tuple[int, int], output: Path, compression: str) -> int:
-    """Bytes on disk that a mosaic of `size` (width, height) px takes at most, by rule of thumb."""
+def output_bytes(size: tuple[int, int], output: Path, compression: str, quality: int) -> int:
+    """Bytes on disk that a mosaic of `size` (width, height) px takes, by rule of thumb: enough for grainy photos, not for pure noise."""
     suffix = output.suffix.lower()
     kind = {".png": "none", ".zarr": "none", ".webp": "webp"}.get(suffix, "jpeg" if suffix not in (".tif", ".tiff") else compression)
     levels = 4 / 3 if suffix in (".tif", ".tiff", ".dzi") else 1
-    return int(size[0] * size[1] * _BYTES_PER_PX[kind] * levels)
+    finest = 2.5 if kind in ("jpeg", "webp") and quality > 95 else 1
+    return int(size[0] * size[1] * _BYTES_PER_PX[kind] * levels * finest)
 
 
 def projected_bytes(grid: CellGrid, output: Path) -> int:
@@ -112,8 +111,9 @@ class MosaicStream:
     """
 
     def __init__(self, index_map: Any, templates: NDArray[np.uint8], progress: Progress) -> None:
-        self.stopped = False
         self.failure: Exception | None = None
+        self._stopped = False
+        self._image: pyvips.Image | None = None
         self._index_map = index_map
         self._templates = templates
         self._progress = progress
@@ -132,11 +132,18 @@ class MosaicStream:
         source = pyvips.SourceCustom()
         source.on_read(self._read)
         source.on_seek(self._seek)
-        return pyvips.Image.new_from_source(source, "", access="sequential")
+        self._image = pyvips.Image.new_from_source(source, "", access="sequential")
+        return self._image
+
+    def stop(self) -> None:
+        """Make libvips give up; it would go on writing a mosaic whose px have ended."""
+        self._stopped = True
+        if self._image is not None:
+            self._image.set_kill(True)
 
     def _read(self, length: int) -> bytes:
         try:
-            if self.stopped:
+            if self._stopped:
                 return b""
             if self._position < len(self._header):
                 data = self._header[self._position : self._position + length]
@@ -147,6 +154,7 @@ class MosaicStream:
                 data = bytes(self._strip_of(number)[offset : offset + length])
         except Exception as error:  # libvips sees the end of a file; whoever started it sees the error
             self.failure = error
+            self.stop()
             return b""
         self._position += len(data)
         return data
@@ -159,8 +167,8 @@ class MosaicStream:
         if number != self._current:
             row, part = divmod(number, self._per_cell)
             lines = slice(part * self._rows, (part + 1) * self._rows)
-            tiles = self._templates[self._index_row(row), lines]  # (columns, lines, width, 3)
-            self._strip = np.ascontiguousarray(tiles.transpose(1, 0, 2, 3)).data.cast("B")
+            placed = self._templates[self._index_row(row), lines]  # (columns, lines, width, 3)
+            self._strip = np.ascontiguousarray(placed.transpose(1, 0, 2, 3)).data.cast("B")
             self._current = number
             if part == self._per_cell - 1:
                 self._progress(self._index_map.shape[1])
@@ -247,7 +255,7 @@ def _run(stream: MosaicStream, save: Callable[[pyvips.Image], None]) -> None:
             while not wait([work], timeout=0.2).done:
                 pass
         except BaseException:
-            stream.stopped = True
+            stream.stop()
             raise
     if stream.failure is not None:
         raise stream.failure
@@ -267,8 +275,8 @@ def _save_zarr(index_map: Any, templates: NDArray[np.uint8], fresh: Path, progre
     for top in range(0, rows, down):
         band = np.asarray(index_map[top : top + down])
         for left in range(0, columns, across):
-            tiles = templates[band[:, left : left + across]]  # (rows, columns, height, width, 3)
-            px = tiles.transpose(0, 2, 1, 3, 4).reshape(tiles.shape[0] * height, -1, 3)
+            placed = templates[band[:, left : left + across]]  # (rows, columns, height, width, 3)
+            px = placed.transpose(0, 2, 1, 3, 4).reshape(placed.shape[0] * height, -1, 3)
             array[top * height : top * height + px.shape[0], left * width : left * width + px.shape[1]] = px
         progress(band.size)
 

@@ -16,13 +16,22 @@ _SLAB = 4096  # cells whose queries are made at once
 
 @torch.inference_mode()
 def decode_chunk(
-    decoder: Decoder, norm: TrunkNorm, grid: CellGrid, analysis: Any, features: Any, candidates: Any, scores: Any, box: Box
+    decoder: Decoder,
+    norm: TrunkNorm,
+    keys: torch.Tensor,
+    bias: torch.Tensor,
+    grid: CellGrid,
+    analysis: Any,
+    features: Any,
+    candidates: Any,
+    scores: Any,
+    box: Box,
 ) -> None:
     """Fill the write box of `candidates` (rows, columns, k) uint32 and `scores` float32, best first.
 
+    keys, bias: the decoder's `template_keys()`. k is 1 where only the best is wanted; rules of repetition and refining want more.
     Runs over slabs of a few rows; each reads its features with a halo of one cell, clipped at the picture's edge.
     """
-    keys, bias = decoder.template_keys()
     rows = max(1, _SLAB // box.width)
     found = [
         best_of_slab(decoder, norm, grid, analysis, features, keys, bias, candidates.shape[-1], slab)

@@ -30,7 +30,8 @@ def encode(encoder: VGG16, pixels: NDArray[np.uint8]) -> torch.Tensor:
     """(h, w, 3) uint8 sRGB -> pool3 features (1, 256, ceil(h / 8), ceil(w / 8)) on the encoder's device and in its type."""
     device = next(encoder.parameters()).device
     images = torch.from_numpy(np.ascontiguousarray(pixels)).to(device).permute(2, 0, 1)[None]  # channels-last in memory
-    return encoder(images.float() / 255)[0]
+    with torch.backends.cudnn.flags(enabled=True, allow_tf32=False):  # float32 means float32 on a GPU too
+        return encoder(images.float() / 255)[0]
 
 
 def second_moments(features: torch.Tensor) -> NDArray[np.float64]:

@@ -104,7 +104,7 @@ class CellGrid:
         >>> CellGrid.over((5280, 3960), (32, 32), Fraction(2)).mosaic_size
         (10560, 7936)
 
-        Raises SettingError when no cell or more than 2**31 - 1 px a side would come out.
+        Raises SettingError when no cell or more than 10,000,000 px a side would come out.
         """
         (width, height), (tile_width, tile_height) = size, tile
         if columns is not None:

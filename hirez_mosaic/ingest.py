@@ -7,39 +7,38 @@ from hirez_mosaic.geometry import CELL, Box, CellGrid
 from hirez_mosaic.resample import resample, span
 from hirez_mosaic.sources import Source
 
-_READ_BYTES = 12 << 20  # source px held at once, about, as 3 bytes each
-_COPIES = 16  # bytes held per source px read: samples as stored (up to 8 channels of 8 bits), sRGB, and its float planes
+_PART_BYTES = 64 << 20  # of source px in all their forms that a task holds at once, about
 
 
 def ingest_chunk(source: Source, grid: CellGrid, analysis: Any, box: Box) -> None:
     """Fill the write box (cells) of the analysis image (8 rows, 8 columns, 3) uint8.
 
-    Reads no more of the source at once than about 12 MiB, however much the source is shrunk.
+    Holds about 64 MiB of the source at once, however much it is shrunk.
     """
     steps = grid.source_step
-    for part in _readable(box.scaled(CELL), grid):
+    for part in _readable(box.scaled(CELL), source, grid):
         rows, columns = (part.top, part.bottom), (part.left, part.right)
         pixels = source.read(Box(*span(*rows, steps[1]), *span(*columns, steps[0])))
         analysis[part.slices] = resample(pixels, rows, columns, steps)
 
 
-def projected_bytes(chunk: tuple[int, int], grid: CellGrid) -> int:
-    """Bytes that one task of `chunk` (rows, columns) cells holds at most."""
-    largest = max(_source_bytes(part, grid) for part in _readable(Box(0, chunk[0], 0, chunk[1]).scaled(CELL), grid))
-    return largest * _COPIES // 3
+def projected_bytes(source: Source, chunk: tuple[int, int], grid: CellGrid) -> int:
+    """Bytes that one task of `chunk` (rows, columns) cells holds at most; chunks of the source's own count where they are larger."""
+    parts = _readable(Box(0, chunk[0], 0, chunk[1]).scaled(CELL), source, grid)
+    return max(_part_bytes(part, source, grid) for part in parts) + source.chunk_bytes
 
 
-def _source_bytes(part: Box, grid: CellGrid) -> int:
+def _part_bytes(part: Box, source: Source, grid: CellGrid) -> int:
     steps = grid.source_step
     top, bottom = span(part.top, part.bottom, steps[1])
     left, right = span(part.left, part.right, steps[0])
-    return (bottom - top) * (right - left) * 3
+    return (bottom - top) * (right - left) * source.px_bytes
 
 
-def _readable(part: Box, grid: CellGrid) -> Iterator[Box]:
+def _readable(part: Box, source: Source, grid: CellGrid) -> Iterator[Box]:
     """The box in pieces whose source px can be held; at the smallest one px."""
-    if part.area == 1 or _source_bytes(part, grid) <= _READ_BYTES:
+    if part.area == 1 or _part_bytes(part, source, grid) <= _PART_BYTES:
         yield part
     else:
         for half in part.halves():
-            yield from _readable(half, grid)
+            yield from _readable(half, source, grid)

@@ -16,6 +16,7 @@ from hirez_mosaic.nets.vgg import VGG16
 from hirez_mosaic.sources import Source
 from hirez_mosaic.spec import RenderSpec, format_bytes
 from hirez_mosaic.store import workspace_bytes
+from hirez_mosaic.templates import TemplateSet
 
 _SIDES = (128, 96, 64, 48, 32, 24, 16, 8, 4, 2, 1)  # of a chunk, cells: larger halve the halo's share, smaller the memory
 _LIBRARIES = 192 << 20  # code, reordered weights and freed but not returned memory that the first chunks leave behind; measured
@@ -45,61 +46,72 @@ class Plan:
         return -(-self.grid.rows // self.chunk[0]) * -(-self.grid.columns // self.chunk[1])
 
 
-def make_plan(spec: RenderSpec, source: Source, grid: CellGrid, encoder: VGG16, decoder: Decoder) -> Plan:
+def make_plan(
+    spec: RenderSpec, source: Source, grid: CellGrid, encoder: VGG16, decoder: Decoder, templates: TemplateSet, device: torch.device
+) -> Plan:
     """The largest chunk and the most workers within the budget.
 
     Raises BudgetError when not even the smallest chunk (or the one asked for) fits.
     """
     process = psutil.Process().memory_info().rss
-    budget = spec.memory or psutil.virtual_memory().available // 4
-    plans = []
-    for workers, side in _choices(spec.chunk):
+    budget = spec.memory or process + psutil.virtual_memory().available // 4
+    query = decoder.template_keys()[0].shape[1]
+    for workers, side in _choices(spec.chunk, 2 if device.type == "cuda" else cores()):
         chunk = grid.even_chunk(side) if spec.chunk is None else (min(side, grid.rows), min(side, grid.columns))
-        stages = _stage_bytes(spec, source, grid, encoder, decoder, chunk, workers)
+        count = -(-grid.rows // chunk[0]) * -(-grid.columns // chunk[1])
+        if count < workers and spec.chunk is None and side > _SMALL:
+            continue  # smaller chunks keep all workers busy
+        workers = min(workers, count)
+        stages = _stage_bytes(spec, source, grid, encoder, templates, query, chunk, workers)
         projected = process + _LIBRARIES + workers * _PER_WORKER + int(_SLACK * max(stages.values()))
-        plans.append(Plan(grid, chunk, workers, projected, budget, stages))
-    fitting = next((plan for plan in plans if plan.projected <= budget), None)
-    if fitting is None:
-        raise _too_small(plans[-1], process, spec.chunk is not None)
-    return fitting
+        plan = Plan(grid, chunk, workers, projected, budget, stages)
+        if projected <= budget:
+            return plan
+    raise _too_small(plan, process, spec.chunk is not None)
 
 
 def _too_small(plan: Plan, process: int, chunk_given: bool) -> BudgetError:
     stage = max(plan.stage_bytes, key=lambda name: plan.stage_bytes[name])
     enough = format_bytes(plan.projected * 1.05).replace(" ", "")
     return BudgetError(
-        f"The memory budget of {format_bytes(plan.budget)} is too small: with one chunk of {plan.chunk[0]} x {plan.chunk[1]} cells at a "
+        f"The memory budget of {format_bytes(plan.budget)} is too small: with one chunk of {plan.chunk[1]} x {plan.chunk[0]} cells at a "
         f"time the job takes {format_bytes(plan.projected)}, {format_bytes(process)} of it this process as it stands and "
         f"{format_bytes(plan.stage_bytes[stage])} {stage}; use --memory {enough}" + (" or a smaller --chunk." if chunk_given else ".")
     )
 
 
-def _choices(asked: int | None) -> list[tuple[int, int]]:
+def _choices(asked: int | None, most: int) -> list[tuple[int, int]]:
     """(workers, chunk side) from the quickest to the smallest."""
-    workers = sorted({max(1, cores() >> shift) for shift in range(cores().bit_length())}, reverse=True)
+    workers = sorted({most >> shift for shift in range(most.bit_length())}, reverse=True)
     if asked is not None:
         return [(count, asked) for count in workers]
     return [(count, side) for count in workers for side in _SIDES if side >= _SMALL] + [(1, side) for side in _SIDES if side < _SMALL]
 
 
 def _stage_bytes(
-    spec: RenderSpec, source: Source, grid: CellGrid, encoder: VGG16, decoder: Decoder, chunk: tuple[int, int], workers: int
+    spec: RenderSpec,
+    source: Source,
+    grid: CellGrid,
+    encoder: VGG16,
+    templates: TemplateSet,
+    query: int,
+    chunk: tuple[int, int],
+    workers: int,
 ) -> dict[str, int]:
-    keys, _ = decoder.template_keys()
-    weight = next(encoder.parameters())
+    itemsize = next(encoder.parameters()).element_size()
     return {
         "unpack": source.unpacking_memory,
-        "ingest": workers * ingest.projected_bytes(chunk, grid),
-        "encode": workers * encode.projected_bytes(chunk, encoder.halo, weight.element_size()),
-        "decode": workers * decode.projected_bytes(chunk, keys.shape[1], len(keys)),
-        "assemble": assemble.projected_bytes(grid, spec.output),
+        "ingest": workers * ingest.projected_bytes(source, chunk, grid),
+        "encode": workers * encode.projected_bytes(chunk, encoder.halo, itemsize),
+        "decode": workers * decode.projected_bytes(chunk, query, len(templates)),
+        "assemble": assemble.projected_bytes(grid, spec.output) + templates.pixels.nbytes,  # mapped, and resident once they are used
     }
 
 
 def check_disk(spec: RenderSpec, plan: Plan, workspace: Path, feature_type: torch.dtype, unpacked: int) -> None:
     """Raise DiskSpaceError when the workspace and the mosaic do not fit their disks."""
     work = workspace_bytes(plan.grid, plan.chunk, feature_type.itemsize) + unpacked
-    mosaic = assemble.output_bytes(plan.grid.mosaic_size, spec.output, spec.compression)
+    mosaic = assemble.output_bytes(plan.grid.mosaic_size, spec.output, spec.compression, spec.quality)
     target = spec.output.absolute().parent
     shared = _existing(workspace).stat().st_dev == target.stat().st_dev
     needed = {target: work + mosaic} if shared else {workspace: work, target: mosaic}

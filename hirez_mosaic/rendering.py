@@ -4,8 +4,8 @@ import shutil
 import tempfile
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass, field
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
@@ -17,7 +17,7 @@ from hirez_mosaic.assemble import assemble, check_output, write_preview
 from hirez_mosaic.cache import cache_folder
 from hirez_mosaic.decode import decode_chunk
 from hirez_mosaic.encode import encode_chunk
-from hirez_mosaic.engine import cores, run_stage, share_cores
+from hirez_mosaic.engine import cores, peak_memory, run_stage, shared_cores
 from hirez_mosaic.errors import OutputError
 from hirez_mosaic.geometry import CELL, Box, CellGrid
 from hirez_mosaic.ingest import ingest_chunk
@@ -66,8 +66,9 @@ class Job:
 class RenderResult:
     """What came out.
 
-    output: the mosaic. size: its (width, height), px. cells: (columns, rows).
-    seconds: wall time by stage, in order. distinct_templates: how many were used.
+    output: the mosaic. size: its (width, height), px. cells: (columns, rows). chunk: (columns, rows) of cells.
+    distinct_templates: how many were used. projected_bytes: of memory, before the work.
+    seconds: wall time by stage, in order. peak_bytes: the process's peak resident memory up to the end of each stage.
     """
 
     output: Path
@@ -82,7 +83,8 @@ class RenderResult:
     decoder: str
     chunk: tuple[int, int]
     projected_bytes: int
-    seconds: dict[str, float] = field(default_factory=dict)
+    seconds: dict[str, float]
+    peak_bytes: dict[str, int]
 
     @property
     def total_seconds(self) -> float:
@@ -161,23 +163,26 @@ def render(
 
 def run_render(spec: RenderSpec, listener: Listener) -> RenderResult:
     """Prepare, plan and run one render."""
-    job = prepare(spec, listener)
-    folder = spec.workspace or _temporary_workspace(spec.output)
-    try:
+    with ExitStack() as cleanup:
+        job = prepare(spec, listener, cleanup)
+        folder = spec.workspace or _temporary_workspace(spec.output, cleanup)
         check_disk(spec, job.plan, folder, _stored_type(job.precision), job.source.unpacked_bytes)
         listener.planned(job)
         workspace = Workspace.create(folder, job.plan.grid, job.plan.chunk)
-        return _run_stages(job, workspace, listener)
-    finally:
-        if spec.workspace is None:
-            shutil.rmtree(folder, ignore_errors=True)
+        with shared_cores(job.plan.workers):
+            return _run_stages(job, workspace, listener)
 
 
-def prepare(spec: RenderSpec, listener: Listener) -> Job:
-    """Open and check everything a render needs, from the cheapest to the dearest; writes nothing but the caches."""
+def prepare(spec: RenderSpec, listener: Listener, cleanup: ExitStack) -> Job:
+    """Open and check everything a render needs, from the cheapest to the dearest; writes nothing but the caches.
+
+    cleanup: closes what was opened.
+    """
+    spec.check_places()
     for path in filter(None, (spec.output, spec.preview)):
         check_output(path, spec.overwrite)
     source = open_source(spec.source, spec.background)
+    cleanup.callback(source.close)
     grid = CellGrid.over(source.size, spec.tile, spec.scale, spec.columns)
     spec.check_mosaic_size(grid.mosaic_size)
     device = resolve_device(spec.device)
@@ -190,7 +195,7 @@ def prepare(spec: RenderSpec, listener: Listener) -> Job:
     if spec.decoder == "paper":
         listener.note("The paper's decoder is untrained: its Xavier weights choose templates at random. Name a trained file instead.")
     encoder = make_encoder(resolve_weights(spec.weights, cache_folder("weights"), listener.note), device, precision)
-    plan = make_plan(spec, source, grid, encoder, decoder)
+    plan = make_plan(spec, source, grid, encoder, decoder, templates, device)
     return Job(spec, source, templates, encoder, decoder.to(device), device, precision, plan)
 
 
@@ -215,7 +220,7 @@ def _run_stages(job: Job, workspace: Workspace, listener: Listener) -> RenderRes
     plan, grid = job.plan, job.plan.grid
     boxes = list(grid.chunks(plan.chunk))
     seconds: dict[str, float] = {}
-    share_cores(plan.workers)
+    peaks: dict[str, int] = {}
 
     @contextmanager
     def timed(name: str, unit: str = "cells", total: int = grid.cells) -> Iterator[Callable[[int], None]]:
@@ -223,6 +228,7 @@ def _run_stages(job: Job, workspace: Workspace, listener: Listener) -> RenderRes
         with listener.stage(name, total, unit) as progress:
             yield progress
         seconds[name] = time.perf_counter() - start
+        peaks[name] = peak_memory()
 
     def run(name: str, task: Callable[[Box], None]) -> None:
         with timed(name) as progress:
@@ -240,15 +246,17 @@ def _run_stages(job: Job, workspace: Workspace, listener: Listener) -> RenderRes
     with timed("moments", "chunks", plan.chunk_count) as progress:
         norm = gather_moments(job.decoder, moments, progress)
     candidates, scores = workspace.add("candidates", "u4", channels=1), workspace.add("scores", "f4", channels=1)
-    run("decode", lambda box: decode_chunk(job.decoder, norm, grid, analysis, features, candidates, scores, box))
+    with torch.no_grad():
+        keys, bias = job.decoder.template_keys()
+    run("decode", lambda box: decode_chunk(job.decoder, norm, keys, bias, grid, analysis, features, candidates, scores, box))
     index_map = workspace.add("index_map", "u4")
     run("select", lambda box: select_chunk(candidates, index_map, box))
     with timed("assemble") as progress:
         spec = job.spec
-        assemble(index_map, job.templates.pixels, spec.output, progress, compression=spec.compression, quality=spec.quality)
         if spec.preview is not None:
-            write_preview(index_map, job.templates.pixels, job.templates.at_cell_size(), spec.preview)
-    return _result(job, index_map, boxes, seconds)
+            write_preview(index_map, job.templates, spec.preview)
+        assemble(index_map, job.templates.pixels, spec.output, progress, compression=spec.compression, quality=spec.quality)
+    return _result(job, index_map, boxes, seconds, peaks)
 
 
 def gather_moments(decoder: Decoder, moments: Any, progress: Callable[[int], None]) -> TrunkNorm:
@@ -261,7 +269,7 @@ def gather_moments(decoder: Decoder, moments: Any, progress: Callable[[int], Non
     return decoder.trunk_norm(total)
 
 
-def _result(job: Job, index_map: Any, boxes: list[Box], seconds: dict[str, float]) -> RenderResult:
+def _result(job: Job, index_map: Any, boxes: list[Box], seconds: dict[str, float], peaks: dict[str, int]) -> RenderResult:
     used = np.zeros(len(job.templates), np.bool_)
     for box in boxes:
         used[index_map[box.slices]] = True
@@ -277,9 +285,10 @@ def _result(job: Job, index_map: Any, boxes: list[Box], seconds: dict[str, float
         device=device_name(job.device),
         precision=str(job.precision).removeprefix("torch."),
         decoder=job.spec.decoder,
-        chunk=job.plan.chunk,
+        chunk=(job.plan.chunk[1], job.plan.chunk[0]),
         projected_bytes=job.plan.projected,
         seconds=seconds,
+        peak_bytes=peaks,
     )
 
 
@@ -288,8 +297,10 @@ def _stored_type(precision: torch.dtype) -> torch.dtype:
     return torch.float32 if precision == torch.float32 else torch.float16
 
 
-def _temporary_workspace(output: Path) -> Path:
+def _temporary_workspace(output: Path, cleanup: ExitStack) -> Path:
     try:
-        return Path(tempfile.mkdtemp(prefix=f".{output.name}.workspace-", dir=output.absolute().parent))
+        folder = Path(tempfile.mkdtemp(prefix=f".{output.name}.workspace-", dir=output.absolute().parent))
     except OSError as error:
         raise OutputError(f"The output folder {output.absolute().parent} cannot be written to: {error.strerror}.") from error
+    cleanup.callback(shutil.rmtree, folder, ignore_errors=True)
+    return folder

@@ -3,6 +3,7 @@
 import re
 from dataclasses import dataclass
 from fractions import Fraction
+from itertools import combinations
 from pathlib import Path
 
 from hirez_mosaic.errors import OutputError, SettingError
@@ -11,7 +12,7 @@ SUFFIXES = (".tif", ".tiff", ".dzi", ".png", ".jpg", ".jpeg", ".webp", ".zarr")
 COMPRESSIONS = ("jpeg", "deflate", "lzw", "webp", "none")
 PRECISIONS = ("auto", "float32", "bfloat16")
 MAX_TILE = 4096
-_SIZE_LIMITS = {".jpg": 65_535, ".jpeg": 65_535, ".webp": 16_383}
+_SIZE_LIMITS = {".jpg": 65_500, ".jpeg": 65_500, ".webp": 16_383}
 _UNITS = {"": 1, "b": 1, "k": 10**3, "m": 10**6, "g": 10**9, "t": 10**12, "ki": 2**10, "mi": 2**20, "gi": 2**30, "ti": 2**40}
 
 
@@ -19,7 +20,7 @@ _UNITS = {"": 1, "b": 1, "k": 10**3, "m": 10**6, "g": 10**9, "t": 10**12, "ki": 
 class RenderSpec:
     """One render, as the user asked for it; `hirez_mosaic.render` documents each setting.
 
-    Raises SettingError or OutputError for a value out of range.
+    Raises SettingError for a value out of range.
     """
 
     source: Path
@@ -45,7 +46,7 @@ class RenderSpec:
         if self.scale is not None and self.columns is not None:
             raise SettingError("--scale and --columns both settle the size of the mosaic; give one of them.")
         if self.scale is not None and self.scale <= 0:
-            raise SettingError(f"The scale is {float(self.scale):g}; use a number above 0.")
+            raise SettingError(f"The scale is {float(self.scale):g}; use 0.000001 or more.")
         if self.columns is not None and self.columns < 1:
             raise SettingError(f"The number of columns is {self.columns}; use 1 or more.")
         if self.chunk is not None and self.chunk < 1:
@@ -59,9 +60,21 @@ class RenderSpec:
         if self.compression not in COMPRESSIONS:
             raise SettingError(f"The compression is {self.compression!r}; use one of {', '.join(COMPRESSIONS)}.")
         if self.output.suffix.lower() not in SUFFIXES:
-            raise OutputError(f"The output {self.output} has no known suffix; use one of {', '.join(SUFFIXES)}.")
+            raise SettingError(f"The output {self.output} has no known suffix; use one of {', '.join(SUFFIXES)}.")
         if self.preview is not None and self.preview.suffix.lower() not in (".png", ".jpg", ".jpeg", ".webp"):
-            raise OutputError(f"The preview {self.preview} has no known suffix; use .png, .jpg or .webp.")
+            raise SettingError(f"The preview {self.preview} has no known suffix; use .png, .jpg or .webp.")
+
+    def check_places(self) -> None:
+        """Raise SettingError where one of source, templates, output, preview and workspace would overwrite another."""
+        named = {"source": self.source, "output": self.output, "preview": self.preview, "workspace": self.workspace}
+        places = {name: path.resolve() for name, path in named.items() if path is not None}
+        for (one, first), (other, second) in combinations(places.items(), 2):
+            if first == second or first in second.parents or second in first.parents:
+                raise SettingError(f"The {one} {first} and the {other} {second} are the same or one inside the other; name other paths.")
+        folder = self.templates.resolve()
+        workspace = places.get("workspace")
+        if workspace is not None and (workspace == folder or workspace in folder.parents):
+            raise SettingError(f"The workspace {workspace} would replace the templates {folder}; name another --workspace.")
 
     def check_mosaic_size(self, size: tuple[int, int]) -> None:
         """Raise OutputError where the output's format ends below `size` (width, height) px."""

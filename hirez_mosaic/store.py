@@ -45,11 +45,11 @@ class Workspace:
 
         Raises WorkspaceError when the folder holds anything else, or cannot be made.
         """
-        if path.exists():
-            if not path.is_dir() or (any(path.iterdir()) and not _is_workspace(path)):
-                raise WorkspaceError(f"{path} is not empty and not a workspace of hirez-mosaic; name another --workspace.")
-            shutil.rmtree(path)
+        if path.exists() and (not path.is_dir() or (any(path.iterdir()) and not _is_workspace(path))):
+            raise WorkspaceError(f"{path} is not empty and not a workspace of hirez-mosaic; name another --workspace.")
         try:
+            for old in path.iterdir() if path.exists() else ():
+                shutil.rmtree(old) if old.is_dir() else old.unlink()
             group = zarr.create_group(path, attributes={_MARK: SCHEMA})
         except OSError as error:
             raise WorkspaceError(f"The workspace {path} cannot be made: {error.strerror}.") from error
@@ -70,13 +70,6 @@ class Workspace:
         """Make the array `name` with one entry of `shape` for each chunk."""
         counts = (-(-self.grid.rows // self.chunk[0]), -(-self.grid.columns // self.chunk[1]))
         return self.group.create_array(name, shape=(*counts, *shape), chunks=(1, 1, *shape), dtype=dtype, compressors=None)
-
-    def __getitem__(self, name: str) -> Any:
-        return self.group[name]
-
-    def remove(self) -> None:
-        """Delete the workspace."""
-        shutil.rmtree(self.path, ignore_errors=True)
 
 
 def workspace_bytes(grid: CellGrid, chunk: tuple[int, int], feature_bytes: int) -> int:

@@ -49,7 +49,7 @@ def cut_templates(pictures: list[Path], count: int, size: int, folder: Path, shi
 @click.command()
 @click.argument("pictures", nargs=-1, required=True, type=click.Path(exists=True, dir_okay=False, path_type=Path))
 @click.option("--count", default=17500, show_default=True, type=click.IntRange(1), help="Templates to cut.")
-@click.option("--size", default=32, show_default=True, type=click.IntRange(1), help="Their side, px.")
+@click.option("--size", default=32, show_default=True, type=click.IntRange(4), help="Their side, px.")
 @click.option("-o", "--output", "folder", required=True, type=click.Path(path_type=Path), help="Folder to put them into.")
 @click.option("--shift", default=0.5, show_default=True, type=click.FloatRange(0, 1), help="How far mean colours move at most.")
 @click.option("--seed", default=0, show_default=True, help="Another seed, other templates.")

@@ -1,11 +1,13 @@
 import errno
 from fractions import Fraction
+from pathlib import Path
 
 import numpy as np
 import pytest
 import pyvips
 import tifffile
 import zarr
+from conftest import photo
 from PIL import Image
 
 from hirez_mosaic import assemble as assemble_module
@@ -13,6 +15,7 @@ from hirez_mosaic.assemble import MosaicStream, assemble, check_output, output_b
 from hirez_mosaic.errors import DiskSpaceError, OutputError, OutputExistsError
 from hirez_mosaic.geometry import CellGrid
 from hirez_mosaic.spec import COMPRESSIONS
+from hirez_mosaic.templates import TemplateSet
 
 FORMATS = ["a.tif", "a.dzi", "a.png", "a.jpg", "a.webp", "a.zarr"]
 LOSSLESS_COMPRESSIONS = [name for name in COMPRESSIONS if name not in ("jpeg", "webp")]
@@ -287,11 +290,18 @@ def test_a_zarr_may_be_replaced(tmp_path, name):
 
 def test_the_bytes_on_disk_are_foreseen(tmp_path):
     size = (1000, 300)
-    assert output_bytes(size, tmp_path / "a.png", "jpeg") == 900_000
-    assert output_bytes(size, tmp_path / "a.zarr", "jpeg") == 900_000
-    assert output_bytes(size, tmp_path / "a.tif", "none") == 1_200_000  # a pyramid takes a third more
-    assert output_bytes(size, tmp_path / "a.tif", "jpeg") == output_bytes(size, tmp_path / "a.dzi", "none") == 600_000
-    assert output_bytes(size, tmp_path / "a.JPG", "none") == 450_000
+    assert output_bytes(size, tmp_path / "a.png", "jpeg", 90) == output_bytes(size, tmp_path / "a.zarr", "jpeg", 90) == 1_080_000
+    assert output_bytes(size, tmp_path / "a.tif", "none", 90) == 1_440_000  # a pyramid takes a third more
+    assert output_bytes(size, tmp_path / "a.tif", "jpeg", 90) == output_bytes(size, tmp_path / "a.dzi", "none", 90) == 680_000
+    assert output_bytes(size, tmp_path / "a.JPG", "none", 90) == 510_000
+    assert output_bytes(size, tmp_path / "a.jpg", "none", 100) > 1_200_000
+
+
+@pytest.mark.parametrize("quality", [90, 100])
+@pytest.mark.parametrize("name", ["a.tif", "a.jpg", "a.webp", "a.png"])
+def test_a_grainy_photo_takes_no_more_than_foreseen(tmp_path, name, quality):
+    assemble(np.zeros((2, 3), "u4"), photo(512, 512)[None], tmp_path / name, lambda cells: None, quality=quality)
+    assert (tmp_path / name).stat().st_size <= output_bytes((1536, 1024), tmp_path / name, "jpeg", quality)
 
 
 def test_assembly_in_little_memory_is_foreseen(tmp_path):
@@ -303,10 +313,14 @@ def test_assembly_in_little_memory_is_foreseen(tmp_path):
 # --- the preview -------------------------------------------------------------------------------------------------------
 
 
+def as_set(pixels):
+    return TemplateSet(Path(), tuple(map(str, range(len(pixels)))), pixels, "")
+
+
 @pytest.mark.parametrize(("rows", "columns", "size"), [(100, 50, (800, 1600)), (50, 100, (1600, 800)), (3, 4, (128, 96))])
 @pytest.mark.parametrize("name", ["p.png", "p.jpg", "p.webp"])
 def test_a_preview_has_1600_px_at_most(tmp_path, name, rows, columns, size):
-    write_preview(index_map(rows, columns), numbered(200, 32, 32), np.zeros((200, 8, 8, 3), "f4"), tmp_path / name)
+    write_preview(index_map(rows, columns), as_set(numbered(200, 32, 32)), tmp_path / name)
     with Image.open(tmp_path / name) as image:
         assert image.size == size
     assert [path.name for path in tmp_path.iterdir()] == [name]
@@ -315,7 +329,7 @@ def test_a_preview_has_1600_px_at_most(tmp_path, name, rows, columns, size):
 def test_a_preview_shows_the_mosaic(tmp_path):
     cells = np.array([[0, 100], [200, 50]], "u4")
     templates = numbered(201, 1000, 500)
-    write_preview(cells, templates, np.zeros((201, 8, 8, 3), "f4"), tmp_path / "p.png")
+    write_preview(cells, as_set(templates), tmp_path / "p.png")
     px = np.asarray(Image.open(tmp_path / "p.png"))
     assert px.shape == (800, 1600, 3)
     assert px[200::400, 400::800, 0].tolist() == cells.tolist()
@@ -324,8 +338,10 @@ def test_a_preview_shows_the_mosaic(tmp_path):
 def test_a_large_mosaic_is_previewed_from_small_templates(tmp_path, monkeypatch):
     monkeypatch.setattr(assemble_module, "_PREVIEW_FROM_PX", 1000)
     cells = np.array([[0, 1], [1, 0]], "u4")
-    small = np.stack([np.zeros((8, 8, 3)), np.ones((8, 8, 3))]).astype("f4")
-    write_preview(cells, numbered(2, 40, 20), small, tmp_path / "p.png")
+    templates = np.zeros((2, 40, 20, 3), "u1")
+    templates[1, :, 10:] = 255
+    write_preview(cells, as_set(templates), tmp_path / "p.png")
     px = np.asarray(Image.open(tmp_path / "p.png"))
-    assert px.shape == (40, 80, 3)
-    assert px[10::20, 20::40, 0].tolist() == [[0, 255], [255, 0]]
+    assert px.shape == (80, 40, 3)
+    assert px[20, [5, 15, 25, 35], 0].tolist() == [0, 0, 0, 255]
+    assert px[60, [5, 15, 25, 35], 0].tolist() == [0, 255, 0, 0]

@@ -84,7 +84,7 @@ def test_the_grid_covers_the_source_and_no_cell_lies_outside(width, height, tile
     assert made.source_step[1] * CELL * made.rows >= height
 
 
-@given(st.integers(1, 5000), st.integers(1, 300), st.integers(1, 64))
+@given(st.integers(50, 5000), st.integers(1, 300), st.integers(1, 64))
 def test_as_many_columns_as_asked_for(width, columns, tile):
     assert CellGrid.over((width, 5000), (tile, tile), columns=columns).columns == columns
 

@@ -12,7 +12,7 @@ from safetensors.torch import save_file
 
 from hirez_mosaic.decode import best_k
 from hirez_mosaic.encode import second_moments
-from hirez_mosaic.errors import DecoderError, DeviceError, WeightsError
+from hirez_mosaic.errors import DecoderError, DeviceError, SettingError, WeightsError
 from hirez_mosaic.nets import weights as weights_module
 from hirez_mosaic.nets.blur import blur_tiled, gaussian
 from hirez_mosaic.nets.decoders import PaperDecoder, ResidualDecoder, load_decoder, new_decoder
@@ -222,9 +222,9 @@ def test_a_checkpoint_that_asks_for_anything_but_arrays_is_refused() -> None:
 
 def test_devices_and_precisions() -> None:
     assert resolve_device("cpu").type == "cpu"
-    with pytest.raises(DeviceError, match="use auto, cpu, cuda or cuda:N"):
+    with pytest.raises(SettingError, match="use auto, cpu, cuda or cuda:N"):
         resolve_device("gpu")
-    with pytest.raises(DeviceError, match="use auto, cpu"):
+    with pytest.raises(SettingError, match="use auto, cpu"):
         resolve_device("mps")
     if not torch.cuda.is_available():
         with pytest.raises(DeviceError, match="PyTorch sees 0 CUDA devices; use --device cpu"):

@@ -101,6 +101,7 @@ def test_chunked_equals_whole_for_any_size_chunk_and_template(
             tmp_path / "mosaic.png",
             scale=scale,
             decoder=tmp_path / "decoder.safetensors",
+            device="cpu",
             precision="float32",
             chunk=chunk,
             memory="16GiB",

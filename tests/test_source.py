@@ -12,11 +12,12 @@ import tifffile
 import zarr
 from PIL import Image, ImageCms, ImageOps
 
+from hirez_mosaic import sources
 from hirez_mosaic.errors import SourceError, SourceNotFoundError
 from hirez_mosaic.geometry import Box
-from hirez_mosaic.sources import open_source, unpack, with_vips
 from hirez_mosaic.sources import source as source_module
 from hirez_mosaic.sources import tiff as tiff_module
+from hirez_mosaic.sources import unpack, with_vips
 
 WHITE = (255, 255, 255)
 ROWS, COLUMNS = 120, 200
@@ -24,6 +25,21 @@ Y, X = np.mgrid[:ROWS, :COLUMNS].astype("u1")
 RAMP = np.dstack([X, Y, 255 - X])  # px (x, y) is red x, green y, blue 255 - x
 TILED = {"tile": (64, 64)}
 SRGB = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
+
+
+TO_CLOSE = []
+
+
+@pytest.fixture(autouse=True)
+def close_sources():
+    yield
+    while TO_CLOSE:
+        TO_CLOSE.pop().close()
+
+
+def open_source(path, background=WHITE):
+    TO_CLOSE.append(sources.open_source(path, background))
+    return TO_CLOSE[-1]
 
 
 def opened(path, background=WHITE):

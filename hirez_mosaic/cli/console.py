@@ -74,5 +74,6 @@ def print_summary(console: Console, result: RenderResult) -> None:
         table.add_row(name, f"{seconds:8.2f} s")
     table.add_row("total", f"{result.total_seconds:8.2f} s, {result.mpx_per_second:,.1f} Mpx/s")
     console.print(table)
+    console.print(f"{format_bytes(max(result.peak_bytes.values()))} of memory at the peak")
     console.print(f"{result.distinct_templates:,} of {result.templates:,} templates used")
     console.print(Text(f"{result.output}" + (f" and {result.preview}" if result.preview else ""), style="bold green"))

@@ -33,7 +33,7 @@ class _Group(click.Group):
         except MemoryError as error:
             raise click.ClickException("The machine is out of memory; use a smaller --memory.") from error
         except KeyboardInterrupt:
-            click.echo("Interrupted; the output was not touched.", err=True)
+            click.echo("Interrupted; nothing is left half-written.", err=True)
             sys.exit(130)
 
 

@@ -41,7 +41,7 @@ class TrunkNorm:
 class Decoder(nn.Module):
     """What both decoders share: the trunk, scoring, and files.
 
-    templates: number of templates, N.
+    template_count: number of templates, N.
     fingerprint: of the template set the decoder is for.
     """
 
@@ -49,7 +49,7 @@ class Decoder(nn.Module):
 
     def __init__(self, templates: int, fingerprint: str, outputs: int) -> None:
         super().__init__()
-        self.templates = templates
+        self.template_count = templates
         self.fingerprint = fingerprint
         self.squeeze = nn.Conv2d(FEATURES, FEATURES, 1)
         self.spread = nn.Conv2d(FEATURES, outputs, 3, padding=1)
@@ -87,7 +87,7 @@ class Decoder(nn.Module):
 
     def save(self, path: Path) -> None:
         """Write safetensors with kind, number and fingerprint of the templates in the metadata."""
-        told = {"format": _FORMAT, "kind": self.kind, "templates": str(self.templates), "fingerprint": self.fingerprint}
+        told = {"format": _FORMAT, "kind": self.kind, "templates": str(self.template_count), "fingerprint": self.fingerprint}
         save_file({name: tensor.contiguous() for name, tensor in self.state_dict().items()}, path, metadata=told)
 
 

@@ -2,11 +2,13 @@
 
 import torch
 
-from hirez_mosaic.errors import DeviceError
+from hirez_mosaic.errors import DeviceError, SettingError
 
 
 def resolve_device(wanted: str) -> torch.device:
-    """`auto` (a GPU where there is one), `cpu`, `cuda` or `cuda:N`. Raises DeviceError for one that is not there."""
+    """`auto` (a GPU where there is one), `cpu`, `cuda` or `cuda:N`. Raises SettingError for any
+    other word, DeviceError for a device that is not there.
+    """
     if wanted == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:
@@ -14,7 +16,7 @@ def resolve_device(wanted: str) -> torch.device:
     except RuntimeError:
         device = None
     if device is None or device.type not in ("cpu", "cuda"):
-        raise DeviceError(f"The device is {wanted!r}; use auto, cpu, cuda or cuda:N.")
+        raise SettingError(f"The device is {wanted!r}; use auto, cpu, cuda or cuda:N.")
     if device.type == "cuda":
         count = torch.cuda.device_count() if torch.cuda.is_available() else 0
         if (device.index or 0) >= count:
@@ -25,13 +27,14 @@ def resolve_device(wanted: str) -> torch.device:
 def resolve_precision(wanted: str, device: torch.device) -> torch.dtype:
     """The encoder's type: "auto" is bfloat16 where the device computes in it faster than in float32, else float32."""
     if wanted == "auto":
-        quick = torch.cuda.is_bf16_supported() if device.type == "cuda" else _cpu_has_bfloat16()
+        quick = torch.cuda.get_device_capability(device) >= (8, 0) if device.type == "cuda" else _cpu_has_bfloat16()
         return torch.bfloat16 if quick else torch.float32
     return {"float32": torch.float32, "bfloat16": torch.bfloat16}[wanted]
 
 
 def _cpu_has_bfloat16() -> bool:
-    return bool(torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported())
+    tests = ("_is_avx512_bf16_supported", "_is_amx_tile_supported")  # private, and not in every version
+    return any(getattr(torch.cpu, test, bool)() for test in tests)
 
 
 def device_name(device: torch.device) -> str:

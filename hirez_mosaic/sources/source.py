@@ -4,6 +4,7 @@ Every source ends as an array that can be read box by box: a Zarr array is one, 
 be read from top to bottom (JPEG, PNG, WebP, TIFF in strips, ...) is first unpacked, once and in bands, into a Zarr array on disk.
 """
 
+import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -33,6 +34,7 @@ class Source:
     axes: what the axes of `array` are: "Y" and "X", "S" for channels, any other letter for an axis of which entry 0 is taken.
     size: (width, height) in px, as displayed.
     orientation: EXIF orientation, 1 to 8, that leads from stored to displayed.
+    bands: how to unpack it, until it is. file: what `close` closes.
     """
 
     path: Path
@@ -44,6 +46,7 @@ class Source:
     orientation: int = 1
     background: tuple[int, int, int] = (255, 255, 255)
     bands: "Bands | None" = None
+    file: Any = None
 
     @property
     def stored_size(self) -> tuple[int, int]:
@@ -64,6 +67,27 @@ class Source:
     def unpacked_rows(self) -> int:
         """Height of a chunk of the unpacked array, px."""
         return min(_UNPACKED_SIDE, self.stored_size[1], max(16, _UNPACKED_BYTES // self._row_bytes))
+
+    @property
+    def px_bytes(self) -> int:
+        """Bytes that reading and resampling hold for each px, in all its forms; measured."""
+        plain = self.colour.alpha == "none" and self._sample_type.itemsize == 1
+        return 16 if plain else 90
+
+    @property
+    def chunk_bytes(self) -> int:
+        """Bytes of the decoded chunks of the array itself that reading a box holds besides."""
+        chunks = (0,) if self.bands else self.array.chunks
+        return 4 * math.prod(chunks) * self._sample_type.itemsize
+
+    def close(self) -> None:
+        """Close the file; nothing can be read from it afterwards."""
+        if self.file is not None:
+            self.file.close()
+
+    @property
+    def _sample_type(self) -> np.dtype[Any]:
+        return self.bands.dtype if self.bands else self.array.dtype
 
     @property
     def _row_bytes(self) -> int:

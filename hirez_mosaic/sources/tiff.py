@@ -1,6 +1,7 @@
 """TIFF, BigTIFF, OME-TIFF and pyramidal TIFF through tifffile; what it does not know through libvips."""
 
 from collections.abc import Iterator
+from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -24,23 +25,32 @@ def open_tiff(path: Path) -> Source:
 
     Raises SourceError for what is damaged, or has samples or channels that no `Colour` describes.
     """
-    try:
-        file = tifffile.TiffFile(path)
-        series = file.series[0]
-        page = series.keyframe
-        colour = _tiff_colour(path, page)
-    except SourceError:
-        raise
-    except Exception as error:  # tifffile raises many kinds on damaged headers
-        raise SourceError(f"{path} is not a TIFF that can be read: {first_line(error)}.") from error
+    with ExitStack() as stack:
+        try:
+            file = stack.enter_context(tifffile.TiffFile(path))
+            series = file.series[0]
+            colour = _tiff_colour(path, series.keyframe)
+        except SourceError:
+            raise
+        except Exception as error:  # tifffile raises many kinds on damaged headers
+            raise SourceError(f"{path} is not a TIFF that can be read: {first_line(error)}.") from error
+        source = _source(path, file, series, colour)
+        if source is not None:
+            stack.pop_all()  # the source closes it
+            return source
+    return open_vips(path)
+
+
+def _source(path: Path, file: tifffile.TiffFile, series: Any, colour: Colour | None) -> Source | None:
+    """The source, or None where libvips knows the colour model, or decodes a strip of any height row by row."""
+    page = series.keyframe
     strip = 0 if page.is_tiled else page.rowsperstrip * page.imagewidth * page.samplesperpixel * series.dtype.itemsize
     same_to_vips = page.bitspersample in (1, 2, 4, 8, 16, 32) and 0 not in page.extrasamples
     for_vips = strip > 4 * _BAND_BYTES and len(series.pages) == 1 and same_to_vips
     if colour is None or for_vips or page.compression != tifffile.COMPRESSION.NONE:
         _check_complete(path, page)
     if colour is None or for_vips:
-        file.close()  # libvips knows the colour model, or decodes a strip of any height row by row
-        return open_vips(path)
+        return None
     axes = series.axes.replace("C", "S") if "S" not in series.axes else series.axes
     shape = dict(zip(axes, series.shape, strict=True))
     if "X" not in shape or "Y" not in shape:
@@ -50,7 +60,8 @@ def open_tiff(path: Path) -> Source:
     orientation = orientation if orientation in TURNS else 1
     size = (shape["X"], shape["Y"]) if orientation < 5 else (shape["Y"], shape["X"])
     array = zarr.open_array(series.aszarr(level=0), mode="r")
-    source = Source(path, "OME-TIFF" if file.is_ome else "BigTIFF" if file.is_bigtiff else "TIFF", array, axes, size, colour, orientation)
+    kind = "OME-TIFF" if file.is_ome else "BigTIFF" if file.is_bigtiff else "TIFF"
+    source = Source(path, kind, array, axes, size, colour, orientation, file=file)
     if page.is_tiled:
         return source
     bands = Bands(lambda: _tiff_bands(source, page.rowsperstrip), shape.get("S", 1), array.dtype, 3 * max(_BAND_BYTES, strip))

@@ -28,9 +28,16 @@ def open_vips(path: Path) -> Source:
     colour, channels = _vips_colour(image)
     orientation = image.get("orientation") if image.get_typeof("orientation") else 1
     size = (image.width, image.height) if orientation < 5 else (image.height, image.width)
-    bands = Bands(lambda: _vips_bands(path), channels, np.dtype(_VIPS_DTYPES[_plain(image).format]), 32 * _FETCH_BYTES)
+    bands = Bands(lambda: _vips_bands(path), channels, np.dtype(_VIPS_DTYPES[_plain(image).format]), _held(image))
     kind = image.get("vips-loader").removesuffix("load").upper()
     return Source(path, kind, None, "YXS", size, colour, orientation, bands=bands)
+
+
+def _held(image: pyvips.Image) -> int:
+    """Bytes that libvips holds while it reads; some decoders want the whole picture, twice over."""
+    whole = image.get_typeof("interlaced") or image.get("vips-loader") not in ("jpegload", "pngload", "tiffload")
+    sizes = {"uchar": 1, "ushort": 2}
+    return 32 * _FETCH_BYTES + (2 * image.width * image.height * image.bands * sizes.get(image.format, 4) if whole else 0)
 
 
 def _plain(image: pyvips.Image) -> pyvips.Image:

@@ -25,7 +25,8 @@ from hirez_mosaic.templates.template_set import TemplateSet
 from hirez_mosaic.vips import fetch, vips_reason
 
 _VERSION = 1  # of the cached form and of the way templates are shrunk
-_BATCH = 1024  # files handed to the threads at once
+_BATCH = 1024  # files handed to the threads at once, at most
+_BATCH_BYTES = 64 << 20  # of decoded templates that wait for their turn, about
 
 Stage = Callable[[int], AbstractContextManager[Callable[[int], None]]]
 """Entered with the number of files when decoding begins; gives what to call with each number of files done."""
@@ -108,16 +109,20 @@ def _build(
                     skipped.append((name.encode(errors="backslashreplace").decode(), made))
                 else:
                     kept.append(name)
-                    digest.update(made.tobytes())
-                    file.write(made.tobytes())
+                    digest.update(made.data)
+                    file.write(made.data)
                 progress(1)
         if not kept:
             name, reason = skipped[0]
             raise TemplateError(f"None of the {len(names)} files in {folder} is a readable picture ({name}: {reason}).")
         told = {"names": kept, "skipped": skipped, "fingerprint": digest.hexdigest()}
         (fresh / "set.json").write_text(json.dumps(told))
-        shutil.rmtree(home, ignore_errors=True)
-        fresh.rename(home)
+        fresh.chmod(0o755)  # others may share the cache
+        try:
+            fresh.rename(home)
+        except OSError:
+            if not (home / "set.json").exists():  # else another process was quicker, and made the same
+                raise
     except OSError as error:
         raise TemplateError(f"The templates cannot be kept in {home.parent}: {error.strerror}.") from error
     finally:
@@ -128,9 +133,10 @@ def _decode_all(
     folder: Path, names: list[str], tile: tuple[int, int], background: tuple[int, int, int], jobs: int
 ) -> Iterator[tuple[str, NDArray[np.uint8] | str]]:
     """(name, pixels or the reason there are none) in the order of `names`."""
+    step = max(jobs, min(_BATCH, _BATCH_BYTES // (3 * tile[0] * tile[1])))
     with ThreadPoolExecutor(jobs) as pool:
-        for start in range(0, len(names), _BATCH):
-            batch = names[start : start + _BATCH]
+        for start in range(0, len(names), step):
+            batch = names[start : start + step]
             yield from zip(batch, pool.map(lambda name: _decode(folder / name, tile, background), batch), strict=True)
 
 

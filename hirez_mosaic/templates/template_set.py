@@ -39,16 +39,16 @@ class TemplateSet:
     def at_cell_size(self) -> NDArray[np.float32]:
         """The templates as a cell sees them: (N, 8, 8, 3) float32 in [0, 1], area averages.
 
-        Made a few megabytes at a time, whatever the size of the set.
+        Made 16 MiB or one template at a time, whatever the size of the set.
         """
         count, height, width, _ = self.pixels.shape
         down, across = _area_average(height, CELL), _area_average(width, CELL)
         small = np.empty((count, CELL, CELL, 3), np.float32)
         step = max(1, _BLOCK_BYTES // (4 * height * width * 3))
         for start in range(0, count, step):
-            block = self.pixels[start : start + step].astype(np.float32) / 255
+            block = self.pixels[start : start + step].astype(np.float32)
             rows = np.tensordot(block, down, axes=([1], [1]))  # (n, width, 3, 8)
-            small[start : start + step] = np.tensordot(rows, across, axes=([1], [1])).transpose(0, 2, 3, 1)
+            small[start : start + step] = np.tensordot(rows, across, axes=([1], [1])).transpose(0, 2, 3, 1) / 255
         return small
 
 
