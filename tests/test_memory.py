@@ -15,9 +15,8 @@ pytestmark = [pytest.mark.slow, pytest.mark.skipif(sys.platform == "win32", reas
 
 
 def noise(height: int, width: int, bands: int) -> pyvips.Image:
-    return pyvips.Image.bandjoin([pyvips.Image.gaussnoise(width, height, mean=128, sigma=40, seed=band) for band in range(bands)]).cast(
-        "uchar"
-    )
+    grains = [pyvips.Image.gaussnoise(width, height, mean=128, sigma=40, seed=band) for band in range(bands)]
+    return grains[0].bandjoin(grains[1:]).cast("uchar").copy(interpretation="srgb")
 
 
 def make_source(kind: str, folder: Path) -> Path:
