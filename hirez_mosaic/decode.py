@@ -4,6 +4,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from hirez_mosaic.geometry import CELL, Box, CellGrid
 from hirez_mosaic.nets.decoders import FEATURES, HALO, Decoder, TrunkNorm
@@ -30,39 +31,36 @@ def decode_chunk(
     """Fill the write box of `candidates` (rows, columns, k) uint32 and `scores` float32, best first.
 
     keys, bias: the decoder's `template_keys()`. k is 1 where only the best is wanted; rules of repetition and refining want more.
-    Runs over slabs of a few rows; each reads its features with a halo of one cell, clipped at the picture's edge.
+    Reads the features of its cells with a halo of one cell, clipped at the picture's edge, and runs over slabs of a few rows of them.
     """
+    read = box.grown(HALO, grid.box)
+    nearby, own = np.asarray(features[read.slices]), np.asarray(analysis[box.scaled(CELL).slices])
     rows = max(1, _SLAB // box.width)
-    found = [
-        best_of_slab(decoder, norm, grid, analysis, features, keys, bias, candidates.shape[-1], slab)
-        for slab in (Box(top, min(top + rows, box.bottom), box.left, box.right) for top in range(box.top, box.bottom, rows))
-    ]
+    found = []
+    for top in range(box.top, box.bottom, rows):
+        slab = Box(top, min(top + rows, box.bottom), box.left, box.right)
+        around = slab.grown(HALO, grid.box)
+        inputs = nearby[around.within(read).slices], own[slab.within(box).scaled(CELL).slices]
+        queries = slab_queries(decoder, norm, *inputs, slab.within(around), keys.device)
+        found.append(best_k(queries, keys, bias, candidates.shape[-1]))
     shape = (box.height, box.width, candidates.shape[-1])
     candidates[box.slices] = torch.cat([index for index, _ in found]).cpu().numpy().astype(np.uint32).reshape(shape)
     scores[box.slices] = torch.cat([score for _, score in found]).cpu().numpy().reshape(shape)
 
 
-def best_of_slab(
-    decoder: Decoder,
-    norm: TrunkNorm,
-    grid: CellGrid,
-    analysis: Any,
-    features: Any,
-    keys: torch.Tensor,
-    bias: torch.Tensor,
-    k: int,
-    box: Box,
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """(indices, scores) of the cells of a box, (cells, k), row-major."""
-    read = box.grown(HALO, grid.box)
-    inner = box.within(read)
-    nearby = torch.from_numpy(features[read.slices]).to(keys.device).float().permute(2, 0, 1)[None]
-    own = torch.from_numpy(analysis[box.scaled(CELL).slices]).to(keys.device)
-    around = torch.zeros(read.height, read.width, 3 * CELL * CELL, device=keys.device)
-    around[inner.slices] = cell_pixels(own).unflatten(0, (box.height, box.width))
-    queries = decoder.queries(nearby, around.flatten(0, 1), norm)
-    wanted = queries.unflatten(0, (read.height, read.width))[inner.slices].flatten(0, 1)
-    return best_k(wanted, keys, bias, k)
+def slab_queries(
+    decoder: Decoder, norm: TrunkNorm, features: NDArray[Any], pixels: NDArray[np.uint8], inner: Box, device: torch.device
+) -> torch.Tensor:
+    """Queries of the cells `inner` of a slab and its halo, (cells, D), row-major.
+
+    features: (rows, columns, 256), halo included. pixels: (8 rows, 8 columns, 3), the cells of `inner` alone.
+    """
+    rows, columns = features.shape[:2]
+    nearby = torch.from_numpy(features).to(device).float().permute(2, 0, 1)[None]
+    own = torch.zeros(rows, columns, 3 * CELL * CELL, device=device)
+    own[inner.slices] = cell_pixels(torch.from_numpy(pixels).to(device)).unflatten(0, (inner.height, inner.width))
+    queries = decoder.queries(nearby, own.flatten(0, 1), norm)
+    return queries.unflatten(0, (rows, columns))[inner.slices].flatten(0, 1)
 
 
 def cell_pixels(pixels: torch.Tensor) -> torch.Tensor:
@@ -114,10 +112,11 @@ def _first_best(values: torch.Tensor, k: int) -> tuple[torch.Tensor, torch.Tenso
 
 
 def projected_bytes(chunk: tuple[int, int], query: int, templates: int) -> int:
-    """Bytes that one task holds at most: a slab's features, hidden layer and queries, and a block of logits.
+    """Bytes that one task holds at most: the chunk's features and px, a slab's hidden layer and queries, and a block of logits.
 
     query: length of a query. templates: number of templates.
     """
     cells = max(chunk[1], min(_SLAB, chunk[0] * chunk[1]))
     slab = (cells + 2 * chunk[1] + 2 * cells // chunk[1] + 4) * (FEATURES * 4 * 5 + query * 4 * 3 + 3 * CELL * CELL * 4)
-    return slab + 3 * _CELLS * min(_KEYS, templates) * 4
+    inputs = (chunk[0] + 2) * (chunk[1] + 2) * (FEATURES * 4 + 3 * CELL * CELL)
+    return inputs + slab + 3 * _CELLS * min(_KEYS, templates) * 4
