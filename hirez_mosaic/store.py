@@ -48,7 +48,7 @@ class Workspace:
         if path.exists() and (not path.is_dir() or (any(path.iterdir()) and not _is_workspace(path))):
             raise WorkspaceError(f"{path} is not empty and not a workspace of hirez-mosaic; name another --workspace.")
         try:
-            for old in path.iterdir() if path.exists() else ():
+            for old in list(path.iterdir()) if path.exists() else ():
                 shutil.rmtree(old) if old.is_dir() else old.unlink()
             group = zarr.create_group(path, attributes={_MARK: SCHEMA})
         except OSError as error:

@@ -104,6 +104,29 @@ def test_the_residual_decoder_starts_as_the_nearest_blurred_template() -> None:
     assert (chosen == nearest).all()
 
 
+@pytest.mark.parametrize("kind", ["paper", "residual"])
+def test_coefficients_sum_to_one_and_near_the_best_template_as_the_temperature_falls(kind: str) -> None:
+    decoder = new_decoder(kind, torch.rand(30, 8, 8, 3), "f")
+    norm = decoder.trunk_norm(torch.eye(257, dtype=torch.float64))
+    with torch.inference_mode():
+        queries = decoder.queries(torch.rand(1, 256, 3, 4), torch.rand(12, 192), norm)
+        best = best_k(queries, *decoder.template_keys(), 1)[0][:, 0]
+        warm, cold = decoder.coefficients(queries, 1.0), decoder.coefficients(queries, 1e-5)
+    torch.testing.assert_close(warm.sum(1), torch.ones(12))
+    assert (warm.argmax(1) == best).all()
+    assert (cold.gather(1, best[:, None]) > 0.99).all()
+    assert warm.amax() < 0.99
+
+
+def test_the_papers_second_layer_norm_spans_cells_and_templates() -> None:
+    decoder = PaperDecoder(5, "")
+    logits = torch.rand(7, 5) * 9 + 3
+    normalised = decoder.normalised(logits)
+    assert normalised.mean().item() == pytest.approx(0, abs=1e-5)
+    assert normalised.std(correction=0).item() == pytest.approx(1, rel=1e-5)
+    torch.testing.assert_close((logits - logits.mean()) / logits.std(correction=0), normalised)
+
+
 def test_blur_tiled_is_a_convolution_of_the_tiling_with_the_8_px_gaussian() -> None:
     template = torch.rand(1, 8, 8, 3, dtype=torch.float64)
     tiling = template.permute(0, 3, 1, 2).repeat(1, 1, 3, 3)

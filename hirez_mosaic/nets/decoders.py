@@ -85,6 +85,18 @@ class Decoder(nn.Module):
         """(N, D) keys and (N,) biases of the templates."""
         raise NotImplementedError
 
+    def coefficients(self, queries: torch.Tensor, temperature: float) -> torch.Tensor:
+        """The coefficients of Eq. 1, softmax(logits / temperature) over templates: (cells, N), rows sum to 1.
+
+        Holds every logit of its cells: it is for crops and small pictures, where the templates are mixed rather than chosen.
+        """
+        keys, bias = self.template_keys()
+        return torch.softmax(self.normalised(torch.addmm(bias, queries, keys.T)) / temperature, 1)
+
+    def normalised(self, logits: torch.Tensor) -> torch.Tensor:
+        """Logits (cells, N) as the softmax takes them."""
+        return logits
+
     def save(self, path: Path) -> None:
         """Write safetensors with kind, number and fingerprint of the templates in the metadata."""
         told = {"format": _FORMAT, "kind": self.kind, "templates": str(self.template_count), "fingerprint": self.fingerprint}
@@ -94,8 +106,8 @@ class Decoder(nn.Module):
 class PaperDecoder(Decoder):
     """The paper's decoder: queries are 3x3 neighbourhoods of the trunk, keys the kernels of 3x3xN_T.
 
-    The second layer norm shifts and scales all logits of a picture alike, so it cannot change which template is best and is
-    left out here; a temperature would need it.
+    The second layer norm shifts and scales all logits of a picture alike, so it cannot change which template is best: only
+    `coefficients` need it.
     """
 
     kind = "paper"
@@ -108,6 +120,10 @@ class PaperDecoder(Decoder):
 
     def template_keys(self) -> tuple[torch.Tensor, torch.Tensor]:
         return self.spread.weight.flatten(1), self.spread.bias  # type: ignore[return-value]
+
+    def normalised(self, logits: torch.Tensor) -> torch.Tensor:
+        """The second layer norm: one mean and variance over all cells given and all templates."""
+        return functional.layer_norm(logits, logits.shape, eps=_EPSILON)
 
 
 class ResidualDecoder(Decoder):
