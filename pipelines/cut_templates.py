@@ -21,7 +21,7 @@ def cut_templates(pictures: list[Path], count: int, size: int, folder: Path, shi
     shift: how far, from 0 to 1, mean colours may move towards random ones, in CIELAB.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    loaded = [pyvips.Image.new_from_file(str(path)).colourspace("srgb")[:3].copy_memory() for path in pictures]
+    loaded = [load(path) for path in pictures]
 
     def cut(number: int) -> None:
         rng = np.random.default_rng([seed, number])
@@ -40,10 +40,18 @@ def cut_templates(pictures: list[Path], count: int, size: int, folder: Path, shi
         wanted = (colour * [1, *[rng.uniform(0, 1)] * 2])(0, 0)  # as many dull ones as bright ones
         way = rng.uniform(0, shift)  # of the way from its own mean colour to a random one
         moved = lab * rng.uniform(0.6, 1.4) + [way * (there - here) for here, there in zip(mean, wanted, strict=True)]
-        moved.copy(interpretation="lab").colourspace("srgb").pngsave(str(folder / f"{number:05d}.png"))
+        moved.copy(interpretation="lab").colourspace("srgb").pngsave(str(folder / f"{number:05d}.png"), keep="none")
 
     with ThreadPoolExecutor() as pool:
         list(pool.map(cut, range(count)))
+
+
+def load(path: Path) -> pyvips.Image:
+    """A picture in memory as sRGB, by its profile where it has one, without alpha."""
+    image = pyvips.Image.new_from_file(str(path))
+    if image.get_typeof("icc-profile-data"):
+        image = image.icc_transform("srgb", embedded=True, black_point_compensation=True)
+    return image.colourspace("srgb")[:3].copy_memory()
 
 
 @click.command()
