@@ -27,6 +27,7 @@ from hirez_mosaic.vips import vips_reason
 
 _STRIP_BYTES = 8 << 20  # of px made at once, about; never more than a row of cells
 STORAGE_TILE = 256  # side of a tile inside a TIFF, px
+_DOTS_PER_MM = 300 / 25.4  # what printers expect; libvips' own 25.4 dots an inch would make posters of postcards
 _ZARR_SIDE = 1024  # side of a chunk of a Zarr mosaic, px, about
 _PREVIEW_SIDE = 1600
 _PREVIEW_FROM_PX = 100_000_000  # larger mosaics are previewed from templates at 8 x 8 px
@@ -75,7 +76,7 @@ def check_output(output: Path, overwrite: bool) -> None:
         raise OutputError(f"The output folder {folder} cannot be written to.")
     for path in _parts(output):
         if path.exists() and not overwrite:
-            raise OutputExistsError(f"{path} is there already; use --overwrite to replace it.")
+            raise OutputExistsError(f"{path} is there already; use --overwrite (in Python overwrite=True) to replace it.")
         if path.is_dir() and path.suffix.lower() != ".zarr" and not path.name.endswith("_files"):
             raise OutputError(f"{path} is a folder; name a file.")
 
@@ -227,22 +228,23 @@ def _tiff_header(width: int, height: int, rows: int) -> bytes:
 def _save_vips(index_map: Any, templates: NDArray[np.uint8], fresh: Path, progress: Progress, compression: str, quality: int) -> None:
     suffix = fresh.suffix.lower()
 
-    def save(image: pyvips.Image) -> None:
+    def save(stream: pyvips.Image) -> None:
+        image = stream.copy(xres=_DOTS_PER_MM, yres=_DOTS_PER_MM)
         if suffix in (".tif", ".tiff"):
             storage = {"tile": True, "tile_width": STORAGE_TILE, "tile_height": STORAGE_TILE, "pyramid": True, "bigtiff": True}
             predictor = "horizontal" if compression in ("deflate", "lzw") else "none"
-            image.tiffsave(str(fresh), compression=compression, Q=quality, predictor=predictor, **storage)
+            image.tiffsave(str(fresh), compression=compression, Q=quality, predictor=predictor, profile="srgb", **storage)
         elif suffix == ".dzi":
             plain = fresh.with_name("mosaic")  # libvips would read suffixes and options from the name
             image.dzsave(str(plain), suffix=f".jpg[Q={quality}]", container="fs")
             for made, part in zip((plain.with_name("mosaic_files"), plain.with_suffix(".dzi")), _parts(fresh), strict=True):
                 made.rename(part)
         elif suffix == ".png":
-            image.pngsave(str(fresh))
+            image.pngsave(str(fresh), profile="srgb")
         elif suffix == ".webp":
-            image.webpsave(str(fresh), Q=quality)
+            image.webpsave(str(fresh), Q=quality, profile="srgb")
         else:
-            image.jpegsave(str(fresh), Q=quality)
+            image.jpegsave(str(fresh), Q=quality, profile="srgb")
 
     _run(MosaicStream(index_map, templates, progress), save)
 

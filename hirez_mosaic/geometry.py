@@ -119,8 +119,8 @@ class CellGrid:
         grid = cls(-(-height * scale // tile_height), -(-width * scale // tile_width), tile, scale)
         if max(grid.mosaic_size) > 10_000_000:
             raise SettingError(
-                f"The mosaic would be {grid.mosaic_size[0]} x {grid.mosaic_size[1]} px and libvips ends at 10000000 px a side; "
-                "use a smaller --scale or --tile."
+                f"The mosaic would be {grid.mosaic_size[0]} x {grid.mosaic_size[1]} px, and 10000000 px a side is the most; "
+                "use fewer --columns, or a smaller --scale or --tile."
             )
         return grid
 

@@ -1,5 +1,7 @@
 """libvips, set up for this program: no operation cache, and two helpers every user of it needs."""
 
+import re
+
 import numpy as np
 import pyvips
 from numpy.typing import NDArray
@@ -20,4 +22,4 @@ def fetch(image: pyvips.Image, width: int, height: int) -> NDArray[np.uint8]:
 def vips_reason(error: pyvips.Error) -> str:
     """libvips' own words for what went wrong, on one line."""
     detail = (error.detail or error.message).strip().splitlines()
-    return detail[-1].strip().rstrip(".") if detail else "no reason given"
+    return re.sub(r"^\w+: ", "", detail[-1].strip().rstrip(".")) if detail else "no reason given"

@@ -73,7 +73,7 @@ BAD = {
     "no such file": (["none.tif"], 1, "There is no file or folder none.tif"),
     "not a picture": (["notes.txt"], 1, "notes.txt is not a picture that can be read"),
     "truncated": (["truncated.jpg"], 1, "truncated.jpg is damaged or truncated"),
-    "no templates": (["starry.png", "--templates", "nowhere"], 1, "There is no folder of templates nowhere"),
+    "no templates": (["starry.png", "--templates", "nowhere"], 1, "The folder of templates nowhere is not there"),
     "empty templates": (["starry.png", "--templates", "empty"], 1, "holds no files"),
     "unreadable templates": (["starry.png", "--templates", "texts"], 1, "None of the 1 files in texts is a readable picture"),
     "tile of 0": (["starry.png", "--tile", "0"], 2, "The tile is 0 x 0 px; use 1 to"),
@@ -163,7 +163,10 @@ def test_a_workspace_is_kept_and_replaced_by_the_next_run(here: Path) -> None:
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="sends a POSIX signal")
-def test_ctrl_c_leaves_nothing_and_says_so(tmp_path: Path, make_templates: Callable[[int], Path]) -> None:
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_an_interrupted_render_leaves_nothing_and_says_so(
+    number: signal.Signals, tmp_path: Path, make_templates: Callable[[int], Path]
+) -> None:
     (tmp_path / "out").mkdir()
     source = save(tmp_path / "big.png", photo(1600, 1600))
     command = [sys.executable, "-m", "hirez_mosaic", "render", source, "--templates", make_templates(20), "--tile", "8", "-o", "out/m.tif"]
@@ -177,7 +180,7 @@ def test_ctrl_c_leaves_nothing_and_says_so(tmp_path: Path, make_templates: Calla
     deadline = time.monotonic() + 120
     while not list((tmp_path / "out").glob(".m.tif.workspace-*/features/c")) and time.monotonic() < deadline and child.poll() is None:
         time.sleep(0.05)  # until encode has begun
-    child.send_signal(signal.SIGINT)
+    child.send_signal(number)
     _, said = child.communicate(timeout=120)
     assert child.returncode == 130, said
     assert "Interrupted; nothing is left half-written." in said

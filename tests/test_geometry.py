@@ -96,7 +96,7 @@ def test_a_scale_that_leaves_nothing_is_refused():
 
 
 def test_a_mosaic_beyond_libvips_is_refused():
-    with pytest.raises(SettingError, match="would be 10000032 x 32 px and libvips ends at 10000000 px a side; use a smaller --scale"):
+    with pytest.raises(SettingError, match="would be 10000032 x 32 px, and 10000000 px a side is the most; use fewer --columns"):
         CellGrid.over((10_000_001, 1), (32, 32), Fraction(1))
     assert CellGrid.over((10_000_000, 1), (32, 32), Fraction(1)).mosaic_size == (10_000_000, 32)
 

@@ -184,13 +184,13 @@ def test_files_whose_names_are_not_utf_8_are_skipped_and_named(folder, load):
 
 
 def test_a_missing_folder_is_refused(tmp_path, load):
-    with pytest.raises(TemplateError, match=r"There is no folder of templates .*nowhere"):
+    with pytest.raises(TemplateError, match=r"The folder of templates .*nowhere is not there"):
         load(place=tmp_path / "nowhere")
 
 
 def test_a_file_in_place_of_the_folder_is_refused(folder, load):
     flat(folder / "a.png", RED)
-    with pytest.raises(TemplateError, match=r"There is no folder of templates .*a\.png"):
+    with pytest.raises(TemplateError, match=r"The folder of templates .*a\.png is a file; name the folder it is in"):
         load(place=folder / "a.png")
 
 

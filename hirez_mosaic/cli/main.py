@@ -1,6 +1,8 @@
 """`hirez-mosaic`: one group, a file per command; turns this package's errors into one sentence and an exit code."""
 
+import signal
 import sys
+import threading
 from typing import Any
 
 import click
@@ -41,6 +43,9 @@ class _Group(click.Group):
 @click.version_option(__version__, prog_name="hirez-mosaic")
 def main() -> None:
     """Photomosaics of any size that look right from afar and up close."""
+    for name in ("SIGTERM", "SIGHUP"):  # end as on Ctrl-C: with nothing left behind
+        if hasattr(signal, name) and threading.current_thread() is threading.main_thread():
+            signal.signal(getattr(signal, name), signal.default_int_handler)
 
 
 main.add_command(render)

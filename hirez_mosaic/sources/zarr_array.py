@@ -15,7 +15,7 @@ def open_zarr(path: Path) -> Source:
     try:
         node = zarr.open(path, mode="r")
     except Exception as error:  # zarr raises many kinds on folders that hold no array
-        raise SourceError(f"The folder {path} holds no Zarr array or group.") from error
+        raise SourceError(f"The folder {path} holds no Zarr array or group; the source must be one picture.") from error
     array = node if isinstance(node, zarr.Array) else _array_of(path, node)
     axes = _zarr_axes(path, node, array)
     if array.dtype.kind not in "buf" or array.dtype.itemsize > (8 if array.dtype.kind == "f" else 2):

@@ -56,7 +56,8 @@ def load_templates(
     Raises TemplateError when there is no folder or not one readable picture in it.
     """
     if not folder.is_dir():
-        raise TemplateError(f"There is no folder of templates {folder}.")
+        what = "is a file; name the folder it is in" if folder.exists() else "is not there"
+        raise TemplateError(f"The folder of templates {folder} {what}.")
     files = _list_files(folder)
     if not files:
         raise TemplateError(f"The folder of templates {folder} holds no files.")
