@@ -152,6 +152,14 @@ class CellGrid:
         """
         return _even(self.rows, side), _even(self.columns, side)
 
+    def chunk_counts(self, chunk: tuple[int, int]) -> tuple[int, int]:
+        """Number of chunks of (rows, columns) cells (down, across).
+
+        >>> CellGrid(248, 330, (32, 32), Fraction(2)).chunk_counts((124, 110))
+        (2, 3)
+        """
+        return -(-self.rows // chunk[0]), -(-self.columns // chunk[1])
+
     def chunks(self, chunk: tuple[int, int]) -> Iterator[Box]:
         """The write boxes: chunks of (rows, columns) cells in row-major order; they partition the grid."""
         for top in range(0, self.rows, chunk[0]):

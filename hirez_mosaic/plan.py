@@ -1,5 +1,6 @@
 """The plan of a render: what will be made, in which chunks, within how many bytes; settled before the first px is read."""
 
+import math
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
@@ -43,7 +44,8 @@ class Plan:
 
     @property
     def chunk_count(self) -> int:
-        return -(-self.grid.rows // self.chunk[0]) * -(-self.grid.columns // self.chunk[1])
+        """Chunks in all."""
+        return math.prod(self.grid.chunk_counts(self.chunk))
 
 
 def make_plan(
@@ -58,7 +60,7 @@ def make_plan(
     query = decoder.template_keys()[0].shape[1]
     for workers, side in _choices(spec.chunk, 2 if device.type == "cuda" else cores()):
         chunk = grid.even_chunk(side) if spec.chunk is None else (min(side, grid.rows), min(side, grid.columns))
-        count = -(-grid.rows // chunk[0]) * -(-grid.columns // chunk[1])
+        count = math.prod(grid.chunk_counts(chunk))
         if count < workers and spec.chunk is None and side > _SMALL:
             continue  # smaller chunks keep all workers busy
         workers = min(workers, count)

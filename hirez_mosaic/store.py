@@ -12,6 +12,7 @@
 Every array but `source` and `moments` is cut along the same chunks of cells, so one task writes whole Zarr chunks of its own.
 """
 
+import math
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
@@ -68,13 +69,13 @@ class Workspace:
 
     def add_per_chunk(self, name: str, dtype: str, shape: tuple[int, ...]) -> zarr.Array[Any]:
         """Make the array `name` with one entry of `shape` for each chunk."""
-        counts = (-(-self.grid.rows // self.chunk[0]), -(-self.grid.columns // self.chunk[1]))
+        counts = self.grid.chunk_counts(self.chunk)
         return self.group.create_array(name, shape=(*counts, *shape), chunks=(1, 1, *shape), dtype=dtype, compressors=None)
 
 
 def workspace_bytes(grid: CellGrid, chunk: tuple[int, int], feature_bytes: int) -> int:
     """Bytes on disk that a finished workspace takes, without an unpacked source."""
-    chunks = -(-grid.rows // chunk[0]) * -(-grid.columns // chunk[1])
+    chunks = math.prod(grid.chunk_counts(chunk))
     padded = chunks * chunk[0] * chunk[1]
     return padded * (3 * CELL * CELL + 256 * feature_bytes + 3 * 4) + chunks * 257 * 257 * 8
 

@@ -30,7 +30,7 @@ class Source:
 
     path: the file or folder it came from.
     kind: the format, for people.
-    array: samples as stored, anything with numpy indexing; None while the picture is only `Unpackable`.
+    array: samples as stored, anything with numpy indexing; None while there are only `bands`.
     axes: what the axes of `array` are: "Y" and "X", "S" for channels, any other letter for an axis of which entry 0 is taken.
     size: (width, height) in px, as displayed.
     orientation: EXIF orientation, 1 to 8, that leads from stored to displayed.
@@ -171,6 +171,12 @@ def unpack(source: Source, group: zarr.Group, name: str, progress: Callable[[int
                 array[top : top + filled] = waiting[:filled]
                 top, filled = top + filled, 0
     return replace(source, array=array, axes="YXS", bands=None)
+
+
+def check_samples(path: Path, dtype: np.dtype[Any] | None) -> None:
+    """Raise SourceError for samples that no `Colour` describes."""
+    if dtype is None or dtype.kind not in "buf" or dtype.itemsize > (8 if dtype.kind == "f" else 2):
+        raise SourceError(f"{path} has samples of type {dtype}; use 8-bit, 16-bit or floating-point samples.")
 
 
 def for_channels(path: Path, colour: Colour, channels: int) -> Colour:

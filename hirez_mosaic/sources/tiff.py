@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from hirez_mosaic.colour import CHANNELS, Alpha, Colour, Model
 from hirez_mosaic.errors import SourceError
 from hirez_mosaic.geometry import Box
-from hirez_mosaic.sources.source import TURNS, Bands, Source, first_line, for_channels
+from hirez_mosaic.sources.source import TURNS, Bands, Source, check_samples, first_line, for_channels
 from hirez_mosaic.sources.with_vips import open_vips
 
 _BAND_BYTES = 16 << 20  # of strips decoded at once, about
@@ -89,8 +89,7 @@ def _tiff_bands(source: Source, rows_per_strip: int) -> Iterator[NDArray[np.gene
 def _tiff_colour(path: Path, page: Any) -> Colour | None:
     """What the samples mean, or None where libvips knows the colour model and tifffile does not."""
     photometric = tifffile.PHOTOMETRIC(page.photometric)
-    if page.dtype is None or page.dtype.kind not in "buf" or page.dtype.itemsize > (8 if page.dtype.kind == "f" else 2):
-        raise SourceError(f"{path} has samples of type {page.dtype}; use 8-bit, 16-bit or floating-point samples.")
+    check_samples(path, page.dtype)
     kinds: dict[tifffile.PHOTOMETRIC, Model] = {
         tifffile.PHOTOMETRIC.MINISBLACK: "grey",
         tifffile.PHOTOMETRIC.MINISWHITE: "grey",

@@ -7,7 +7,7 @@ import zarr
 
 from hirez_mosaic.colour import Colour
 from hirez_mosaic.errors import SourceError
-from hirez_mosaic.sources.source import Source, for_channels
+from hirez_mosaic.sources.source import Source, check_samples, for_channels
 
 
 def open_zarr(path: Path) -> Source:
@@ -18,8 +18,7 @@ def open_zarr(path: Path) -> Source:
         raise SourceError(f"The folder {path} holds no Zarr array or group; the source must be one picture.") from error
     array = node if isinstance(node, zarr.Array) else _array_of(path, node)
     axes = _zarr_axes(path, node, array)
-    if array.dtype.kind not in "buf" or array.dtype.itemsize > (8 if array.dtype.kind == "f" else 2):
-        raise SourceError(f"{path} has samples of type {array.dtype}; use 8-bit, 16-bit or floating-point samples.")
+    check_samples(path, array.dtype)
     shape = dict(zip(axes, array.shape, strict=True))
     if not shape["X"] or not shape["Y"]:
         raise SourceError(f"{path} is empty: its shape is {array.shape}.")
