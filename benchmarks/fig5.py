@@ -36,7 +36,21 @@ SIZE, TILE, SCALE = (5280, 3960), (32, 32), Fraction(2)
 
 def job_command(picture: Path, templates: Path, output: Path, *more: str) -> list[str]:
     """The command line of the job."""
-    command = [sys.executable, "-m", "hirez_mosaic", "render", picture, "--templates", templates, "--tile", TILE[0], "--scale", SCALE]
+    command = [
+        sys.executable,
+        "-m",
+        "hirez_mosaic",
+        "render",
+        picture,
+        "--templates",
+        templates,
+        "--tile",
+        TILE[0],
+        "--scale",
+        SCALE,
+        "--fit",
+        0,
+    ]
     return [str(word) for word in [*command, "-o", output, "--overwrite", "--quiet", "--json", *more]]
 
 

@@ -16,7 +16,7 @@ import torch
 from hirez_mosaic.assemble import STORAGE_TILE
 from hirez_mosaic.engine import cores, shared_cores
 from hirez_mosaic.geometry import CELL, CellGrid
-from hirez_mosaic.nets.decoders import FEATURES, Decoder, TrunkNorm
+from hirez_mosaic.nets.decoders import FEATURES, LearnedDecoder, TrunkNorm
 from hirez_mosaic.nets.vgg import VGG16
 
 _ROWS, _KEYS = 1024, 2048  # of one multiplication: the quickest of those tried
@@ -35,18 +35,19 @@ def encoder_floor(encoder: VGG16, grid: CellGrid, chunk: tuple[int, int]) -> flo
     return min(_in_parallel(work, sizes, workers) for workers in {1, cores()})
 
 
-def decoder_floor(decoder: Decoder, grid: CellGrid, chunk: tuple[int, int]) -> float:
+def decoder_floor(decoder: LearnedDecoder, grid: CellGrid, chunk: tuple[int, int]) -> float:
     """Seconds for all cells: the trunk and every logit."""
     rows, columns = chunk
     features = torch.rand(1, FEATURES, rows, columns).to(memory_format=torch.channels_last)
     pixels = torch.rand(rows * columns, 3 * CELL * CELL)
     keys, bias = (tensor.detach() for tensor in decoder.template_keys())
+    norm = TrunkNorm(torch.tensor(0.5), torch.tensor(0.1))
 
     def work(size: tuple[int, int]) -> None:
         with torch.inference_mode():
             h, w = size
             part = pixels[: h * w]
-            queries = decoder.queries(features[:, :, :h, :w], part, TrunkNorm(0.5, 0.1))
+            queries = decoder.queries(features[:, :, :h, :w], part, norm)
             for start in range(0, len(queries), _ROWS):
                 for first in range(0, len(keys), _KEYS):
                     torch.addmm(bias[first : first + _KEYS], queries[start : start + _ROWS], keys[first : first + _KEYS].T)

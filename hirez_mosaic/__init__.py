@@ -4,6 +4,7 @@
 >>> hirez_mosaic.render("starry.tif", templates="hubble/", tile=32)  # doctest: +SKIP
 """
 
+from importlib import import_module
 from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
@@ -11,16 +12,17 @@ from hirez_mosaic import errors
 from hirez_mosaic.errors import HirezMosaicError
 
 if TYPE_CHECKING:
+    from hirez_mosaic.comparing import compare
     from hirez_mosaic.rendering import Listener, RenderResult, render
+    from hirez_mosaic.training import train
 
+_LAZY = {"Listener": "rendering", "RenderResult": "rendering", "compare": "comparing", "render": "rendering", "train": "training"}
 __version__ = version("hirez-mosaic")
-__all__ = ["HirezMosaicError", "Listener", "RenderResult", "__version__", "errors", "render"]
+__all__ = ["HirezMosaicError", "Listener", "RenderResult", "__version__", "compare", "errors", "render", "train"]
 
 
 def __getattr__(name: str) -> Any:
     """Import PyTorch and the rest only when something is made of it: `hirez-mosaic --help` should not take seconds."""
-    if name in ("Listener", "RenderResult", "render"):
-        from hirez_mosaic import rendering
-
-        return getattr(rendering, name)
+    if name in _LAZY:
+        return getattr(import_module(f"hirez_mosaic.{_LAZY[name]}"), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -7,6 +7,7 @@
     ├── TemplateError                                     the template folder cannot be used
     ├── WeightsError                                      the encoder's weights cannot be had or are not the right ones
     ├── DecoderError                                      a decoder file is unusable or made for other templates
+    ├── TrainingError                                     training cannot begin, or cannot go on
     ├── DeviceError                                       the device asked for is not there
     ├── BudgetError                                       not even the smallest chunk fits the memory budget
     ├── WorkspaceError                                    the workspace belongs to something else
@@ -29,6 +30,7 @@ __all__ = [
     "SourceError",
     "SourceNotFoundError",
     "TemplateError",
+    "TrainingError",
     "WeightsError",
     "WorkspaceError",
 ]
@@ -60,6 +62,10 @@ class WeightsError(HirezMosaicError):
 
 class DecoderError(HirezMosaicError):
     """A decoder file is unusable, or made for other templates."""
+
+
+class TrainingError(HirezMosaicError):
+    """Training cannot begin with these pictures or this checkpoint, or its loss is no number any more."""
 
 
 class DeviceError(HirezMosaicError):

@@ -66,6 +66,10 @@ class Box:
         """This box in the coordinates of `outer`'s first row and column."""
         return Box(self.top - outer.top, self.bottom - outer.top, self.left - outer.left, self.right - outer.left)
 
+    def overlaps(self, other: "Box") -> bool:
+        """Whether they share a row and a column."""
+        return self.top < other.bottom and other.top < self.bottom and self.left < other.right and other.left < self.right
+
     def halves(self) -> tuple["Box", "Box"]:
         """The box cut in two across its longer side."""
         if self.height >= self.width:

@@ -8,7 +8,7 @@ from pathlib import Path
 import psutil
 import torch
 
-from hirez_mosaic import assemble, decode, encode, ingest
+from hirez_mosaic import assemble, decode, encode, fit, fitting, ingest, refine
 from hirez_mosaic.engine import cores
 from hirez_mosaic.errors import BudgetError, DiskSpaceError
 from hirez_mosaic.geometry import CellGrid
@@ -49,7 +49,14 @@ class Plan:
 
 
 def make_plan(
-    spec: RenderSpec, source: Source, grid: CellGrid, encoder: VGG16, decoder: Decoder, templates: TemplateSet, device: torch.device
+    spec: RenderSpec,
+    source: Source,
+    grid: CellGrid,
+    encoder: VGG16,
+    decoder: Decoder,
+    templates: TemplateSet,
+    device: torch.device,
+    fit_steps: int,
 ) -> Plan:
     """The largest chunk and the most workers within the budget.
 
@@ -57,14 +64,13 @@ def make_plan(
     """
     process = psutil.Process().memory_info().rss
     budget = spec.memory or process + psutil.virtual_memory().available // 4
-    query = decoder.template_keys()[0].shape[1]
     for workers, side in _choices(spec.chunk, 2 if device.type == "cuda" else cores()):
         chunk = grid.even_chunk(side) if spec.chunk is None else (min(side, grid.rows), min(side, grid.columns))
         count = math.prod(grid.chunk_counts(chunk))
         if count < workers and spec.chunk is None and side > _SMALL:
             continue  # smaller chunks keep all workers busy
         workers = min(workers, count)
-        stages = _stage_bytes(spec, source, grid, encoder, templates, query, chunk, workers)
+        stages = _stage_bytes(spec, source, grid, encoder, decoder, templates, chunk, workers, fit_steps)
         projected = process + _LIBRARIES + workers * _PER_WORKER + int(_SLACK * max(stages.values()))
         plan = Plan(grid, chunk, workers, projected, budget, stages)
         if projected <= budget:
@@ -75,10 +81,12 @@ def make_plan(
 def _too_small(plan: Plan, process: int, chunk_given: bool) -> BudgetError:
     stage = max(plan.stage_bytes, key=lambda name: plan.stage_bytes[name])
     enough = format_bytes(plan.projected * 1.05).replace(" ", "")
+    remedy = f"or --{stage} 0" if stage in ("fit", "refine") else "or a smaller --chunk" if chunk_given else ""
     return BudgetError(
         f"The memory budget of {format_bytes(plan.budget)} is too small: with one chunk of {plan.chunk[1]} x {plan.chunk[0]} cells at a "
         f"time the job takes {format_bytes(plan.projected)}, {format_bytes(process)} of it this process as it stands and "
-        f"{format_bytes(plan.stage_bytes[stage])} {stage}; use --memory {enough}" + (" or a smaller --chunk." if chunk_given else ".")
+        f"{format_bytes(plan.stage_bytes[stage])} {stage}; use --memory {enough} {remedy}".rstrip()
+        + "."
     )
 
 
@@ -95,24 +103,33 @@ def _stage_bytes(
     source: Source,
     grid: CellGrid,
     encoder: VGG16,
+    decoder: Decoder,
     templates: TemplateSet,
-    query: int,
     chunk: tuple[int, int],
     workers: int,
+    fit_steps: int,
 ) -> dict[str, int]:
     itemsize = next(encoder.parameters()).element_size()
+    window = min(fitting.WINDOW, grid.rows), min(fitting.WINDOW, grid.columns)
+    networks = {
+        "encode": workers * encode.projected_bytes(chunk, encoder.halo, itemsize) if decoder.reads_features else 0,
+        "fit": fit.projected_bytes(*window, itemsize, len(templates)) if fit_steps else 0,
+        "refine": refine.projected_bytes(grid, itemsize) if spec.refine else 0,
+    }
+    k = refine.CANDIDATES if spec.refine else 1
     return {
         "unpack": source.unpacking_memory,
         "ingest": workers * ingest.projected_bytes(source, chunk, grid),
-        "encode": workers * encode.projected_bytes(chunk, encoder.halo, itemsize),
-        "decode": workers * decode.projected_bytes(chunk, query, len(templates)),
+        **networks,
+        "decode": workers * decode.projected_bytes(chunk, decoder.query_length, len(templates), k),
         "assemble": assemble.projected_bytes(grid, spec.output) + templates.pixels.nbytes,  # mapped, and resident once they are used
     }
 
 
 def check_disk(spec: RenderSpec, plan: Plan, workspace: Path, feature_type: torch.dtype, unpacked: int) -> None:
     """Raise DiskSpaceError when the workspace and the mosaic do not fit their disks."""
-    work = workspace_bytes(plan.grid, plan.chunk, feature_type.itemsize) + unpacked
+    k = refine.CANDIDATES if spec.refine else 1
+    work = workspace_bytes(plan.grid, plan.chunk, feature_type.itemsize, k) + unpacked
     mosaic = assemble.output_bytes(plan.grid.mosaic_size, spec.output, spec.compression, spec.quality)
     target = spec.output.absolute().parent
     shared = _existing(workspace).stat().st_dev == target.stat().st_dev

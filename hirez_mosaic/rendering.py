@@ -15,20 +15,23 @@ import torch
 
 from hirez_mosaic.assemble import assemble, check_output, write_preview
 from hirez_mosaic.cache import cache_folder
+from hirez_mosaic.choosing import Choice, choose_decoder, fitted_decoder, loss_network, window_objective
 from hirez_mosaic.decode import decode_chunk
 from hirez_mosaic.encode import encode_chunk
 from hirez_mosaic.engine import cores, peak_memory, run_stage, shared_cores
 from hirez_mosaic.errors import OutputError
+from hirez_mosaic.fit import Picture
 from hirez_mosaic.geometry import CELL, Box, CellGrid
 from hirez_mosaic.ingest import ingest_chunk
-from hirez_mosaic.nets.decoders import FEATURES, Decoder, TrunkNorm, load_decoder, new_decoder
+from hirez_mosaic.nets.decoders import FEATURES, LearnedDecoder
 from hirez_mosaic.nets.device import device_name, resolve_device, resolve_precision
 from hirez_mosaic.nets.vgg import VGG16, make_encoder
 from hirez_mosaic.nets.weights import resolve_weights
 from hirez_mosaic.plan import Plan, check_disk, make_plan
+from hirez_mosaic.refine import CANDIDATES, refine_window, refining_windows
 from hirez_mosaic.select import select_chunk
 from hirez_mosaic.sources import Source, open_source, unpack
-from hirez_mosaic.spec import RenderSpec, default_output, parse_bytes, parse_colour, parse_scale, parse_tile
+from hirez_mosaic.spec import FAR_WEIGHT, RenderSpec, default_output, parse_bytes, parse_colour, parse_scale, parse_tile
 from hirez_mosaic.store import Workspace
 from hirez_mosaic.templates import TemplateSet, load_templates
 
@@ -41,6 +44,9 @@ class Listener:
 
     def planned(self, job: "Job") -> None:
         """The plan is made and the work begins."""
+
+    def status(self, line: str) -> None:
+        """How the running stage is doing; takes the place of the last such line."""
 
     @contextmanager
     def stage(self, name: str, total: int, unit: str) -> Iterator[Callable[[int], None]]:
@@ -55,8 +61,9 @@ class Job:
     spec: RenderSpec
     source: Source
     templates: TemplateSet
+    weights: dict[str, torch.Tensor]
     encoder: VGG16
-    decoder: Decoder
+    choice: Choice
     device: torch.device
     precision: torch.dtype
     plan: Plan
@@ -104,7 +111,10 @@ def render(
     *,
     scale: float | str | Fraction | None = None,
     columns: int | None = None,
-    decoder: str | Path = "residual",
+    decoder: str | Path = "auto",
+    fit: int | None = None,
+    refine: int = 0,
+    far_weight: float = FAR_WEIGHT,
     device: str = "auto",
     precision: str = "auto",
     chunk: int | None = None,
@@ -124,7 +134,11 @@ def render(
     tile: template size, px: 32, "32" or "48x32", or (width, height).
     output: its suffix chooses the format (.tif .dzi .png .jpg .webp .zarr); SOURCE-stem.mosaic.tif here where None.
     scale: mosaic px per source px, 1 where None; cells = ceil(source px x scale / tile). columns: cells across, instead.
-    decoder: "residual" (needs no training), "paper" (untrained: Xavier weights) or a decoder file.
+    decoder: "auto" (a trained one of these templates from the cache, else "residual"), "residual" (nearest blurred or sharp template,
+        fitted to the source), "l2" or "ssim" (nearest neighbours), "paper" (untrained: Xavier weights) or a decoder file.
+    fit: steps of fitting the residual decoder to the source; 100 where None and nothing was learned before, 0 skips it.
+    refine: steps of optimising each cell's coefficients over its 64 best templates; 30 are a good number.
+    far_weight: of the far view in fitting and refining; 0 is the paper's loss.
     device: "auto", "cpu", "cuda" or "cuda:N". precision: of the encoder: "auto", "float32" or "bfloat16".
     chunk: cells a side of a chunk; as large as the memory budget allows where None.
     memory: bytes, or "2GiB"; a quarter of what is free where None.
@@ -146,6 +160,9 @@ def render(
         scale=None if scale is None else parse_scale(scale),
         columns=columns,
         decoder=str(decoder),
+        fit=fit,
+        refine=refine,
+        far_weight=far_weight,
         device=device,
         precision=precision,
         chunk=chunk,
@@ -188,15 +205,14 @@ def prepare(spec: RenderSpec, listener: Listener, cleanup: ExitStack) -> Job:
     device = resolve_device(spec.device)
     precision = resolve_precision(spec.precision, device)
     templates = _load_templates(spec, listener)
-    if spec.decoder in ("residual", "paper"):
-        decoder = new_decoder(spec.decoder, torch.from_numpy(templates.at_cell_size()), templates.fingerprint)
-    else:
-        decoder = load_decoder(Path(spec.decoder), len(templates), templates.fingerprint)
+    choice = choose_decoder(spec, templates, cache_folder("decoders"))
+    choice.decoder.to(device)
     if spec.decoder == "paper":
         listener.note("The paper's decoder is untrained: its Xavier weights choose templates at random. Name a trained file instead.")
-    encoder = make_encoder(resolve_weights(spec.weights, cache_folder("weights"), listener.note), device, precision)
-    plan = make_plan(spec, source, grid, encoder, decoder, templates, device)
-    return Job(spec, source, templates, encoder, decoder.to(device), device, precision, plan)
+    weights = resolve_weights(spec.weights, cache_folder("weights"), listener.note)
+    encoder = make_encoder(weights, device, precision)
+    plan = make_plan(spec, source, grid, encoder, choice.decoder, templates, device, choice.fit_steps)
+    return Job(spec, source, templates, weights, encoder, choice, device, precision, plan)
 
 
 def _load_templates(spec: RenderSpec, listener: Listener) -> TemplateSet:
@@ -216,8 +232,8 @@ def _load_templates(spec: RenderSpec, listener: Listener) -> TemplateSet:
 
 
 def _run_stages(job: Job, workspace: Workspace, listener: Listener) -> RenderResult:
-    """Ingest, encode, moments, decode, select, assemble."""
-    plan, grid = job.plan, job.plan.grid
+    """Ingest, encode, moments, fit, decode, select or refine, assemble."""
+    spec, plan, grid = job.spec, job.plan, job.plan.grid
     boxes = list(grid.chunks(plan.chunk))
     seconds: dict[str, float] = {}
     peaks: dict[str, int] = {}
@@ -240,33 +256,49 @@ def _run_stages(job: Job, workspace: Workspace, listener: Listener) -> RenderRes
             source = unpack(source, workspace.group, "source", progress)
     analysis = workspace.add("analysis", "u1", channels=3, px=CELL)
     run("ingest", lambda box: ingest_chunk(source, grid, analysis, box))
-    features = workspace.add("features", "f2" if _stored_type(job.precision) == torch.float16 else "f4", channels=FEATURES)
-    moments = workspace.add_per_chunk("moments", "f8", (FEATURES + 1, FEATURES + 1))
-    run("encode", lambda box: encode_chunk(job.encoder, grid, analysis, features, moments, plan.chunk, box))
-    with timed("moments", "chunks", plan.chunk_count) as progress:
-        norm = gather_moments(job.decoder, moments, progress)
-    candidates, scores = workspace.add("candidates", "u4", channels=1), workspace.add("scores", "f4", channels=1)
-    with torch.no_grad():
-        keys, bias = job.decoder.template_keys()
-    run("decode", lambda box: decode_chunk(job.decoder, norm, keys, bias, grid, analysis, features, candidates, scores, box))
+    decoder, features, norm = job.choice.decoder, None, None
+    if isinstance(decoder, LearnedDecoder):
+        features = workspace.add("features", "f2" if _stored_type(job.precision) == torch.float16 else "f4", channels=FEATURES)
+        moments = workspace.add_per_chunk("moments", "f8", (FEATURES + 1, FEATURES + 1))
+        run("encode", lambda box: encode_chunk(job.encoder, grid, analysis, features, moments, plan.chunk, box))
+        with timed("moments", "chunks", plan.chunk_count) as progress:
+            picture = Picture(analysis, features, gather_moments(moments, progress))
+    if job.choice.fit_steps or spec.refine:
+        objective = window_objective(loss_network(job.weights, job.device, job.precision), job.templates, spec.far_weight)
+    if job.choice.fit_steps:
+        with timed("fit", "steps", job.choice.fit_steps) as progress, shared_cores(1):
+            decoder = fitted_decoder(job.choice, picture, grid, objective, cache_folder("decoders"), progress)
+            decoder.save(workspace.path / "decoder.safetensors")
+    if isinstance(decoder, LearnedDecoder):
+        with torch.no_grad():
+            norm = decoder.trunk_norm(picture.moments)
+    k = min(CANDIDATES, len(job.templates)) if spec.refine else 1
+    candidates, scores = workspace.add("candidates", "u4", channels=k), workspace.add("scores", "f4", channels=k)
+    score = decoder.score()
+    run("decode", lambda box: decode_chunk(decoder, norm, score, grid, analysis, features, candidates, scores, box))
     index_map = workspace.add("index_map", "u4")
-    run("select", lambda box: select_chunk(candidates, index_map, box))
+    if spec.refine:
+        with timed("refine") as progress, shared_cores(1):
+            for box in refining_windows(grid):  # one at a time: they are larger than chunks, and may share one of the index map's
+                refine_window(objective, grid, analysis, candidates, scores, index_map, spec.refine, box)
+                progress(box.area)
+    else:
+        run("select", lambda box: select_chunk(candidates, index_map, box))
     with timed("assemble") as progress:
-        spec = job.spec
         if spec.preview is not None:
             write_preview(index_map, job.templates, spec.preview)
         assemble(index_map, job.templates.pixels, spec.output, progress, compression=spec.compression, quality=spec.quality)
     return _result(job, index_map, boxes, seconds, peaks)
 
 
-def gather_moments(decoder: Decoder, moments: Any, progress: Callable[[int], None]) -> TrunkNorm:
-    """The decoder's layer norm over the whole picture from the chunks' second moments, summed in float64."""
+def gather_moments(moments: Any, progress: Callable[[int], None]) -> torch.Tensor:
+    """(257, 257) float64: the whole picture's second moments from the chunks', summed."""
     total = torch.zeros(FEATURES + 1, FEATURES + 1, dtype=torch.float64)
     for row in range(moments.shape[0]):
         for column in range(moments.shape[1]):
             total += torch.from_numpy(np.asarray(moments[row, column]))
             progress(1)
-    return decoder.trunk_norm(total)
+    return total
 
 
 def _result(job: Job, index_map: Any, boxes: list[Box], seconds: dict[str, float], peaks: dict[str, int]) -> RenderResult:
@@ -284,7 +316,7 @@ def _result(job: Job, index_map: Any, boxes: list[Box], seconds: dict[str, float
         distinct_templates=int(used.sum()),
         device=device_name(job.device),
         precision=str(job.precision).removeprefix("torch."),
-        decoder=job.spec.decoder,
+        decoder=job.choice.told,
         chunk=(job.plan.chunk[1], job.plan.chunk[0]),
         projected_bytes=job.plan.projected,
         seconds=seconds,

@@ -1,5 +1,6 @@
 """The settings of a render: parsed and validated once, frozen afterwards."""
 
+import math
 import re
 from dataclasses import dataclass
 from fractions import Fraction
@@ -11,6 +12,8 @@ from hirez_mosaic.errors import OutputError, SettingError
 SUFFIXES = (".tif", ".tiff", ".dzi", ".png", ".jpg", ".jpeg", ".webp", ".zarr")
 COMPRESSIONS = ("jpeg", "deflate", "lzw", "webp", "none")
 PRECISIONS = ("auto", "float32", "bfloat16")
+DECODERS = ("auto", "residual", "paper", "l2", "ssim")
+FAR_WEIGHT = 100.0
 MAX_TILE = 4096
 _SIZE_LIMITS = {".jpg": 65_500, ".jpeg": 65_500, ".webp": 16_383}
 _UNITS = {"": 1, "b": 1, "k": 10**3, "m": 10**6, "g": 10**9, "t": 10**12, "ki": 2**10, "mi": 2**20, "gi": 2**30, "ti": 2**40}
@@ -29,7 +32,10 @@ class RenderSpec:
     output: Path
     scale: Fraction | None = None
     columns: int | None = None
-    decoder: str = "residual"
+    decoder: str = "auto"
+    fit: int | None = None
+    refine: int = 0
+    far_weight: float = FAR_WEIGHT
     device: str = "auto"
     precision: str = "auto"
     chunk: int | None = None
@@ -53,6 +59,13 @@ class RenderSpec:
             raise SettingError(f"The chunk is {self.chunk} cells; use 1 or more.")
         if self.memory is not None and self.memory < 1:
             raise SettingError("The memory budget is 0 bytes; use for example --memory 2GiB.")
+        for name, steps in (("fit", self.fit or 0), ("refine", self.refine)):
+            if steps < 0:
+                raise SettingError(f"The number of steps to {name} is {steps}; use 0 for none, or more.")
+        if self.fit and self.decoder in ("paper", "l2", "ssim"):
+            raise SettingError(f"--fit adapts the residual decoder and --decoder is {self.decoder}; leave one of them out.")
+        if not 0 <= self.far_weight < math.inf:
+            raise SettingError(f"The far weight is {self.far_weight}; use 0 or more.")
         if not 1 <= self.quality <= 100:
             raise SettingError(f"The quality is {self.quality}; use 1 to 100.")
         if self.precision not in PRECISIONS:

@@ -7,7 +7,8 @@
     ├── moments       (chunk rows, chunk columns, 257, 257)  float64, see `encode`
     ├── candidates    (rows, columns, k)        uint32, best first
     ├── scores        (rows, columns, k)        float32
-    └── index_map     (rows, columns)           uint32
+    ├── index_map     (rows, columns)           uint32
+    └── decoder.safetensors                     where it was fitted to this source
 
 Every array but `source` and `moments` is cut along the same chunks of cells, so one task writes whole Zarr chunks of its own.
 """
@@ -73,11 +74,11 @@ class Workspace:
         return self.group.create_array(name, shape=(*counts, *shape), chunks=(1, 1, *shape), dtype=dtype, compressors=None)
 
 
-def workspace_bytes(grid: CellGrid, chunk: tuple[int, int], feature_bytes: int) -> int:
-    """Bytes on disk that a finished workspace takes, without an unpacked source."""
+def workspace_bytes(grid: CellGrid, chunk: tuple[int, int], feature_bytes: int, k: int) -> int:
+    """Bytes on disk that a finished workspace with k candidates a cell takes, without an unpacked source."""
     chunks = math.prod(grid.chunk_counts(chunk))
     padded = chunks * chunk[0] * chunk[1]
-    return padded * (3 * CELL * CELL + 256 * feature_bytes + 3 * 4) + chunks * 257 * 257 * 8
+    return padded * (3 * CELL * CELL + 256 * feature_bytes + k * 8 + 4) + chunks * 257 * 257 * 8
 
 
 def _is_workspace(path: Path) -> bool:

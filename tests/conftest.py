@@ -31,6 +31,7 @@ def own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """An empty cache for this test alone."""
     monkeypatch.setenv("HIREZ_MOSAIC_CACHE", str(tmp_path / "cache"))
     monkeypatch.delenv("HIREZ_MOSAIC_WEIGHTS", raising=False)
+    monkeypatch.setattr("hirez_mosaic.choosing.STEPS", 1)  # of fitting, unless a test says otherwise
     return tmp_path / "cache"
 
 
@@ -50,7 +51,8 @@ def random_weights() -> dict[str, torch.Tensor]:
 @pytest.fixture
 def with_random_weights(monkeypatch: pytest.MonkeyPatch, random_weights: dict[str, torch.Tensor]) -> None:
     """Let `render` use the RANDOM weights."""
-    monkeypatch.setattr("hirez_mosaic.rendering.resolve_weights", lambda *_, **__: random_weights)
+    for module in ("rendering", "training", "comparing"):
+        monkeypatch.setattr(f"hirez_mosaic.{module}.resolve_weights", lambda *_, **__: random_weights)
 
 
 @pytest.fixture

@@ -59,7 +59,7 @@ def test_quiet_json_is_one_line(here: Path) -> None:
     told = json.loads(result.stdout)
     assert told["size"] == [120, 100]
     assert told["cells"] == [12, 5]
-    assert set(told["seconds"]) == {"unpack", "ingest", "encode", "moments", "decode", "select", "assemble"}
+    assert set(told["seconds"]) == {"unpack", "ingest", "encode", "moments", "fit", "decode", "select", "assemble"}
 
 
 def test_skipped_templates_are_named_and_counted(here: Path) -> None:
@@ -91,6 +91,9 @@ BAD = {
     "memory too small": (["starry.png", "--memory", "10MB"], 1, "is too small: with one chunk of"),
     "memory in words": (["starry.png", "--memory", "lots"], 2, "use for example 2GiB"),
     "no such decoder": (["starry.png", "--decoder", "none.safetensors"], 1, "There is no decoder file none.safetensors"),
+    "negative steps": (["starry.png", "--fit", "-1"], 2, "The number of steps to fit is -1; use 0 for none, or more"),
+    "fitting a baseline": (["starry.png", "--fit", "9", "--decoder", "l2"], 2, "--fit adapts the residual decoder and --decoder is l2"),
+    "far weight below 0": (["starry.png", "--far-weight", "-1"], 2, "The far weight is -1.0; use 0 or more"),
     "colour in words": (["starry.png", "--background", "mauve"], 2, "use white, black, grey, #rrggbb or r,g,b"),
     "output is the source": (["starry.png", "-o", "starry.png", "--overwrite"], 2, "are the same or one inside the other"),
     "preview is the output": (["starry.png", "-o", "x.png", "--preview", "x.png"], 2, "are the same or one inside the other"),
@@ -198,6 +201,8 @@ def test_weights_verifies_what_is_there(tmp_path: Path, own_cache: Path) -> None
     assert "neither safetensors nor a PyTorch state dictionary" in " ".join(result.stderr.split())
 
 
-@pytest.mark.parametrize("words", [["--help"], ["render", "--help"], ["weights", "--help"], ["--version"]])
+@pytest.mark.parametrize(
+    "words", [["--help"], ["render", "--help"], ["weights", "--help"], ["train", "--help"], ["compare", "--help"], ["--version"]]
+)
 def test_help_works(words: list[str]) -> None:
     assert call(*words).exit_code == 0

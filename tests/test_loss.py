@@ -5,7 +5,7 @@ import pytest
 import torch
 from scipy import ndimage
 
-from hirez_mosaic.loss import TAPS, blur, multi_scale_loss, perceptual_loss, pyramid_level
+from hirez_mosaic.loss import TAPS, MultiScaleLoss, blur, far_view, multi_scale_loss, perceptual_loss, pyramid_level
 from hirez_mosaic.nets.vgg import VGG16
 
 
@@ -50,3 +50,33 @@ def test_the_loss_is_the_mean_over_scales_and_layers(random_weights: dict[str, t
     assert multi_scale_loss(vgg, source, mosaic).item() == pytest.approx(np.mean(each), rel=1e-5)
     assert multi_scale_loss(vgg, source, mosaic, [2]).item() == pytest.approx(each[2], rel=1e-5)
     assert perceptual_loss(vgg, source, source).item() == 0
+
+
+def test_scales_taps_and_blur_can_be_chosen(random_weights: dict[str, torch.Tensor]) -> None:
+    vgg = VGG16("conv5_1").load(random_weights).double()
+    source, mosaic = torch.rand(2, 1, 3, 32, 40, dtype=torch.float64)
+    loss = MultiScaleLoss(vgg, scales=(1,), taps=("conv2_1",), blurred=None)
+    ours, theirs = (vgg(pyramid_level(of, 1), ["conv2_1"])[0].numpy() for of in (mosaic, source))
+    found = loss.per_scale(loss.activations(source), mosaic)
+    assert found.shape == (1,)
+    assert found.item() == pytest.approx(np.mean((ours - theirs) ** 2), rel=1e-9)
+
+
+def test_a_replicated_edge_leaves_a_constant_picture_as_it_is() -> None:
+    images = torch.full((1, 3, 16, 24), 0.7, dtype=torch.float64)
+    torch.testing.assert_close(blur(images, 8, 3.0, "replicate"), images)
+    assert blur(images, 8, 3.0)[0, 0, 0, 0] < 0.4
+
+
+def test_gradients_are_those_of_finite_differences(random_weights: dict[str, torch.Tensor]) -> None:
+    vgg = VGG16("conv2_1").load(random_weights).double()
+    loss = MultiScaleLoss(vgg, scales=(0, 1), taps=("conv1_1", "conv2_1"))
+    source, mosaic = torch.rand(2, 1, 3, 8, 8, dtype=torch.float64)
+    wanted = loss.activations(source)
+    assert torch.autograd.gradcheck(lambda image: loss.per_scale(wanted, image).mean(), (mosaic.requires_grad_(),))
+
+
+def test_the_far_view_is_the_squared_error_of_cell_means() -> None:
+    source, mosaic = torch.rand(2, 1, 3, 16, 24)
+    means = [of[0].numpy().reshape(3, 2, 8, 3, 8).mean((2, 4)) for of in (source, mosaic)]
+    assert far_view(source, mosaic).item() == pytest.approx(np.mean((means[0] - means[1]) ** 2), rel=1e-5)

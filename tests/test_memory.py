@@ -35,14 +35,16 @@ def make_source(kind: str, folder: Path) -> Path:
 
 
 @pytest.mark.parametrize("kind", ["progressive JPEG", "tiled TIFF with alpha", "PNG", "WebP", "Zarr in high chunks"])
-@pytest.mark.parametrize("memory", ["1300MiB", "3GiB"])
-def test_peak_memory_stays_below_the_projection_and_that_below_the_budget(kind: str, memory: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize(("memory", "learning"), [("1300MiB", ["--fit", "0"]), ("3GiB", ["--fit", "3", "--refine", "2"])])
+def test_peak_memory_stays_below_the_projection_and_that_below_the_budget(
+    kind: str, memory: str, learning: list[str], tmp_path: Path
+) -> None:
     (tmp_path / "templates").mkdir()
     for number in range(100):
         save(tmp_path / "templates" / f"{number}.png", photo(32, 32, seed=number))
     source = make_source(kind, tmp_path)
     command = [sys.executable, "-m", "hirez_mosaic", "render", source, "--templates", tmp_path / "templates", "--scale", "0.7"]
-    command += ["--memory", memory, "-o", tmp_path / "m.tif", "--quiet", "--json"]
+    command += ["--memory", memory, "-o", tmp_path / "m.tif", "--quiet", "--json", *learning]
     done = subprocess.run([*map(str, command)], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     told = json.loads(done.stdout)

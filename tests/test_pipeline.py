@@ -9,13 +9,14 @@ import pytest
 import torch
 import zarr
 from conftest import photo, save
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, given
+from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 from torch.nn import functional
 
 from hirez_mosaic import render
 from hirez_mosaic.geometry import CELL, CellGrid
-from hirez_mosaic.nets.decoders import Decoder, PaperDecoder, ResidualDecoder, new_decoder
+from hirez_mosaic.nets.decoders import LearnedDecoder, PaperDecoder, ResidualDecoder, new_decoder
 from hirez_mosaic.nets.vgg import VGG16
 from hirez_mosaic.nets.weights import resolve_weights
 from hirez_mosaic.templates import load_templates
@@ -24,7 +25,7 @@ TOLERANCE = 1e-4
 """Largest difference of float32 features, over their maximum; and of the scores of two templates that may be taken for each other."""
 
 
-def whole_logits(decoder: Decoder, features: torch.Tensor, analysis: np.ndarray) -> torch.Tensor:
+def whole_logits(decoder: LearnedDecoder, features: torch.Tensor, analysis: np.ndarray) -> torch.Tensor:
     """(rows, columns, N) logits of a whole picture, by the formulas as printed."""
     hidden = functional.conv2d(features, decoder.squeeze.weight, decoder.squeeze.bias)
     hidden = torch.relu(functional.layer_norm(hidden, hidden.shape[1:], eps=1e-12))
@@ -39,7 +40,7 @@ def whole_logits(decoder: Decoder, features: torch.Tensor, analysis: np.ndarray)
     return decoder.scale * (decoder.bias - distance)
 
 
-def check_against_whole(workspace: Path, encoder: VGG16, decoder: Decoder) -> None:
+def check_against_whole(workspace: Path, encoder: VGG16, decoder: LearnedDecoder) -> None:
     """The arrays of a workspace are those of the whole picture."""
     group = zarr.open_group(workspace, mode="r")
     analysis, features = group["analysis"][:], torch.from_numpy(group["features"][:])
@@ -56,7 +57,7 @@ def check_against_whole(workspace: Path, encoder: VGG16, decoder: Decoder) -> No
     assert (index_map == logits.argmax(2)).float().mean() > 0.99
 
 
-def disturb(decoder: Decoder) -> Decoder:
+def disturb(decoder: LearnedDecoder) -> LearnedDecoder:
     """The decoder as training might leave it: no tensor at its starting value (RANDOM, seeded)."""
     with torch.random.fork_rng(), torch.no_grad():
         torch.manual_seed(2)
@@ -66,7 +67,7 @@ def disturb(decoder: Decoder) -> Decoder:
 
 
 @pytest.mark.parametrize("kind", ["residual", "paper"])
-@settings(max_examples=12, deadline=None, derandomize=True, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@hypothesis_settings(max_examples=12, deadline=None, derandomize=True, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(data=st.data())
 def test_chunked_equals_whole_for_any_size_chunk_and_template(
     kind: str,
@@ -138,7 +139,17 @@ def test_chunked_equals_whole_on_a_photo_with_the_real_weights(
     maps = []
     for chunk in (7, 16, 10_000):
         workspace = tmp_path / f"workspace-{chunk}"
-        render(astronaut, folder, (8, 8), tmp_path / f"{chunk}.png", precision="float32", chunk=chunk, memory="16GiB", workspace=workspace)
+        render(
+            astronaut,
+            folder,
+            (8, 8),
+            tmp_path / f"{chunk}.png",
+            fit=0,
+            precision="float32",
+            chunk=chunk,
+            memory="16GiB",
+            workspace=workspace,
+        )
         maps.append(zarr.open_group(workspace, mode="r")["index_map"][:])
     templates = load_templates(folder, (8, 8), cache=tmp_path, jobs=1)
     decoder = new_decoder("residual", torch.from_numpy(templates.at_cell_size()), templates.fingerprint)
@@ -155,7 +166,9 @@ def test_bfloat16_features_stay_within_two_percent_of_float32(
     features = []
     for precision in ("float32", "bfloat16"):
         workspace = tmp_path / precision
-        render(astronaut, make_templates(1 + len(features)), 8, tmp_path / f"{precision}.png", precision=precision, workspace=workspace)
+        render(
+            astronaut, make_templates(1 + len(features)), 8, tmp_path / f"{precision}.png", fit=0, precision=precision, workspace=workspace
+        )
         features.append(zarr.open_group(workspace, mode="r")["features"][:].astype(np.float32))
     assert features[0].dtype == np.float32
     error = np.linalg.norm(features[0] - features[1]) / np.linalg.norm(features[0])
@@ -181,7 +194,7 @@ def test_a_picture_made_of_its_own_templates_is_found_again(tmp_path: Path, own_
         save(folder / f"{number:02d}.png", np.full((16, 16, 3), level, np.uint8))
     index_map = np.random.default_rng(0).integers(0, 12, (5, 9))
     source = save(tmp_path / "source.png", np.repeat(np.repeat(levels[index_map].astype(np.uint8), 16, 0), 16, 1)[..., None].repeat(3, 2))
-    result = render(source, folder, 16, tmp_path / "mosaic.png", workspace=tmp_path / "workspace", chunk=4)
+    result = render(source, folder, 16, tmp_path / "mosaic.png", fit=0, workspace=tmp_path / "workspace", chunk=4)
     assert (zarr.open_group(tmp_path / "workspace", mode="r")["index_map"][:] == index_map).all()
     assert result.cells == (9, 5)
     assert result.distinct_templates == len(np.unique(index_map))

@@ -14,11 +14,14 @@ LEVELS = [
     {"errors"},
     {"geometry", "cache", "vips"},
     {"spec", "colour", "resample"},
-    {"store", "sources", "templates", "nets"},
+    {"store", "sources", "templates", "nets", "photos"},
     {"ingest", "encode", "decode", "select", "assemble", "loss"},
-    {"engine"},
+    {"fit", "metrics"},
+    {"fitting", "refine"},
+    {"choosing", "engine"},
     {"plan"},
     {"rendering"},
+    {"training", "comparing"},
     {"cli"},
 ]
 LEVEL = {room: level for level, rooms in enumerate(LEVELS) for room in rooms}

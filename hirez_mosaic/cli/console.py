@@ -4,10 +4,21 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColumn, Task, TaskProgressColumn, TextColumn, TimeRemainingColumn
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    ProgressColumn,
+    Task,
+    TaskID,
+    TaskProgressColumn,
+    TextColumn,
+    TimeRemainingColumn,
+)
 from rich.table import Table
 from rich.text import Text
 
+from hirez_mosaic.comparing import Row
 from hirez_mosaic.nets.device import device_name
 from hirez_mosaic.rendering import Job, Listener, RenderResult
 from hirez_mosaic.spec import format_bytes
@@ -18,6 +29,7 @@ class ConsoleListener(Listener):
 
     def __init__(self) -> None:
         self.console = Console(stderr=True, highlight=False)
+        self._running: tuple[Progress, TaskID] | None = None
 
     def note(self, line: str) -> None:
         self.console.print(Text(line, style="yellow"))
@@ -30,7 +42,7 @@ class ConsoleListener(Listener):
             "templates": f"{len(job.templates):,} of {grid.tile[0]} x {grid.tile[1]} px",
             "cells": f"{grid.columns:,} x {grid.rows:,} = {grid.cells:,}",
             "mosaic": f"{job.spec.output} ({width:,} x {height:,} px, {width * height / 1e6:,.1f} Mpx)",
-            "decoder": job.spec.decoder,
+            "decoder": job.choice.told + (f"; refined in {job.spec.refine} steps" if job.spec.refine else ""),
             "device": f"{device_name(job.device)}, {str(job.precision).removeprefix('torch.')}",
             "chunks": f"{plan.chunk_count:,} of {plan.chunk[1]} x {plan.chunk[0]} cells, {plan.workers} at a time",
             "memory": f"{format_bytes(plan.projected)} projected, {format_bytes(plan.budget)} allowed",
@@ -49,11 +61,18 @@ class ConsoleListener(Listener):
             MofNCompleteColumn(),
             _Rate(unit),
             TimeRemainingColumn(elapsed_when_finished=True),
+            TextColumn("{task.fields[status]}"),
         )
         with Progress(*columns, console=self.console) as progress:
-            task = progress.add_task(name, total=total)
+            task = progress.add_task(name, total=total, status="")
+            self._running = progress, task
             yield lambda done: progress.advance(task, done)
             progress.update(task, completed=total)
+
+    def status(self, line: str) -> None:
+        if self._running is not None:
+            progress, task = self._running
+            progress.update(task, status=line)
 
 
 class _Rate(ProgressColumn):
@@ -77,3 +96,25 @@ def print_summary(console: Console, result: RenderResult) -> None:
     console.print(f"{format_bytes(max(result.peak_bytes.values()))} of memory at the peak")
     console.print(f"{result.distinct_templates:,} of {result.templates:,} templates used")
     console.print(Text(f"{result.output}" + (f" and {result.preview}" if result.preview else ""), style="bold green"))
+
+
+def print_comparison(console: Console, means: dict[str, Row], sources: int) -> None:
+    """The means over all sources; the ratio is that of Eq. 3 to the better of the baselines that were asked for."""
+    baseline = min((means[name].judgement.eq3 for name in ("L2", "SSIM") if name in means), default=None)
+    table = Table(title=f"Means over {sources} pictures; lower is better", title_justify="left")
+    scales = [f"scale {scale}" for scale in range(len(next(iter(means.values())).judgement.per_scale))]
+    for heading in ("selection", *scales, "Eq. 3", "ratio", "LPIPS", "cell means", "distinct", "seconds"):
+        table.add_column(heading, justify="left" if heading == "selection" else "right")
+    for name, row in means.items():
+        one = row.judgement
+        table.add_row(
+            name,
+            *(f"{value:.3f}" for value in one.per_scale),
+            f"{one.eq3:.3f}",
+            "" if baseline is None else f"{one.eq3 / baseline:.3f}",
+            "" if one.lpips is None else f"{one.lpips:.3f}",
+            f"{one.cell_means:.5f}",
+            "" if row.distinct is None else f"{row.distinct:,}",
+            f"{row.seconds:.1f}",
+        )
+    console.print(table)

@@ -8,7 +8,9 @@ from typing import Any
 import click
 
 from hirez_mosaic import __version__
+from hirez_mosaic.cli.compare import compare
 from hirez_mosaic.cli.render import render
+from hirez_mosaic.cli.train import train
 from hirez_mosaic.cli.weights import weights
 from hirez_mosaic.errors import HirezMosaicError, SettingError
 
@@ -48,5 +50,7 @@ def main() -> None:
             signal.signal(getattr(signal, name), signal.default_int_handler)
 
 
+main.add_command(compare)
 main.add_command(render)
+main.add_command(train)
 main.add_command(weights)

@@ -5,7 +5,7 @@ from dataclasses import asdict
 
 import click
 
-from hirez_mosaic.spec import COMPRESSIONS, PRECISIONS
+from hirez_mosaic.spec import COMPRESSIONS, FAR_WEIGHT, PRECISIONS
 
 
 @click.command(short_help="Make a mosaic of a picture.")
@@ -15,7 +15,10 @@ from hirez_mosaic.spec import COMPRESSIONS, PRECISIONS
 @click.option("-o", "--output", type=click.Path(), help="Mosaic file: .tif .dzi .png .jpg .webp .zarr.  [default: SOURCE-stem.mosaic.tif]")
 @click.option("--scale", help="Mosaic px per source px.  [default: 1]")
 @click.option("--columns", type=int, help="Cells across, instead of --scale.")
-@click.option("--decoder", default="residual", show_default=True, metavar="residual|paper|FILE", help="What scores the templates.")
+@click.option("--decoder", default="auto", show_default=True, metavar="auto|residual|paper|l2|ssim|FILE", help="What scores the templates.")
+@click.option("--fit", type=int, help="Steps of fitting the residual decoder to SOURCE.  [default: 100; 0 with a trained decoder]")
+@click.option("--refine", type=int, default=0, show_default=True, help="Steps of optimising each cell's choice; 30 are a good number.")
+@click.option("--far-weight", type=float, default=FAR_WEIGHT, show_default=True, help="Of colour seen from afar, in fit and refine.")
 @click.option("--device", default="auto", show_default=True, metavar="auto|cpu|cuda|cuda:N", help="Where the networks run.")
 @click.option("--precision", type=click.Choice(PRECISIONS), default="auto", show_default=True, help="Of the encoder.")
 @click.option("--chunk", type=int, help="Cells a side of a chunk.  [default: as large as --memory allows]")

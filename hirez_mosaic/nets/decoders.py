@@ -1,14 +1,20 @@
-"""Decoders: from pool3 features to one score for every template in every cell.
-
-Both end in a scalar product, logits = queries . keys + bias, so that the templates can be walked through in blocks and neither
-the logits of a picture nor those of a chunk ever exist at once. The trunk is the paper's (section 2.1): 1x1x256, layer norm over
-the whole picture, ReLU, 3x3; `TrunkNorm` holds that picture-wide mean and variance.
+"""Decoders: from pool3 features and px to one score for every template in every cell.
 
     Decoder
-    ├── PaperDecoder      3x3xN_T, as published; to be trained first
-    └── ResidualDecoder   nearest template in blurred px, moved by the trunk; good before it is trained
+    ├── NearestL2               nearest template by L2 distance    } the baselines (nets.nearest): nothing to
+    ├── NearestSSIM             template of highest SSIM           } learn, no features needed
+    └── LearnedDecoder          the paper's trunk, files
+        ├── PaperDecoder        3x3xN_T, as published; to be trained first
+        └── ResidualDecoder     nearest template in px, moved by the trunk; good before it is trained
+
+All but SSIM end in a scalar product, logits = queries . keys + bias. All score templates in blocks, so that neither the logits of a
+picture nor those of a chunk ever exist at once. The trunk is the paper's (section 2.1): 1x1x256, layer norm over the whole picture,
+ReLU, 3x3; `TrunkNorm` holds that picture-wide mean and variance.
 """
 
+import json
+import os
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar
@@ -23,6 +29,10 @@ from hirez_mosaic.errors import DecoderError
 from hirez_mosaic.geometry import CELL
 from hirez_mosaic.nets.blur import blur_tiled
 
+CELL_VALUES = 3 * CELL * CELL
+"""Values of a cell's own px, or of a template at cell size: 8 x 8 x 3."""
+Score = Callable[[torch.Tensor, slice], torch.Tensor]
+"""(cells, D) queries and a slice of the templates -> (cells, templates) scores, higher is better."""
 FEATURES = 256
 HALO = 1
 """Cells beyond a cell that its queries depend on: one, by the 3x3 convolution."""
@@ -32,25 +42,52 @@ _FORMAT = "hirez-mosaic decoder 1"
 
 @dataclass(frozen=True)
 class TrunkNorm:
-    """Mean and variance that the first layer norm divides by: one pair for a picture, over cells and channels together."""
+    """Mean and variance that the first layer norm divides by: one pair for a picture, over cells and channels together; scalars."""
 
-    mean: float
-    variance: float
+    mean: torch.Tensor
+    variance: torch.Tensor
 
 
 class Decoder(nn.Module):
-    """What both decoders share: the trunk, scoring, and files.
+    """What scores the templates for each cell.
 
     template_count: number of templates, N.
     fingerprint: of the template set the decoder is for.
+    query_length: values in a cell's query, D.
     """
 
     kind: ClassVar[str]
+    reads_features: ClassVar[bool] = True
 
-    def __init__(self, templates: int, fingerprint: str, outputs: int) -> None:
+    def __init__(self, templates: int, fingerprint: str, query_length: int) -> None:
         super().__init__()
         self.template_count = templates
         self.fingerprint = fingerprint
+        self.query_length = query_length
+
+    def queries(self, features: torch.Tensor | None, pixels: torch.Tensor, norm: TrunkNorm | None) -> torch.Tensor:
+        """What each cell asks for: (rows x columns, D), row-major.
+
+        features: (1, 256, rows, columns). pixels: (rows x columns, 192) in [0, 1], each cell's own px as (8, 8, 3).
+        A cell at the rim of `features` comes out as at the edge of a picture. Where the decoder reads no features, they and the norm
+        are None.
+        """
+        raise NotImplementedError
+
+    def score(self) -> Score:
+        """What scores queries against a slice of the templates; made once for a stage."""
+        raise NotImplementedError
+
+
+class LearnedDecoder(Decoder):
+    """What both networks share: the trunk, the scalar product, and files.
+
+    inverse_temperature: 1 / temperature at the end of training, for whoever wants coefficients of this decoder.
+    """
+
+    def __init__(self, templates: int, fingerprint: str, query_length: int, outputs: int) -> None:
+        super().__init__(templates, fingerprint, query_length)
+        self.inverse_temperature = 1.0
         self.squeeze = nn.Conv2d(FEATURES, FEATURES, 1)
         self.spread = nn.Conv2d(FEATURES, outputs, 3, padding=1)
         for conv in (self.squeeze, self.spread):
@@ -58,64 +95,75 @@ class Decoder(nn.Module):
             nn.init.zeros_(conv.bias)  # type: ignore[arg-type]
 
     def trunk_norm(self, moments: torch.Tensor) -> TrunkNorm:
-        """The layer norm's statistics from the second moments of the features alone.
+        """The layer norm's statistics from the second moments of the features alone; gradients flow to the 1x1 convolution.
 
         moments: (257, 257) float64, the sum over all cells of f f^T with f = (256 features, 1). Since the 1x1 convolution is
         h = W f, the sum of h is W times the last column and the sum of h^2 is the trace of W M W^T.
         """
-        weight = torch.cat([self.squeeze.weight.flatten(1), self.squeeze.bias[:, None]], 1).to(moments)  # type: ignore[index]
+        weight = torch.cat([self.squeeze.weight.flatten(1), self.squeeze.bias[:, None]], 1).double()  # type: ignore[index]
+        moments = moments.to(weight.device)
         count = moments[-1, -1] * FEATURES
         mean = (weight @ moments[:, -1]).sum() / count
         square = ((weight @ moments) * weight).sum() / count
-        return TrunkNorm(mean.item(), max(0.0, (square - mean**2).item()))
+        return TrunkNorm(mean, (square - mean**2).clamp(min=0))
 
-    def hidden(self, features: torch.Tensor, norm: TrunkNorm) -> torch.Tensor:
+    def hidden(self, features: torch.Tensor | None, norm: TrunkNorm | None) -> torch.Tensor:
         """(1, 256, rows, columns) features -> the same shape after 1x1, layer norm and ReLU."""
+        if features is None or norm is None:
+            raise ValueError("This decoder reads features.")
         return torch.relu((self.squeeze(features) - norm.mean) * (norm.variance + _EPSILON) ** -0.5)
-
-    def queries(self, features: torch.Tensor, pixels: torch.Tensor, norm: TrunkNorm) -> torch.Tensor:
-        """What each cell asks for: (rows x columns, D), row-major.
-
-        features: (1, 256, rows, columns). pixels: (rows x columns, 192) in [0, 1], each cell's own px as (8, 8, 3).
-        A cell at the rim of `features` comes out as at the edge of a picture.
-        """
-        raise NotImplementedError
 
     def template_keys(self) -> tuple[torch.Tensor, torch.Tensor]:
         """(N, D) keys and (N,) biases of the templates."""
         raise NotImplementedError
 
-    def coefficients(self, queries: torch.Tensor, temperature: float) -> torch.Tensor:
-        """The coefficients of Eq. 1, softmax(logits / temperature) over templates: (cells, N), rows sum to 1.
+    def score(self) -> Score:
+        with torch.no_grad():
+            keys, bias = self.template_keys()
+        return lambda queries, block: torch.addmm(bias[block], queries, keys[block].T)
 
-        Holds every logit of its cells: it is for crops and small pictures, where the templates are mixed rather than chosen.
+    def logits(self, queries: torch.Tensor, templates: torch.Tensor | None = None) -> torch.Tensor:
+        """(cells, N) logits as the softmax takes them, with gradients, of all templates or of those named by index.
+
+        All at once: for windows and small pictures.
         """
         keys, bias = self.template_keys()
-        return torch.softmax(self.normalised(torch.addmm(bias, queries, keys.T)) / temperature, 1)
+        if templates is not None:
+            keys, bias = keys[templates], bias[templates]
+        return self.normalised(torch.addmm(bias, queries, keys.T))
 
     def normalised(self, logits: torch.Tensor) -> torch.Tensor:
         """Logits (cells, N) as the softmax takes them."""
         return logits
 
     def save(self, path: Path) -> None:
-        """Write safetensors with kind, number and fingerprint of the templates in the metadata."""
-        told = {"format": _FORMAT, "kind": self.kind, "templates": str(self.template_count), "fingerprint": self.fingerprint}
-        save_file({name: tensor.contiguous() for name, tensor in self.state_dict().items()}, path, metadata=told)
+        """Write safetensors with kind, number and fingerprint of the templates in the metadata; the file appears when it is complete."""
+        told = {
+            "kind": self.kind,
+            "templates": self.template_count,
+            "fingerprint": self.fingerprint,
+            "inverse_temperature": self.inverse_temperature,
+        }
+        fresh = path.with_name(f".{path.name}.{os.getpid()}")
+        save_file(
+            {name: tensor.cpu().contiguous() for name, tensor in self.state_dict().items()}, fresh, metadata={_FORMAT: json.dumps(told)}
+        )
+        fresh.replace(path)
 
 
-class PaperDecoder(Decoder):
+class PaperDecoder(LearnedDecoder):
     """The paper's decoder: queries are 3x3 neighbourhoods of the trunk, keys the kernels of 3x3xN_T.
 
     The second layer norm shifts and scales all logits of a picture alike, so it cannot change which template is best: only
-    `coefficients` need it.
+    `logits` has it.
     """
 
     kind = "paper"
 
     def __init__(self, templates: int, fingerprint: str) -> None:
-        super().__init__(templates, fingerprint, templates)
+        super().__init__(templates, fingerprint, FEATURES * 9, templates)
 
-    def queries(self, features: torch.Tensor, pixels: torch.Tensor, norm: TrunkNorm) -> torch.Tensor:
+    def queries(self, features: torch.Tensor | None, pixels: torch.Tensor, norm: TrunkNorm | None) -> torch.Tensor:
         return functional.unfold(self.hidden(features, norm), 3, padding=1)[0].T  # (cells, 256 x 3 x 3)
 
     def template_keys(self) -> tuple[torch.Tensor, torch.Tensor]:
@@ -126,29 +174,29 @@ class PaperDecoder(Decoder):
         return functional.layer_norm(logits, logits.shape, eps=_EPSILON)
 
 
-class ResidualDecoder(Decoder):
+class ResidualDecoder(LearnedDecoder):
     """logits_i = s (2 <t_i, x + d(f)> - |t_i|^2 + b_i): minus the squared distance of template i to the cell, up to a constant.
 
-    x are the cell's own 8 x 8 x 3 px, t_i the template at 8 x 8 blurred by B in a tiling of itself (learnable), d(f) the trunk,
-    b_i a bias. d and b start at zero, so it starts as the nearest neighbour among blurred templates.
+    x are the cell's own 8 x 8 x 3 px, t_i the template at 8 x 8 (learnable), d(f) the trunk, b_i a bias. d and b start at zero, so it
+    starts as the nearest neighbour: among templates blurred by B in a tiling of themselves, as the loss sees them, or among sharp ones.
     """
 
     kind = "residual"
 
     def __init__(self, templates: int, fingerprint: str) -> None:
-        super().__init__(templates, fingerprint, 3 * CELL * CELL)
+        super().__init__(templates, fingerprint, CELL_VALUES, CELL_VALUES)
         nn.init.zeros_(self.spread.weight)
-        self.targets = nn.Parameter(torch.zeros(templates, 3 * CELL * CELL))
+        self.targets = nn.Parameter(torch.zeros(templates, CELL_VALUES))
         self.bias = nn.Parameter(torch.zeros(templates))
         self.scale = nn.Parameter(torch.ones(()))
 
-    def start_from(self, small: torch.Tensor) -> "ResidualDecoder":
-        """Take the templates (N, 8, 8, 3) in [0, 1], blurred, as targets; itself."""
+    def start_from(self, small: torch.Tensor, *, blurred: bool = True) -> "ResidualDecoder":
+        """Take the templates (N, 8, 8, 3) in [0, 1], blurred or sharp, as targets; itself."""
         with torch.no_grad():
-            self.targets.copy_(blur_tiled(small).flatten(1))
+            self.targets.copy_((blur_tiled(small) if blurred else small).flatten(1))
         return self
 
-    def queries(self, features: torch.Tensor, pixels: torch.Tensor, norm: TrunkNorm) -> torch.Tensor:
+    def queries(self, features: torch.Tensor | None, pixels: torch.Tensor, norm: TrunkNorm | None) -> torch.Tensor:
         moved = self.spread(self.hidden(features, norm))[0].flatten(1).T  # (cells, 192)
         return 2 * self.scale * (pixels + moved)
 
@@ -159,29 +207,29 @@ class ResidualDecoder(Decoder):
 _KINDS: dict[str, type[PaperDecoder] | type[ResidualDecoder]] = {"paper": PaperDecoder, "residual": ResidualDecoder}
 
 
-def new_decoder(kind: str, templates: torch.Tensor, fingerprint: str) -> Decoder:
-    """An untrained decoder: the residual one from the templates, the paper's from Xavier weights (seed 0).
+def new_decoder(kind: str, templates: torch.Tensor, fingerprint: str, seed: int = 0) -> LearnedDecoder:
+    """An untrained decoder: the residual one from the templates, the paper's from Xavier weights.
 
     templates: (N, 8, 8, 3) float32 in [0, 1].
     """
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)
+        torch.manual_seed(seed)
         decoder = _KINDS[kind](len(templates), fingerprint)
     return decoder.start_from(templates) if isinstance(decoder, ResidualDecoder) else decoder
 
 
-def load_decoder(path: Path, templates: int, fingerprint: str) -> Decoder:
+def load_decoder(path: Path, templates: int, fingerprint: str) -> LearnedDecoder:
     """A decoder from its file, refused with DecoderError when it is damaged or was made for other templates."""
     if not path.is_file():
-        raise DecoderError(f"There is no decoder file {path}; --decoder takes residual, paper or a file.")
+        raise DecoderError(f"There is no decoder file {path}; --decoder takes auto, residual, paper, l2, ssim or a file.")
     try:
         with safe_open(path, framework="pt") as file:
-            told = file.metadata() or {}
+            told = json.loads((file.metadata() or {}).get(_FORMAT, "{}"))
             state = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a mapping)
-    except (SafetensorError, OSError) as error:
+    except (SafetensorError, OSError, json.JSONDecodeError) as error:
         raise DecoderError(f"{path} is not a decoder file: it cannot be read as safetensors.") from error
-    if told.get("format") != _FORMAT or told.get("kind") not in _KINDS:
-        raise DecoderError(f"{path} is not a decoder file of this version: its format is {told.get('format', 'unknown')!r}.")
+    if told.get("kind") not in _KINDS:
+        raise DecoderError(f"{path} is not a decoder file of this version: its metadata hold no {_FORMAT!r}.")
     if told.get("fingerprint") != fingerprint:
         raise DecoderError(
             f"The decoder {path} was made for {told.get('templates')} other templates (fingerprint {told.get('fingerprint', '')[:12]}, "
@@ -191,6 +239,7 @@ def load_decoder(path: Path, templates: int, fingerprint: str) -> Decoder:
         decoder = _KINDS[told["kind"]](templates, fingerprint)
     try:
         decoder.load_state_dict(state)
-    except RuntimeError as error:
+        decoder.inverse_temperature = told["inverse_temperature"]
+    except (RuntimeError, KeyError) as error:
         raise DecoderError(f"{path} is damaged: its tensors do not fit a {told['kind']} decoder of {templates} templates.") from error
     return decoder

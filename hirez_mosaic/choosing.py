@@ -1,0 +1,105 @@
+"""Which decoder a render uses: the one named, a trained one of these templates out of the cache, or the residual one, to be fitted."""
+
+import hashlib
+import json
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from hirez_mosaic.errors import SettingError
+from hirez_mosaic.fit import Objective, Picture
+from hirez_mosaic.fitting import STEPS, fit
+from hirez_mosaic.geometry import CELL, CellGrid
+from hirez_mosaic.loss import MultiScaleLoss
+from hirez_mosaic.nets.decoders import Decoder, LearnedDecoder, ResidualDecoder, load_decoder, new_decoder
+from hirez_mosaic.nets.nearest import NearestL2, NearestSSIM
+from hirez_mosaic.nets.vgg import VGG16
+from hirez_mosaic.spec import RenderSpec
+from hirez_mosaic.templates import TemplateSet
+
+_VERSION = 1  # of fitting: a cached decoder of another is not used
+
+
+@dataclass(frozen=True)
+class Choice:
+    """A decoder, what to call it, and how it is to be fitted to the source.
+
+    told: for people. fit_steps: 0 for none. untouched: whether nothing was learned yet.
+    """
+
+    decoder: Decoder
+    told: str
+    fit_steps: int
+    untouched: bool
+
+
+def trained_path(cache: Path, fingerprint: str) -> Path:
+    """Where `hirez-mosaic train` leaves a decoder for renders with the same templates."""
+    return cache / f"{fingerprint}.safetensors"
+
+
+def choose_decoder(spec: RenderSpec, templates: TemplateSet, cache: Path) -> Choice:
+    """The decoder for these settings and templates. Raises SettingError, and DecoderError for a file that does not fit."""
+    count, fingerprint = len(templates), templates.fingerprint
+    if spec.decoder in ("l2", "ssim"):
+        nearest = NearestL2 if spec.decoder == "l2" else NearestSSIM
+        return Choice(nearest(torch.from_numpy(templates.at_cell_size()), fingerprint), f"nearest by {spec.decoder.upper()}", 0, False)
+    if spec.decoder == "paper":
+        return Choice(new_decoder("paper", torch.from_numpy(templates.at_cell_size()), fingerprint), "paper, untrained", 0, True)
+    file = trained_path(cache, fingerprint) if spec.decoder == "auto" else Path(spec.decoder)
+    if spec.decoder != "residual" and (spec.decoder != "auto" or file.exists()):
+        decoder = load_decoder(file, count, fingerprint)
+        if spec.fit and not isinstance(decoder, ResidualDecoder):
+            raise SettingError(f"--fit adapts residual decoders and {file} holds a {decoder.kind} decoder; leave --fit out.")
+        further = f", fitted to the source in {spec.fit} steps" if spec.fit else ""
+        return Choice(decoder, f"{decoder.kind}, trained ({file}){further}", spec.fit or 0, False)
+    steps = STEPS if spec.fit is None else spec.fit
+    told = f"residual, fitted to the source in {steps} steps" if steps else "residual, not fitted"
+    return Choice(new_decoder("residual", torch.from_numpy(templates.at_cell_size()), fingerprint), told, steps, True)
+
+
+def loss_network(weights: dict[str, torch.Tensor], device: torch.device, dtype: torch.dtype) -> VGG16:
+    """VGG-16 up to conv5_1, for the loss, channels-last."""
+    return VGG16("conv5_1").load(weights).to(device=device, dtype=dtype, memory_format=torch.channels_last)  # type: ignore[call-overload]
+
+
+def window_objective(vgg: VGG16, templates: TemplateSet, far_weight: float) -> Objective:
+    """What fitting and refining minimise: Eq. 3 of windows out of a larger picture, and the far view."""
+    small = torch.from_numpy(templates.at_cell_size()).to(next(vgg.parameters()).device)
+    return Objective(MultiScaleLoss(vgg, edge="replicate"), small, far_weight)
+
+
+def fitted_decoder(
+    choice: Choice, picture: Picture, grid: CellGrid, objective: Objective, cache: Path, progress: Callable[[int], None]
+) -> LearnedDecoder:
+    """The chosen decoder fitted to the picture, or what an earlier fit to the same px with the same settings left in the cache."""
+    decoder = choice.decoder
+    if not isinstance(decoder, ResidualDecoder):
+        raise TypeError(f"A {decoder.kind} decoder cannot be fitted.")
+    device = objective.templates.device
+    file = cache / f"fitted-{_key(choice, picture.analysis, grid, objective)}.safetensors"
+    if file.exists():
+        progress(choice.fit_steps)
+        return load_decoder(file, decoder.template_count, decoder.fingerprint).to(device)
+    found = fit(decoder, picture, objective, choice.fit_steps, untouched=choice.untouched, progress=progress)
+    found.save(file)
+    return found
+
+
+def _key(choice: Choice, analysis: Any, grid: CellGrid, objective: Objective) -> str:
+    """Digest of all that a fit depends on: the analysis image's px, templates, settings, precision, and what it starts from."""
+    sha = hashlib.blake2b(digest_size=16)
+    vgg = objective.loss.vgg
+    told = [_VERSION, choice.decoder.fingerprint, choice.fit_steps, objective.far_weight, str(next(vgg.parameters()).dtype), analysis.shape]
+    sha.update(json.dumps(told).encode())
+    if not choice.untouched:
+        for tensor in choice.decoder.state_dict().values():
+            sha.update(tensor.cpu().numpy().tobytes())
+    step = max(1, getattr(analysis, "chunks", (CELL,))[0])
+    for top in range(0, analysis.shape[0], step):
+        sha.update(np.ascontiguousarray(analysis[top : top + step]).data)
+    return sha.hexdigest()

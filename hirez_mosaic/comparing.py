@@ -1,0 +1,239 @@
+"""Compare: the ways to choose templates side by side, on the same pictures, by the same measures."""
+
+import csv
+import os
+import tempfile
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyvips
+import torch
+import zarr
+from numpy.typing import NDArray
+
+from hirez_mosaic.cache import cache_folder
+from hirez_mosaic.choosing import loss_network, trained_path
+from hirez_mosaic.engine import cores
+from hirez_mosaic.errors import OutputError, SettingError, WeightsError
+from hirez_mosaic.fit import Picture, placed, soft_mosaic
+from hirez_mosaic.fitting import STEPS
+from hirez_mosaic.geometry import CELL, Box
+from hirez_mosaic.loss import MultiScaleLoss
+from hirez_mosaic.metrics import Judge, Judgement
+from hirez_mosaic.nets.decoders import load_decoder
+from hirez_mosaic.nets.weights import resolve_alexnet, resolve_weights
+from hirez_mosaic.rendering import Listener, gather_moments, run_render
+from hirez_mosaic.sources import open_source
+from hirez_mosaic.spec import FAR_WEIGHT, RenderSpec, parse_colour, parse_tile
+from hirez_mosaic.templates import TemplateSet, load_templates
+
+SELECTIONS = ("L2", "SSIM", "residual", "trained", "fitted", "refined", "soft")
+"""In the order of the table; "residual" is unfitted, "refined" is fitted first, "soft" is the fitted decoder's soft mosaic."""
+_LARGEST = 2048  # px of the longer side of an analysis image: pictures are judged whole
+_FIGURE_SIDE = 512  # px of a panel's longer side
+
+
+@dataclass(frozen=True)
+class Row:
+    """One picture under one selection.
+
+    distinct: templates used, None for the soft mosaic. seconds: of the selection and all before it, without assembly.
+    """
+
+    source: Path
+    selection: str
+    judgement: Judgement
+    distinct: int | None
+    seconds: float
+
+
+def compare(
+    sources: Sequence[str | Path],
+    templates: str | Path,
+    tile: int | str | tuple[int, int] = 8,
+    output: str | Path = "compared",
+    *,
+    side: int = 512,
+    selections: Sequence[str] = SELECTIONS,
+    trained: str | Path | None = None,
+    fit: int = STEPS,
+    refine: int = 30,
+    far_weight: float = FAR_WEIGHT,
+    device: str = "auto",
+    precision: str = "auto",
+    background: str | tuple[int, int, int] = "white",
+    weights: str | Path | None = None,
+    overwrite: bool = False,
+    listener: Listener | None = None,
+) -> list[Row]:
+    """Make a mosaic of each source in every way, judge them, and leave a table and a figure for each source in the folder `output`.
+
+    side: px of the longer side of the analysis image, 8 to a cell; at most 2,048, because pictures are judged whole.
+    selections: some of `SELECTIONS`; "trained" is left out where there is no trained decoder.
+    trained: a decoder file; the cache's for these templates where None.
+    The rest is as in `render`. Mosaics are judged with the templates at 8 x 8 px, in float32.
+
+    Raises a subclass of HirezMosaicError.
+    """
+    listener = listener or Listener()
+    folder, size = Path(output), parse_tile(tile)
+    wrong = [name for name in selections if name not in SELECTIONS]
+    if wrong or not selections:
+        raise SettingError(f"There is no selection {', '.join(wrong) or 'given'}; use some of {', '.join(SELECTIONS)}.")
+    if not CELL <= side <= _LARGEST:
+        raise SettingError(f"The side is {side} px; use {CELL} to {_LARGEST}.")
+    if not sources:
+        raise SettingError("There is no source; name one picture or more.")
+    stems = [Path(source).stem for source in sources]
+    if len(set(stems)) < len(stems):
+        twice = next(stem for stem in stems if stems.count(stem) > 1)
+        raise SettingError(f"Two sources are called {twice}, and so would be their figures; rename one.")
+    if (folder / _TABLE).exists() and not overwrite:
+        raise OutputError(f"{folder / _TABLE} is there already; use --overwrite to replace it.")
+    colour = parse_colour(background)
+    found = load_templates(
+        Path(templates),
+        size,
+        background=colour,
+        cache=cache_folder("templates"),
+        jobs=cores(),
+        stage=lambda total: listener.stage("templates", total, "templates"),
+    )
+    file = Path(trained) if trained is not None else trained_path(cache_folder("decoders"), found.fingerprint)
+    if trained is not None or file.exists():
+        load_decoder(file, len(found), found.fingerprint)
+    elif "trained" in selections:
+        listener.note(f"There is no trained decoder of these templates ({file}); the comparison goes without.")
+        selections = [name for name in selections if name != "trained"]
+    named = None if weights is None else Path(weights)
+    judge = _make_judge(resolve_weights(named, cache_folder("weights"), listener.note), listener)
+    decoders = {"L2": "l2", "SSIM": "ssim", "trained": str(file)}
+    rows: list[Row] = []
+    folder.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix=".compare-", dir=folder) as scratch:
+        for source in map(Path, sources):
+            panels: dict[str, NDArray[np.uint8]] = {}
+            columns = _columns(source, side, colour)
+            seconds = 0.0
+            for name in selections:
+                workspace = Path(scratch) / "workspace"
+                spec = RenderSpec(
+                    source=source,
+                    templates=Path(templates),
+                    tile=size,
+                    output=Path(scratch) / "mosaic.zarr",
+                    columns=columns,
+                    decoder=decoders.get(name, "residual"),
+                    fit=fit if name in ("fitted", "refined", "soft") else 0,
+                    refine=refine if name == "refined" else 0,
+                    far_weight=far_weight,
+                    device=device,
+                    precision=precision,
+                    workspace=workspace,
+                    overwrite=True,
+                    background=colour,
+                    weights=named,
+                )
+                with listener.stage(f"{source.stem}: {name}", 1, "mosaics"):
+                    result = run_render(spec, Listener())
+                panels.setdefault("input", np.asarray(zarr.open_array(workspace / "analysis", mode="r")))
+                mosaic = _soft(workspace, found) if name == "soft" else _hard(workspace, found)
+                seconds = max(seconds, result.seconds.get("fit", 0.0))  # the first fit is computed, later ones come from the cache
+                spent = result.total_seconds - result.seconds["assemble"] - result.seconds.get("fit", 0.0) + (seconds if spec.fit else 0.0)
+                judgement = judge(_as_batch(panels["input"]), mosaic)
+                rows.append(Row(source, name, judgement, None if name == "soft" else result.distinct_templates, spent))
+                panels[name] = mosaic[0].permute(1, 2, 0).mul(255).round().byte().numpy()
+            _write_figure(panels, folder / f"{source.stem}.png")
+            _write_table(rows, folder / _TABLE)
+    return rows
+
+
+_TABLE = "compared.csv"
+
+
+def means(rows: Sequence[Row]) -> dict[str, Row]:
+    """The mean of each selection over all sources, by name; `source` is the first."""
+    found: dict[str, Row] = {}
+    for name in SELECTIONS:
+        mine = [row for row in rows if row.selection == name]
+        if mine:
+            judged = [row.judgement for row in mine]
+            told = [one.lpips for one in judged if one.lpips is not None]
+            judgement = Judgement(
+                tuple(np.mean([one.per_scale for one in judged], axis=0).tolist()),
+                float(np.mean([one.eq3 for one in judged])),
+                float(np.mean(told)) if told else None,
+                float(np.mean([one.cell_means for one in judged])),
+            )
+            distinct = (
+                None if mine[0].distinct is None else round(float(np.mean([row.distinct for row in mine if row.distinct is not None])))
+            )
+            found[name] = Row(mine[0].source, name, judgement, distinct, float(np.mean([row.seconds for row in mine])))
+    return found
+
+
+def _make_judge(weights: dict[str, torch.Tensor], listener: Listener) -> Judge:
+    alexnet = None
+    try:
+        alexnet = resolve_alexnet(cache_folder("weights"), listener.note)
+    except WeightsError as error:
+        listener.note(f"LPIPS is left out, for AlexNet's weights are not to be had ({error}).")
+    return Judge(MultiScaleLoss(loss_network(weights, torch.device("cpu"), torch.float32)), alexnet)
+
+
+def _columns(source: Path, side: int, background: tuple[int, int, int]) -> int:
+    """Cells across at which the longer side of the analysis image has `side` px, about."""
+    opened = open_source(source, background)
+    try:
+        width, height = opened.size
+    finally:
+        opened.close()
+    return max(1, round(side / CELL * width / max(width, height)))
+
+
+def _as_batch(pixels: NDArray[np.uint8]) -> torch.Tensor:
+    return torch.from_numpy(np.ascontiguousarray(pixels)).permute(2, 0, 1)[None].float() / 255
+
+
+def _hard(workspace: Path, templates: TemplateSet) -> torch.Tensor:
+    """(1, 3, 8 rows, 8 columns) the mosaic that a render left in its workspace, at 8 px a cell."""
+    index_map = np.asarray(zarr.open_array(workspace / "index_map", mode="r")).astype(np.int64)
+    small = torch.from_numpy(templates.at_cell_size()).flatten(1)
+    return placed(small[torch.from_numpy(index_map).flatten()], Box(0, index_map.shape[0], 0, index_map.shape[1]))
+
+
+def _soft(workspace: Path, templates: TemplateSet) -> torch.Tensor:
+    """The same of the coefficients (Eq. 1) of the decoder it was fitted with."""
+    group: Any = zarr.open_group(workspace, mode="r")
+    decoder = load_decoder(workspace / "decoder.safetensors", len(templates), templates.fingerprint)
+    picture = Picture(group["analysis"], group["features"], gather_moments(group["moments"], lambda done: None))
+    return soft_mosaic(decoder, picture, torch.from_numpy(templates.at_cell_size()))
+
+
+def _write_table(rows: Sequence[Row], path: Path) -> None:
+    fresh = path.with_name(f".{path.name}.{os.getpid()}")
+    with fresh.open("w", newline="") as file:
+        writer = csv.writer(file)
+        scales = [f"scale {scale}" for scale in range(len(rows[0].judgement.per_scale))]
+        writer.writerow(["source", "selection", *scales, "Eq. 3", "LPIPS", "cell means", "distinct", "seconds"])
+        for row in rows:
+            one = row.judgement
+            writer.writerow([row.source, row.selection, *one.per_scale, one.eq3, one.lpips, one.cell_means, row.distinct, row.seconds])
+    fresh.replace(path)
+
+
+def _write_figure(panels: dict[str, NDArray[np.uint8]], path: Path) -> None:
+    """All panels with their names, four in a row."""
+    images = []
+    for name, pixels in panels.items():
+        image = pyvips.Image.new_from_array(np.ascontiguousarray(pixels)).copy(interpretation="srgb")
+        image = image.resize(min(1.0, _FIGURE_SIDE / max(image.width, image.height)))
+        label = pyvips.Image.text(name, font="sans 14", width=image.width - 16)
+        band = label.embed(8, 4, image.width, 30).invert().bandjoin([label.embed(8, 4, image.width, 30).invert()] * 2)
+        images.append(band.cast("uchar").copy(interpretation="srgb").join(image, "vertical"))
+    fresh = path.with_name(f".{os.getpid()}-{path.name}")
+    pyvips.Image.arrayjoin(images, across=4, shim=8, background=[255, 255, 255]).write_to_file(str(fresh))
+    fresh.replace(path)

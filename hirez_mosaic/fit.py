@@ -1,0 +1,225 @@
+"""Fitting and training: a decoder moved under Eq. 3 and the far view, on windows of one analysis image or of many.
+
+A step: draw windows, decode them to *coefficients* (Eq. 1: a softmax over the templates at the step's temperature), mix the templates
+into a soft mosaic, compare it with the source, follow the gradient. As the temperature falls the soft mosaic nears the hard one.
+"""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+
+from hirez_mosaic.decode import best_k, window_queries
+from hirez_mosaic.geometry import CELL, Box
+from hirez_mosaic.loss import Activations, MultiScaleLoss, far_view
+from hirez_mosaic.nets.decoders import CELL_VALUES, HALO, Decoder, LearnedDecoder, PaperDecoder
+
+_ALL = 32_768
+"""Up to so many templates all of them share in a step's softmax; beyond, those that are among the best of some cell of the window."""
+_BEST = 16  # of a cell, then
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How a decoder is trained.
+
+    steps: in all. batch: windows a step. window: side, cells.
+    rate, template_rate: Adam's learning rates of the trunk, and of the residual decoder's templates and biases.
+    decay: "cosine" to zero, or (factor, every so many steps).
+    inverse_temperature: 1 / tau (at the start, at the end). annealing: "geometric" or "linear" between them.
+    reach: share of the steps after which the end is reached. hold: steps for which it stays the same.
+    far_weight: weight of the far view, 0 is the paper's loss.
+    warm_up: steps over which the rates rise. forgets: Adam's second beta; a short run wants its mean of squares to be a recent one.
+    """
+
+    steps: int
+    batch: int
+    window: int
+    rate: float
+    template_rate: float
+    decay: str | tuple[float, int]
+    inverse_temperature: tuple[float, float]
+    annealing: str = "geometric"
+    reach: float = 0.8
+    hold: int = 1
+    far_weight: float = 0.0
+    warm_up: int = 0
+    forgets: float = 0.999
+
+    def inverse_temperature_at(self, step: int) -> float:
+        """1 / tau of step 0, 1, ..., steps - 1."""
+        start, end = self.inverse_temperature
+        part = min(1.0, step // self.hold * self.hold / max(1, self.reach * self.steps - self.hold))
+        return start + (end - start) * part if self.annealing == "linear" else start * (end / start) ** part
+
+    def rate_at(self, step: int) -> float:
+        """The learning rates' factor at a step."""
+        if isinstance(self.decay, tuple):
+            factor, every = self.decay
+            return factor ** (step // every)
+        return min(1.0, (step + 1) / (self.warm_up + 1)) * 0.5 * (1 + math.cos(math.pi * step / self.steps))
+
+
+PAPER = Recipe(2000, 12, 64, 6e-3, 6e-3, (0.96, 100), (1.0, 15.0), "linear", 1.0, 10)
+"""The paper's section 3.1, with the public code's linear rise of 1 / tau."""
+
+
+@dataclass(frozen=True)
+class Picture:
+    """What a decoder is trained on: the analysis image and what the encoder made of all of it.
+
+    analysis: (8 rows, 8 columns, 3) uint8. features: (rows, columns, 256). Arrays, or Zarr arrays that are read window by window.
+    moments: (257, 257) float64 second moments of all features: layer norm sees in training what it will see in a render.
+    """
+
+    analysis: Any
+    features: Any
+    moments: torch.Tensor
+
+    @property
+    def box(self) -> Box:
+        """All cells."""
+        return Box(0, self.features.shape[0], 0, self.features.shape[1])
+
+
+@dataclass(frozen=True)
+class Told:
+    """One step's figures: loss (Eq. 3 of the soft mosaic), far view, entropy of the coefficients (nats, a mean over cells), and
+    distinct templates among each cell's best.
+    """
+
+    loss: float
+    far: float
+    entropy: float
+    distinct: int
+
+
+class Objective:
+    """What is minimised: Eq. 3 + far_weight x far view of mosaics of `templates` (N, 8, 8, 3) float32 in [0, 1]."""
+
+    def __init__(self, loss: MultiScaleLoss, templates: torch.Tensor, far_weight: float) -> None:
+        self.loss = loss
+        self.templates = templates.flatten(1)
+        self.far_weight = far_weight
+
+    def source_window(self, analysis: Any, box: Box) -> torch.Tensor:
+        """(1, 3, 8 rows, 8 columns) float32 in [0, 1] of the cells `box`."""
+        pixels = torch.from_numpy(np.ascontiguousarray(analysis[box.scaled(CELL).slices])).to(self.templates.device)
+        return pixels.permute(2, 0, 1)[None].float().div_(255)
+
+    def terms(self, source: torch.Tensor, wanted: Activations, mosaic: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """(Eq. 3, far view) of a mosaic (1, 3, 8 rows, 8 columns); scalars."""
+        return self.loss.per_scale(wanted, mosaic).mean(), far_view(source, mosaic)
+
+    def step(self, decoder: LearnedDecoder, picture: Picture, box: Box, inverse_temperature: float, share: float = 1.0) -> Told:
+        """Add `share` of the gradient of one window to the decoder's parameters."""
+        queries = self.queries(decoder, picture, box)
+        if decoder.template_count <= _ALL or isinstance(decoder, PaperDecoder):
+            logits, templates = decoder.logits(queries), self.templates
+        else:
+            with torch.no_grad():
+                active = best_k(queries, decoder.score(), decoder.template_count, _BEST)[0].unique()
+            logits, templates = decoder.logits(queries, active), self.templates[active]
+        log = torch.log_softmax(inverse_temperature * logits, 1)
+        coefficients = log.exp()
+        source = self.source_window(picture.analysis, box)
+        mosaic = placed(coefficients @ templates, box)
+        loss, far = self.terms(source, self.loss.activations(source), mosaic)
+        (share * (loss + self.far_weight * far)).backward()
+        with torch.no_grad():
+            entropy = -(coefficients * log).sum(1).mean()
+            return Told(loss.item(), far.item(), entropy.item(), len(logits.argmax(1).unique()))
+
+    @torch.no_grad()
+    def hard(self, decoder: Decoder, pictures: Sequence[Picture], boxes: Sequence[Box]) -> tuple[float, int]:
+        """(mean of Eq. 3 + far_weight x far view of hard mosaics, distinct templates in all) over windows, one of each picture."""
+        values, used, score = [], set(), decoder.score()
+        for picture, box in zip(pictures, boxes, strict=True):
+            chosen = best_k(self.queries(decoder, picture, box), score, decoder.template_count, 1)[0][:, 0]
+            source = self.source_window(picture.analysis, box)
+            loss, far = self.terms(source, self.loss.activations(source), placed(self.templates[chosen], box))
+            values.append((loss + self.far_weight * far).item())
+            used.update(chosen.tolist())
+        return sum(values) / len(values), len(used)
+
+    @staticmethod
+    def queries(decoder: Decoder, picture: Picture, box: Box) -> torch.Tensor:
+        """(cells, D) queries of a window, as a render makes them: with a halo of one cell and the whole picture's layer norm."""
+        around = box.grown(HALO, picture.box)
+        norm = decoder.trunk_norm(picture.moments) if isinstance(decoder, LearnedDecoder) else None
+        features = np.asarray(picture.features[around.slices])
+        pixels = np.ascontiguousarray(picture.analysis[box.scaled(CELL).slices])
+        return window_queries(decoder, norm, features, pixels, box.within(around))
+
+
+def window_of(bounds: Box, side: int, rng: np.random.Generator) -> Box:
+    """A window of at most `side` cells a side at a random place."""
+    height, width = min(side, bounds.height), min(side, bounds.width)
+    top, left = (int(rng.integers(0, most + 1)) for most in (bounds.height - height, bounds.width - width))
+    return Box(top, top + height, left, left + width)
+
+
+def placed(cells: torch.Tensor, box: Box) -> torch.Tensor:
+    """(rows x columns, 192) px of the cells of a box, row-major -> (1, 3, 8 rows, 8 columns), channels-last in memory."""
+    grid = cells.view(box.height, box.width, CELL, CELL, 3)
+    return grid.permute(0, 2, 1, 3, 4).reshape(1, box.height * CELL, box.width * CELL, 3).permute(0, 3, 1, 2)
+
+
+@torch.no_grad()
+def soft_mosaic(decoder: LearnedDecoder, picture: Picture, templates: torch.Tensor) -> torch.Tensor:
+    """(1, 3, 8 rows, 8 columns) the picture's soft mosaic (Eq. 1) at the decoder's last temperature. templates: (N, 8, 8, 3)."""
+    queries = Objective.queries(decoder, picture, picture.box)
+    logits = (decoder.inverse_temperature * decoder.logits(part) for part in queries.split(1024))
+    return placed(torch.cat([torch.softmax(part, 1) @ templates.flatten(1) for part in logits]), picture.box)
+
+
+class Trainer:
+    """A decoder, its optimiser, and the step it has reached."""
+
+    def __init__(self, decoder: LearnedDecoder, recipe: Recipe) -> None:
+        self.decoder = decoder
+        self.recipe = recipe
+        self.step = 0
+        trunk = [*decoder.squeeze.parameters(), *decoder.spread.parameters()]
+        ours = {id(parameter) for parameter in trunk}
+        rest = [parameter for name, parameter in decoder.named_parameters() if id(parameter) not in ours and name != "scale"]
+        self._rates = [recipe.rate, recipe.template_rate]
+        groups = [{"params": trunk}] + ([{"params": rest}] if rest else [])
+        self.optimiser = torch.optim.Adam(groups, lr=recipe.rate, betas=(0.9, recipe.forgets))
+
+    @property
+    def inverse_temperature(self) -> float:
+        return self.recipe.inverse_temperature_at(self.step)
+
+    def run(self, objective: Objective, windows: Sequence[tuple[Picture, Box]]) -> Told:
+        """One step over its windows; the figures are means over them, and the sum of distinct templates."""
+        told = [objective.step(self.decoder, picture, box, self.inverse_temperature, 1 / len(windows)) for picture, box in windows]
+        for group, rate in zip(self.optimiser.param_groups, self._rates, strict=False):
+            group["lr"] = rate * self.recipe.rate_at(self.step)
+        self.optimiser.step()
+        self.optimiser.zero_grad()
+        self.decoder.inverse_temperature = self.inverse_temperature
+        self.step += 1
+        count = len(told)
+        return Told(
+            sum(one.loss for one in told) / count,
+            sum(one.far for one in told) / count,
+            sum(one.entropy for one in told) / count,
+            round(sum(one.distinct for one in told) / count),
+        )
+
+
+def step_bytes(rows: int, columns: int, itemsize: int) -> int:
+    """Bytes that Eq. 3 of a window of cells and its gradient hold at most: all activations at every scale, and the source's taps."""
+    kept = 128 + 256 / 4 + 768 / 16 + 1536 / 64 + 512 / 256  # values per px: conv1_1 to conv5_1
+    taps = 64 + 128 / 4 + 256 / 16 + 512 / 64 + 512 / 256
+    positions = 8 * (64 / 4 + 128 / 16 + 256 / 64 + 512 / 256)  # int64, of the pools' maxima
+    return int(rows * columns * CELL**2 * 4 / 3 * ((kept + 3 * taps + 2 * 64) * itemsize + positions))
+
+
+def projected_bytes(rows: int, columns: int, itemsize: int, templates: int) -> int:
+    """Bytes that fitting on windows of cells holds at most: a step's, the logits' and their gradients', the decoder's and Adam's."""
+    return step_bytes(rows, columns, itemsize) + 5 * 4 * rows * columns * min(templates, _ALL) + 8 * 4 * CELL_VALUES * templates

@@ -1,0 +1,114 @@
+"""Fitting: the residual decoder adapted to one source by a short annealed run, never to something worse than it began with.
+
+Small template sets gain from blurred targets and an annealing that begins warm; rich ones from sharp targets and a softmax that is
+nearly one-hot from the start. Which of the two a set is, is found out: both starts are judged by the hard mosaic of windows that the
+fit will not see, and so is the decoder while it is fitted; the best is kept.
+"""
+
+import copy
+import math
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
+from fractions import Fraction
+
+import numpy as np
+
+from hirez_mosaic.fit import Objective, Picture, Recipe, Trainer
+from hirez_mosaic.geometry import CELL, Box, CellGrid
+from hirez_mosaic.nets.decoders import LearnedDecoder, ResidualDecoder
+
+STEPS = 100
+"""Of a fit unless said otherwise: about a minute on 2 cores."""
+WINDOW = 32
+"""Side of the windows it is fitted on, cells."""
+SMALL_SET = Recipe(STEPS, 1, WINDOW, 3e-4, 1e-4, "cosine", (4.0, 60.0), warm_up=8, forgets=0.95)
+RICH_SET = Recipe(STEPS, 1, WINDOW, 1e-4, 1e-4, "cosine", (40.0, 200.0), warm_up=8, forgets=0.95)
+_WHOLE = 96**2  # cells up to which a picture is judged whole
+_HELD_OUT = 16  # side of a held-out window, cells
+_HELD_OUT_WINDOWS = 8
+_LOOKS = 5  # how often the decoder is judged during a fit, in its colder half
+
+
+def fit(
+    decoder: LearnedDecoder, picture: Picture, objective: Objective, steps: int, *, untouched: bool, progress: Callable[[int], None]
+) -> LearnedDecoder:
+    """The decoder after at most `steps` steps of fitting to the picture: that of the least hard Eq. 3 + far view on the judged windows.
+
+    untouched: whether the decoder is as `new_decoder` made it, so that its start may be chosen.
+    objective: with the windows' loss. progress: called with the number of steps done.
+    The windows depend on nothing but the size of the picture.
+    """
+    judged, held_out = judged_windows(picture.box)
+    pictures, rich = [picture] * len(judged), False
+    if untouched:
+        decoder, (least, _), rich = best_start(decoder, objective, pictures, judged)
+    else:
+        least, _ = objective.hard(decoder, pictures, judged)
+    best = copy.deepcopy(decoder)
+    trainer = Trainer(decoder, replace(RICH_SET if rich else SMALL_SET, steps=steps))
+    looks = {round(steps * (0.5 + 0.5 * (look + 1) / _LOOKS)) for look in range(_LOOKS)}
+    windows = fit_windows(picture.box, trainer.recipe.window, judged if held_out else [])
+    for _ in range(steps):
+        trainer.run(objective, [(picture, next(windows))])
+        progress(1)
+        if trainer.step in looks:
+            value, _ = objective.hard(trainer.decoder, pictures, judged)
+            if value < least:  # never true of NaN
+                best, least = copy.deepcopy(trainer.decoder), value
+    return best.requires_grad_(False)
+
+
+def best_start(
+    decoder: LearnedDecoder, objective: Objective, pictures: Sequence[Picture], boxes: Sequence[Box]
+) -> tuple[LearnedDecoder, tuple[float, int], bool]:
+    """(the better of blurred and sharp targets, its `Objective.hard` on windows of pictures, whether it is the sharp ones).
+
+    A decoder that has no such targets is taken as it is.
+    """
+    start = objective.hard(decoder, pictures, boxes)
+    if isinstance(decoder, ResidualDecoder):
+        small = objective.templates.unflatten(1, (CELL, CELL, 3))
+        sharp = copy.deepcopy(decoder).start_from(small, blurred=False)
+        sharp_start = objective.hard(sharp, pictures, boxes)
+        if sharp_start[0] < start[0]:
+            return sharp, sharp_start, True
+    return decoder, start, False
+
+
+def judged_windows(bounds: Box) -> tuple[list[Box], bool]:
+    """(the windows a fit is judged by, whether the fit must keep away from them): eight of 16 x 16 cells, spread over the picture.
+
+    A small picture is judged as a whole, in windows as large as those it is fitted on: there the fit sees every cell several times, and
+    what it learned by heart counts as much in the mosaic as what it understood.
+    """
+    side = _HELD_OUT
+    if bounds.area <= _WHOLE or min(bounds.height, bounds.width) < 3 * side:
+        grid = CellGrid(bounds.height, bounds.width, (1, 1), Fraction(1))
+        return list(grid.chunks(grid.even_chunk(WINDOW))), False
+    golden = (math.sqrt(5) - 1) / 2
+    parts = [((number + 0.5) / _HELD_OUT_WINDOWS, (number * golden + 0.25) % 1) for number in range(_HELD_OUT_WINDOWS)]
+    places = [(round(down * (bounds.height - side)), round(across * (bounds.width - side))) for down, across in parts]
+    return [Box(top, top + side, left, left + side) for top, left in places], True
+
+
+def fit_windows(bounds: Box, side: int, avoided: list[Box]) -> Iterator[Box]:
+    """Windows of at most `side` cells a side: one in each part of the picture, in random order (seed 0), and again; apart from those
+    to be avoided where there is another place.
+    """
+    rng = np.random.default_rng(0)
+    height, width = min(side, bounds.height), min(side, bounds.width)
+    down, across = -(-bounds.height // height), -(-bounds.width // width)
+    most = bounds.height - height, bounds.width - width
+    found = False
+    while True:
+        for part in rng.permutation(down * across):
+            for _ in range(20):
+                top = int((part // across + rng.random()) / down * (most[0] + 1))
+                left = int((part % across + rng.random()) / across * (most[1] + 1))
+                window = Box(top, top + height, left, left + width)
+                if not any(window.overlaps(other) for other in avoided):
+                    found = True
+                    yield window
+                    break
+        if not found:
+            avoided = []

@@ -1,0 +1,92 @@
+"""Pictures to train on: any folder of them, read in parallel, scaled and cropped at random but always the same for the same seed."""
+
+import os
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+import pyvips
+from numpy.typing import NDArray
+
+from hirez_mosaic.errors import TrainingError
+from hirez_mosaic.vips import fetch, vips_reason
+
+
+class Photos:
+    """The pictures below a folder, as random crops.
+
+    crop: side of a crop, px. A picture whose shorter side is less than half of it is left out, one below it is enlarged.
+    jobs: threads that read.
+    left_out: (name, reason) of what is no picture or too small.
+    Raises TrainingError when nothing is left.
+    """
+
+    def __init__(self, folder: Path, crop: int, seed: int, jobs: int) -> None:
+        if not folder.is_dir():
+            what = "is a file; name the folder it is in" if folder.exists() else "is not there"
+            raise TrainingError(f"The folder of pictures {folder} {what}.")
+        self._crop, self._seed = crop, seed
+        self._pool = ThreadPoolExecutor(jobs)
+        self.left_out: list[tuple[str, str]] = []
+        self.files: list[Path] = []
+        found = sorted(Path(place, name) for place, _, names in os.walk(folder) for name in names if not name.startswith("."))
+        for file, reason in zip(found, self._pool.map(self._refusal, found), strict=True):
+            if reason:
+                self.left_out.append((file.relative_to(folder).as_posix(), reason))
+            else:
+                self.files.append(file)
+        if not self.files:
+            some = ": " + ", ".join(f"{name} ({reason})" for name, reason in self.left_out[:3]) if self.left_out else ""
+            raise TrainingError(
+                f"The folder of pictures {folder} holds no picture of at least {crop // 2} px a side among its {len(found)} files{some}."
+            )
+
+    def close(self) -> None:
+        """End the threads."""
+        self._pool.shutdown(cancel_futures=True)
+
+    def ahead(self, files: range, group: int, count: int) -> Callable[[], list[NDArray[np.uint8]]]:
+        """Begin to read `count` crops out of the files of these numbers; gives what to call for them: (h, w, 3) uint8, multiples of 8 px.
+
+        They depend on the seed and the group alone.
+        """
+        waiting = [self._pool.submit(self._read, files, group, member) for member in range(count)]
+        return lambda: [one.result() for one in waiting]
+
+    def _refusal(self, file: Path) -> str:
+        """Why a file cannot be trained on; empty if it can."""
+        try:
+            image = pyvips.Image.new_from_file(str(file))
+        except pyvips.Error as error:
+            return vips_reason(error)
+        small = min(image.width, image.height) < self._crop // 2
+        return f"{image.width} x {image.height} px" if small else ""
+
+    def _read(self, files: range, group: int, member: int) -> NDArray[np.uint8]:
+        rng = np.random.default_rng([self._seed, group, member])
+        while True:
+            file = self.files[files[int(rng.integers(len(files)))]]
+            try:
+                return self._random_crop(file, rng)
+            except pyvips.Error:  # damaged beyond its header: another takes its place
+                self.left_out.append((file.name, "damaged"))
+                if len(self.left_out) > 10 * len(self.files):
+                    raise TrainingError(f"The pictures beside {file} cannot be read.") from None
+
+    def _random_crop(self, file: Path, rng: np.random.Generator) -> NDArray[np.uint8]:
+        """Shrunk by a random factor, log-uniform down to where the crop just fits, and cropped at a random place."""
+        size = pyvips.Image.new_from_file(str(file))
+        shorter, longer = sorted((size.width, size.height))
+        factor = (self._crop / shorter) ** rng.uniform(0, 1) if shorter > self._crop else self._crop / shorter
+        side = max(self._crop, round(longer * factor))
+        image = pyvips.Image.thumbnail(str(file), side, height=side, size="both", output_profile="srgb", fail_on="truncated")
+        if image.hasalpha():
+            image = image.flatten(background=[255, 255, 255])
+        image = image.colourspace("srgb")[:3].cast("uchar")
+        pixels = fetch(image, image.width, image.height)
+        if rng.integers(2):
+            pixels = pixels[:, ::-1]
+        height, width = (min(self._crop, length) // 8 * 8 for length in pixels.shape[:2])
+        top, left = (int(rng.integers(0, most + 1)) for most in (pixels.shape[0] - height, pixels.shape[1] - width))
+        return np.ascontiguousarray(pixels[top : top + height, left : left + width])

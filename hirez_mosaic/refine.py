@@ -1,0 +1,71 @@
+"""Refine: the coefficients themselves optimised under Eq. 3, cell by cell, restricted to the best candidates of each.
+
+The grid is cut into refining windows of 64 x 64 cells, whatever the chunks are, and each is optimised with 8 cells around it that
+are thrown away afterwards; what lies there starts from the same candidates in every window, so neighbours agree where they meet.
+"""
+
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import torch
+
+from hirez_mosaic.fit import Objective, placed, step_bytes
+from hirez_mosaic.geometry import Box, CellGrid
+
+CANDIDATES = 64
+"""Templates per cell that refining chooses from."""
+WINDOW = 64
+"""Side of a refining window, cells."""
+CONTEXT = 8
+"""Cells around it that are optimised with it; half the reach of conv4_1 at the coarsest scale."""
+_RATE = 0.1
+_INVERSE_TEMPERATURE = (3.0, 60.0)
+
+
+def refining_windows(grid: CellGrid) -> Iterator[Box]:
+    """The write boxes: 64 x 64 cells, fewer at the right and bottom edge."""
+    return grid.chunks((WINDOW, WINDOW))
+
+
+def projected_bytes(grid: CellGrid, itemsize: int) -> int:
+    """Bytes that refining one window holds at most."""
+    rows, columns = (min(WINDOW + 2 * CONTEXT, length) for length in (grid.rows, grid.columns))
+    return step_bytes(rows, columns, itemsize) + rows * columns * CANDIDATES * (8 + 4 + 6 * 4)
+
+
+def refine_window(
+    objective: Objective, grid: CellGrid, analysis: Any, candidates: Any, scores: Any, index_map: Any, steps: int, box: Box
+) -> None:
+    """Fill the write box of the index map (rows, columns) uint32 with the template of each cell's largest coefficient.
+
+    candidates, scores: (rows, columns, k), see `decode`; the scores are where the logits begin.
+    """
+    read = box.grown(CONTEXT, grid.box)
+    device = objective.templates.device
+    found = torch.from_numpy(np.asarray(candidates[read.slices]).astype(np.int64)).to(device).flatten(0, 1)
+    begin = torch.from_numpy(np.asarray(scores[read.slices])).to(device).flatten(0, 1)
+    best = optimised(objective, objective.source_window(analysis, read), found, begin, read, steps)
+    kept = best.unflatten(0, (read.height, read.width))[box.within(read).slices]
+    index_map[box.slices] = kept.cpu().numpy().astype(np.uint32)
+
+
+def optimised(
+    objective: Objective, source: torch.Tensor, candidates: torch.Tensor, scores: torch.Tensor, box: Box, steps: int
+) -> torch.Tensor:
+    """(cells,) the template of each cell of a box after `steps` Adam steps on the logits of its candidates (cells, k).
+
+    source: (1, 3, 8 rows, 8 columns). The inverse temperature rises geometrically from 3 to 60.
+    """
+    logits = (scores - scores[:, :1]).requires_grad_()
+    optimiser = torch.optim.Adam([logits], lr=_RATE)
+    wanted = objective.loss.activations(source)
+    start, end = _INVERSE_TEMPERATURE
+    for step in range(steps):
+        coefficients = torch.softmax(start * (end / start) ** (step / max(1, steps - 1)) * logits, 1)
+        mixed = torch.nn.functional.embedding_bag(candidates, objective.templates, per_sample_weights=coefficients, mode="sum")
+        loss, far = objective.terms(source, wanted, placed(mixed, box))
+        (loss + objective.far_weight * far).backward()
+        optimiser.step()
+        optimiser.zero_grad()
+    return candidates.gather(1, logits.detach().argmax(1, keepdim=True))[:, 0]

@@ -1,0 +1,169 @@
+"""Fitting and refining: what they optimise, what they promise, and that neither chunks nor workers show."""
+
+import copy
+import dataclasses
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import zarr
+from conftest import photo, save
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from hirez_mosaic import fitting, refine, render
+from hirez_mosaic.encode import encode, second_moments
+from hirez_mosaic.fit import PAPER, Objective, Picture, placed, soft_mosaic
+from hirez_mosaic.geometry import Box
+from hirez_mosaic.loss import MultiScaleLoss
+from hirez_mosaic.nets.decoders import new_decoder
+from hirez_mosaic.nets.vgg import VGG16
+
+Weights = dict[str, torch.Tensor]
+
+
+@pytest.fixture
+def picture(random_weights: Weights) -> Picture:
+    pixels = photo(96, 128, seed=3)
+    features = encode(VGG16("pool3").load(random_weights), pixels)[0].permute(1, 2, 0)
+    return Picture(pixels, features.numpy(), torch.from_numpy(second_moments(features)))
+
+
+@pytest.fixture
+def objective(random_weights: Weights) -> Objective:
+    templates = torch.from_numpy(np.stack([photo(8, 8, seed=number) for number in range(50)])).float() / 255
+    return Objective(MultiScaleLoss(VGG16("conv5_1").load(random_weights), edge="replicate"), templates, 100.0)
+
+
+def test_the_papers_recipe_is_the_papers() -> None:
+    assert (PAPER.steps, PAPER.batch, PAPER.window * 8, PAPER.far_weight) == (2000, 12, 512, 0.0)
+    assert PAPER.rate_at(0) == 1
+    assert PAPER.rate_at(250) == pytest.approx(0.96**2)
+    assert PAPER.inverse_temperature_at(0) == PAPER.inverse_temperature_at(9) == 1
+    assert PAPER.inverse_temperature_at(10) > 1
+    assert 1 / PAPER.inverse_temperature_at(1999) == pytest.approx(0.067, abs=0.001)
+
+
+@given(rows=st.integers(1, 300), columns=st.integers(1, 300))
+@settings(max_examples=60, deadline=None)
+def test_windows_lie_in_the_picture_and_apart_from_those_held_out(rows: int, columns: int) -> None:
+    bounds = Box(0, rows, 0, columns)
+    judged, held_out = fitting.judged_windows(bounds)
+    windows = fitting.fit_windows(bounds, 32, judged if held_out else [])
+    for window in [next(windows) for _ in range(20)] + judged:
+        assert 0 <= window.top < window.bottom <= rows
+        assert 0 <= window.left < window.right <= columns
+    if not held_out:
+        assert sum(window.area for window in judged) == bounds.area
+    elif min(rows, columns) >= 200:
+        assert not any(window.overlaps(other) for window in [next(windows) for _ in range(50)] for other in judged)
+
+
+def test_the_gradient_reaches_all_that_is_learned(picture: Picture, objective: Objective) -> None:
+    decoder = new_decoder("residual", objective.templates.unflatten(1, (8, 8, 3)), "f")
+    with torch.no_grad():
+        decoder.spread.weight += 0.01 * torch.randn(decoder.spread.weight.shape, generator=torch.Generator().manual_seed(0))
+    told = objective.step(decoder, picture, Box(2, 10, 3, 12), 5.0)
+    for name, parameter in decoder.named_parameters():
+        assert parameter.grad is not None, name
+        assert parameter.grad.abs().sum() > 0, name
+    assert 0 < told.entropy < np.log(50)
+    assert 1 <= told.distinct <= 50
+
+
+def test_with_many_templates_a_step_looks_at_the_best_alone(
+    picture: Picture, objective: Objective, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    decoder = new_decoder("residual", objective.templates.unflatten(1, (8, 8, 3)), "f")
+    box = Box(0, 8, 0, 8)
+    of_all = objective.step(decoder, picture, box, 500.0)
+    monkeypatch.setattr("hirez_mosaic.fit._ALL", 10)
+    of_the_best = objective.step(decoder, picture, box, 500.0)
+    assert of_the_best.loss == pytest.approx(of_all.loss, rel=1e-3)  # so cold that the others have no share
+    assert of_the_best.distinct == of_all.distinct
+
+
+def test_the_soft_mosaic_nears_the_hard_one_as_it_cools(picture: Picture, objective: Objective) -> None:
+    templates = objective.templates.unflatten(1, (8, 8, 3))
+    decoder = new_decoder("residual", templates, "f")
+    decoder.inverse_temperature = 1e6
+    queries = Objective.queries(decoder, picture, picture.box)
+    hard = placed(objective.templates[decoder.logits(queries).argmax(1)], picture.box)
+    torch.testing.assert_close(soft_mosaic(decoder, picture, templates), hard)
+
+
+def test_fitting_never_ends_worse_than_it_began_and_usually_better(picture: Picture, objective: Objective) -> None:
+    small = objective.templates.unflatten(1, (8, 8, 3))
+    box = [picture.box]
+    starts = [new_decoder("residual", small, "f"), new_decoder("residual", small, "f").start_from(small, blurred=False)]
+    least = min(objective.hard(start, [picture], box)[0] for start in starts)
+    done: list[int] = []
+    fitted = fitting.fit(new_decoder("residual", small, "f"), picture, objective, 20, untouched=True, progress=done.append)
+    assert sum(done) == 20
+    assert objective.hard(fitted, [picture], box)[0] < least
+
+
+def test_a_fit_that_goes_wrong_keeps_its_start(picture: Picture, objective: Objective, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("SMALL_SET", "RICH_SET"):
+        monkeypatch.setattr(fitting, name, dataclasses.replace(getattr(fitting, name), rate=50.0, template_rate=50.0))
+    decoder = new_decoder("residual", objective.templates.unflatten(1, (8, 8, 3)), "f")
+    before = objective.hard(decoder, [picture], [picture.box])[0]
+    fitted = fitting.fit(copy.deepcopy(decoder), picture, objective, 10, untouched=False, progress=lambda done: None)
+    assert objective.hard(fitted, [picture], [picture.box])[0] == before
+
+
+def test_refining_lowers_the_loss_and_stays_among_the_candidates(picture: Picture, objective: Objective) -> None:
+    cells = torch.from_numpy(picture.analysis).reshape(12, 8, 16, 8, 3).transpose(1, 2).reshape(192, 192).float() / 255
+    distance = torch.cdist(cells, objective.templates).square()
+    scores, candidates = (-distance).topk(8, 1)
+    source = objective.source_window(picture.analysis, picture.box)
+
+    def loss(chosen: torch.Tensor) -> float:
+        with torch.no_grad():
+            terms = objective.terms(source, objective.loss.activations(source), placed(objective.templates[chosen], picture.box))
+        return (terms[0] + objective.far_weight * terms[1]).item()
+
+    chosen = refine.optimised(objective, source, candidates, scores, picture.box, 15)
+    assert (candidates == chosen[:, None]).any(1).all()
+    assert loss(chosen) < loss(candidates[:, 0])
+
+
+@pytest.mark.usefixtures("own_cache", "with_random_weights")
+def test_fit_and_refine_do_not_depend_on_chunks(
+    tmp_path: Path, make_templates: Callable[[int], Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(refine, "WINDOW", 6)
+    monkeypatch.setattr(refine, "CONTEXT", 2)
+    source, folder = save(tmp_path / "source.png", photo(88, 104)), make_templates(80)
+    maps = []
+    for chunk in (4, 100):
+        work, output = tmp_path / f"work-{chunk}", tmp_path / f"{chunk}.png"
+        result = render(source, folder, 8, output, fit=4, refine=3, chunk=chunk, workspace=work, precision="float32", device="cpu")
+        assert {"fit", "refine"} <= set(result.seconds)
+        assert (work / "decoder.safetensors").exists()
+        maps.append(zarr.open_array(work / "index_map", mode="r")[:])
+    assert (maps[0] == maps[1]).mean() > 0.97  # what remains are ties within rounding
+    plain = render(source, folder, 8, tmp_path / "plain.png", fit=4, workspace=tmp_path / "plain", precision="float32", device="cpu")
+    assert (zarr.open_array(tmp_path / "plain" / "index_map", mode="r")[:] != maps[0]).any()
+    assert "refine" not in plain.seconds
+
+
+@pytest.mark.usefixtures("with_random_weights")
+def test_a_fit_is_cached_by_source_templates_and_settings(tmp_path: Path, own_cache: Path, make_templates: Callable[[int], Path]) -> None:
+    source, folder = save(tmp_path / "source.png", photo(48, 48)), make_templates(20)
+
+    def cached() -> int:
+        return len(list((own_cache / "decoders").glob("fitted-*")))
+
+    render(source, folder, 8, tmp_path / "1.png", fit=3)
+    render(source, folder, 8, tmp_path / "2.png", fit=3, chunk=2)
+    save(tmp_path / "copy.png", photo(48, 48))
+    render(tmp_path / "copy.png", folder, 8, tmp_path / "3.png", fit=3)
+    assert cached() == 1
+    assert (tmp_path / "1.png").read_bytes() == (tmp_path / "2.png").read_bytes() == (tmp_path / "3.png").read_bytes()
+    render(source, folder, 8, tmp_path / "4.png", fit=4)
+    render(source, folder, 8, tmp_path / "5.png", fit=3, far_weight=7)
+    render(save(tmp_path / "other.png", photo(48, 48, seed=8)), folder, 8, tmp_path / "6.png", fit=3)
+    assert cached() == 4

@@ -1,0 +1,167 @@
+"""Training as a person runs it: from folders, resumed, and with all that can go wrong."""
+
+import csv
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import pyvips
+import torch
+from conftest import photo, save
+
+from hirez_mosaic import render, train, training
+from hirez_mosaic.errors import DecoderError, OutputError, SettingError, TrainingError
+from hirez_mosaic.photos import Photos
+from hirez_mosaic.rendering import Listener
+
+
+class Hearing(Listener):
+    """Keeps what it is told."""
+
+    def __init__(self) -> None:
+        self.notes: list[str] = []
+
+    def note(self, line: str) -> None:
+        self.notes.append(line)
+
+
+@pytest.fixture
+def folders(tmp_path: Path, own_cache: Path, with_random_weights: None, monkeypatch: pytest.MonkeyPatch) -> tuple[Path, Path]:
+    """Templates and pictures; crops of 128 px instead of 512, a checkpoint every 4 steps."""
+    monkeypatch.setattr(training, "CROP", 128)
+    monkeypatch.setattr(training, "EVERY", 4)
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "templates").mkdir()
+    (tmp_path / "images" / "deep").mkdir(parents=True)
+    for number in range(30):
+        save(tmp_path / "templates" / f"{number:02d}.png", photo(16, 16, seed=number))
+    for number in range(6):
+        save(tmp_path / "images" / ("deep" if number % 2 else "") / f"{number}.png", photo(150 + 20 * number, 240, seed=50 + number))
+    (tmp_path / "images" / "labels.json").write_text("{}")
+    save(tmp_path / "images" / "small.png", photo(20, 20))
+    return tmp_path / "templates", tmp_path / "images"
+
+
+def small(**more: object) -> dict[str, object]:
+    return {"tile": 8, "batch": 2, "device": "cpu", "precision": "float32", **more}
+
+
+@pytest.mark.parametrize("decoder", ["residual", "paper"])
+def test_a_trained_decoder_renders_and_is_taken_from_the_cache(decoder: str, folders: tuple[Path, Path], tmp_path: Path) -> None:
+    heard = Hearing()
+    result = train(*folders, "d.safetensors", decoder=decoder, steps=6, listener=heard, **small())
+    assert result.pictures == 6
+    assert {name for name, _ in result.left_out} == {"labels.json", "small.png"}
+    assert any("2 files" in note and "labels.json" in note for note in heard.notes)
+    assert result.hard_loss[1] <= result.hard_loss[0]
+    with Path("d.safetensors.training/log.csv").open() as file:
+        lines = list(csv.DictReader(file))
+    assert [int(line["step"]) for line in lines] == [1, 2, 3, 4, 5, 6]
+    assert all(np.isfinite(float(line["loss"])) for line in lines)
+    assert lines[3]["hard loss"]
+    assert not lines[2]["hard loss"]
+    preview = pyvips.Image.new_from_file("d.safetensors.training/preview.png")
+    assert preview.height == 2 * 128
+    source = save(tmp_path / "source.png", photo(64, 64))
+    told = render(source, folders[0], 8, "m.png")
+    assert f"{decoder}, trained" in told.decoder
+    assert "fit" not in told.seconds
+    render(source, folders[0], 8, "n.png", decoder="d.safetensors")
+    assert Path("m.png").read_bytes() == Path("n.png").read_bytes()
+    assert "fit" in render(source, folders[0], 8, "o.png", decoder="residual").seconds
+    with pytest.raises(DecoderError, match="was made for 30 other templates"):
+        render(source, folders[0], 16, "p.png", decoder="d.safetensors")
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="sends a POSIX signal")
+def test_killed_and_resumed(folders: tuple[Path, Path], tmp_path: Path, random_weights: dict[str, torch.Tensor]) -> None:
+    """In a process of its own that is killed with SIGKILL once it has a checkpoint."""
+    torch.save(random_weights, tmp_path / "random.pt")
+    code = (
+        "import sys, torch, hirez_mosaic.training as t\n"
+        "t.CROP, t.EVERY = 128, 4\n"
+        f"t.resolve_weights = lambda *a, **k: torch.load({str(tmp_path / 'random.pt')!r})\n"
+        "t.train('templates', 'images', sys.argv[1], 8, batch=2, steps=12, device='cpu', precision='float32', resume='go' in sys.argv)\n"
+    )
+
+    def start(*words: str) -> subprocess.Popen[bytes]:
+        return subprocess.Popen([sys.executable, "-c", code, *words], cwd=tmp_path, stderr=subprocess.PIPE)
+
+    child = start("broken.safetensors")
+    log, deadline = tmp_path / "broken.safetensors.training" / "log.csv", time.monotonic() + 120
+    while time.monotonic() < deadline and child.poll() is None and (not log.exists() or log.read_text().count("\n") < 7):
+        time.sleep(0.02)
+    os.kill(child.pid, signal.SIGKILL)
+    child.communicate()
+    assert not (tmp_path / "broken.safetensors").exists()
+    for words in (("broken.safetensors", "go"), ("whole.safetensors",)):
+        child = start(*words)
+        said = child.communicate(timeout=200)[1]
+        assert child.returncode == 0, said.decode()
+    files = [tmp_path / f"{name}.safetensors" for name in ("broken", "whole")]
+    assert files[0].read_bytes() == files[1].read_bytes()
+    logs = [Path(f"{file}.training/log.csv").read_text() for file in files]
+    assert logs[0] == logs[1]
+
+
+def test_a_loss_that_is_no_number_stops_and_names_the_checkpoint(folders: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch) -> None:
+    run = training.Trainer.run
+
+    def poisoned(self: training.Trainer, *arguments: object) -> object:
+        told = run(self, *arguments)  # type: ignore[arg-type]
+        return training.Told(float("nan"), 0.0, 0.0, 1) if self.step == 6 else told
+
+    monkeypatch.setattr(training.Trainer, "run", poisoned)
+    with pytest.raises(TrainingError, match=r"loss is nan at step 6; the last good checkpoint is d.safetensors.training.*\(step 4\)"):
+        train(*folders, "d.safetensors", steps=8, **small())
+    assert Path("d.safetensors.training/checkpoint.safetensors").exists()
+    assert not Path("d.safetensors").exists()
+
+
+def test_a_collapsing_selection_is_told(folders: tuple[Path, Path]) -> None:
+    heard = Hearing()
+    train(*folders, "d.safetensors", steps=8, rate=5.0, listener=heard, **small())
+    assert any("The selection is collapsing" in note for note in heard.notes)
+
+
+def test_what_cannot_be_trained_is_refused(folders: tuple[Path, Path], tmp_path: Path) -> None:
+    (tmp_path / "texts").mkdir()
+    (tmp_path / "texts" / "a.txt").write_text("no picture")
+    (tmp_path / "tiny").mkdir()
+    save(tmp_path / "tiny" / "a.png", photo(30, 300))
+    with pytest.raises(TrainingError, match="holds no picture of at least 64 px"):
+        train(folders[0], "texts", "d.safetensors", **small())
+    with pytest.raises(TrainingError, match=r"holds no picture of at least 64 px a side among its 1 files: a\.png"):
+        train(folders[0], "tiny", "d.safetensors", **small())
+    with pytest.raises(TrainingError, match="nowhere is not there"):
+        train(folders[0], "nowhere", "d.safetensors", **small())
+    with pytest.raises(TrainingError, match="There is no checkpoint"):
+        train(*folders, "d.safetensors", resume=True, **small())
+    with pytest.raises(SettingError, match=r"should end in \.safetensors"):
+        train(*folders, "d.pt", **small())
+    with pytest.raises(SettingError, match="Steps and batch are 1 or more"):
+        train(*folders, "d.safetensors", steps=0, **small())
+    train(*folders, "d.safetensors", steps=1, **small())
+    with pytest.raises(OutputError, match="--resume"):
+        train(*folders, "d.safetensors", steps=1, **small())
+    with pytest.raises(TrainingError, match=r"far_weight 100\.0 instead of 3"):
+        train(*folders, "d.safetensors", steps=1, far_weight=3.0, resume=True, **small())
+
+
+def test_crops_depend_on_seed_and_group_alone(folders: tuple[Path, Path]) -> None:
+    def crops(jobs: int, seed: int, group: int) -> list[np.ndarray]:
+        photos = Photos(folders[1], 128, seed, jobs)
+        try:
+            return photos.ahead(range(6), group, 3)()
+        finally:
+            photos.close()
+
+    one, same, other = crops(1, 0, 5), crops(2, 0, 5), crops(2, 0, 6)
+    assert all((a == b).all() for a, b in zip(one, same, strict=True))
+    assert any(a.shape != b.shape or (a != b).any() for a, b in zip(one, other, strict=True))
+    assert all(crop.shape == (128, 128, 3) for crop in one)
