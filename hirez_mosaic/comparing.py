@@ -58,7 +58,7 @@ def compare(
     *,
     side: int = 512,
     selections: Sequence[str] = SELECTIONS,
-    trained: str | Path | None = None,
+    trained: Sequence[str | Path] = (),
     fit: int = STEPS,
     refine: int = 30,
     far_weight: float = FAR_WEIGHT,
@@ -73,7 +73,7 @@ def compare(
 
     side: px of the longer side of the analysis image, 8 to a cell; at most 2,048, because pictures are judged whole.
     selections: some of `SELECTIONS`; "trained" is left out where there is no trained decoder.
-    trained: a decoder file; the cache's for these templates where None.
+    trained: decoder files; the cache's for these templates where there are none.
     The rest is as in `render`. Mosaics are judged with the templates at 8 x 8 px, in float32.
 
     Raises a subclass of HirezMosaicError.
@@ -102,15 +102,17 @@ def compare(
         jobs=cores(),
         stage=lambda total: listener.stage("templates", total, "templates"),
     )
-    file = Path(trained) if trained is not None else trained_path(cache_folder("decoders"), found.fingerprint)
-    if trained is not None or file.exists():
+    decoders = {"L2": "l2", "SSIM": "ssim"}
+    cached = trained_path(cache_folder("decoders"), found.fingerprint)
+    files = {f"trained {Path(file).stem}": Path(file) for file in trained} or ({"trained": cached} if cached.exists() else {})
+    if "trained" in selections and not files:
+        listener.note("There is no trained decoder of these templates in the cache; the comparison goes without.")
+    for name, file in files.items():
         load_decoder(file, len(found), found.fingerprint)
-    elif "trained" in selections:
-        listener.note(f"There is no trained decoder of these templates ({file}); the comparison goes without.")
-        selections = [name for name in selections if name != "trained"]
+        decoders[name] = str(file)
+    selections = [one for name in selections for one in (files if name == "trained" else [name])]
     named = None if weights is None else Path(weights)
     judge = _make_judge(resolve_weights(named, cache_folder("weights"), listener.note), listener)
-    decoders = {"L2": "l2", "SSIM": "ssim", "trained": str(file)}
     rows: list[Row] = []
     folder.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=".compare-", dir=folder) as scratch:
@@ -157,7 +159,7 @@ _TABLE = "compared.csv"
 def means(rows: Sequence[Row]) -> dict[str, Row]:
     """The mean of each selection over all sources, by name; `source` is the first."""
     found: dict[str, Row] = {}
-    for name in SELECTIONS:
+    for name in dict.fromkeys(row.selection for row in rows):
         mine = [row for row in rows if row.selection == name]
         if mine:
             judged = [row.judgement for row in mine]

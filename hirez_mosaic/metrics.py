@@ -9,12 +9,15 @@ from torch.nn import functional
 
 from hirez_mosaic.loss import MultiScaleLoss, far_view
 
+_LEAST = 32  # px a side that AlexNet takes
+
 
 @dataclass(frozen=True)
 class Judgement:
     """Lower is better, of all.
 
-    per_scale: Eq. 2 at each scale. eq3: their mean, Eq. 3. lpips: None where AlexNet's weights are not to be had.
+    per_scale: Eq. 2 at each scale. eq3: their mean, Eq. 3. lpips: None where AlexNet's weights are not to be had, or the
+    picture has less than 128 px a side.
     cell_means: squared error of cell means, [0, 1]^2.
     """
 
@@ -40,7 +43,7 @@ class Judge:
         """Of two pictures (1, 3, 8 rows, 8 columns) in [0, 1]."""
         scales = self._loss.per_scale(self._loss.activations(source), mosaic)
         lpips = None
-        if self._lpips is not None:
+        if self._lpips is not None and min(source.shape[2:]) >= 4 * _LEAST:
             small = [functional.interpolate(of.cpu(), scale_factor=0.25, mode="area") for of in (source, mosaic)]
             lpips = self._lpips(*small, normalize=True).item()
         return Judgement(tuple(scales.tolist()), scales.mean().item(), lpips, far_view(source, mosaic).item())

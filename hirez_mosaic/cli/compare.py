@@ -17,7 +17,7 @@ SELECTIONS = "L2,SSIM,residual,trained,fitted,refined,soft"
 @click.option("-o", "--output", default="compared", show_default=True, type=click.Path(), help="Folder for table and figures.")
 @click.option("--side", type=int, default=512, show_default=True, help="Longer side of the analysis image, px, 8 to a cell.")
 @click.option("--selections", default=SELECTIONS, show_default=True, help="Which to compare.")
-@click.option("--trained", type=click.Path(), help="Trained decoder.  [default: the cache's for these templates]")
+@click.option("--trained", type=click.Path(), multiple=True, help="Trained decoder; again for more.  [default: the cache's]")
 @click.option("--fit", type=click.IntRange(1), default=100, show_default=True, help="Steps of fitting.")
 @click.option("--refine", type=click.IntRange(1), default=30, show_default=True, help="Steps of refining.")
 @click.option("--far-weight", type=float, default=FAR_WEIGHT, show_default=True, help="Of colour seen from afar, in fit and refine.")

@@ -1,0 +1,185 @@
+"""`compare` and recipes: the table, the figure, and what is refused."""
+
+import csv
+from pathlib import Path
+
+import pytest
+import pyvips
+import torch
+from click.testing import CliRunner, Result
+from conftest import photo, save
+
+from hirez_mosaic import compare, train, training
+from hirez_mosaic.cli.compare import SELECTIONS as ON_THE_COMMAND_LINE
+from hirez_mosaic.cli.main import main
+from hirez_mosaic.comparing import SELECTIONS, means
+from hirez_mosaic.errors import OutputError, SettingError, WeightsError
+from hirez_mosaic.loss import MultiScaleLoss, multi_scale_loss
+from hirez_mosaic.metrics import Judge
+from hirez_mosaic.nets.vgg import VGG16
+from hirez_mosaic.rendering import Listener
+
+
+@pytest.fixture
+def here(
+    tmp_path: Path, own_cache: Path, with_random_weights: None, random_alexnet: dict[str, torch.Tensor], monkeypatch: pytest.MonkeyPatch
+) -> Path:
+    """A folder with two pictures and 25 templates; all weights are RANDOM."""
+    monkeypatch.setattr("hirez_mosaic.comparing.resolve_alexnet", lambda *_: random_alexnet)
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "templates").mkdir()
+    for number in range(25):
+        save(tmp_path / "templates" / f"{number:02d}.png", photo(16, 16, seed=number))
+    (tmp_path / "photos").mkdir()
+    for name, seed in (("a", 70), ("b", 71)):
+        save(tmp_path / "photos" / f"{name}.png", photo(150, 200, seed=seed))
+    return tmp_path
+
+
+@pytest.fixture(scope="session")
+def random_alexnet() -> dict[str, torch.Tensor]:
+    from torchvision.models import alexnet
+
+    return {name: tensor for name, tensor in alexnet(weights=None).state_dict().items() if name.startswith("features")}
+
+
+def call(*words: str) -> Result:
+    return CliRunner().invoke(main, list(words), catch_exceptions=False)
+
+
+def test_the_selections_of_the_command_line_are_the_librarys() -> None:
+    assert tuple(ON_THE_COMMAND_LINE.split(",")) == SELECTIONS
+
+
+def test_every_selection_is_judged_and_shown(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(training, "CROP", 64)
+    train("templates", "photos", "one.safetensors", 8, steps=1, batch=1)
+    result = call("compare", "photos/a.png", "photos/b.png", "--templates", "templates", "--side", "256", "--fit", "2", "--refine", "2")
+    assert result.exit_code == 0, result.output
+    with Path("compared/compared.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert [row["selection"] for row in rows[:7]] == list(SELECTIONS)
+    assert len(rows) == 14
+    for row in rows:
+        scales = [float(row[f"scale {scale}"]) for scale in range(3)]
+        assert float(row["Eq. 3"]) == pytest.approx(sum(scales) / 3, rel=1e-5)
+        assert float(row["LPIPS"]) >= 0
+        assert float(row["seconds"]) > 0
+        assert (row["distinct"] == "") == (row["selection"] == "soft")
+    fitted, refined = (float(next(row for row in rows if row["selection"] == name)["seconds"]) for name in ("fitted", "refined"))
+    assert refined > 0.5 * fitted  # the fit counts, though it came from the cache
+    assert {path.name for path in Path("compared").iterdir()} == {"compared.csv", "a.png", "b.png"}
+    assert pyvips.Image.new_from_file("compared/a.png").width > 4 * 256
+    assert "Means over 2 pictures" in result.stderr
+
+
+def test_several_trained_decoders_side_by_side(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(training, "CROP", 64)
+    for name, scales in (("fine", (0,)), ("coarse", (2,))):
+        train("templates", "photos", f"{name}.safetensors", 8, steps=1, batch=1, scales=scales)
+    rows = compare(["photos/a.png"], "templates", side=64, selections=["L2", "trained"], trained=["fine.safetensors", "coarse.safetensors"])
+    assert list(means(rows)) == ["L2", "trained fine", "trained coarse"]
+
+
+def test_without_what_may_be_missing_it_goes_on_and_says_so(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def nowhere(*_: object) -> None:
+        raise WeightsError("package index: no network")
+
+    notes: list[str] = []
+    listener = Listener()
+    monkeypatch.setattr(listener, "note", notes.append)
+    monkeypatch.setattr("hirez_mosaic.comparing.resolve_alexnet", nowhere)
+    rows = compare(["photos/a.png"], "templates", side=64, selections=["L2", "trained"], listener=listener)
+    assert [row.selection for row in rows] == ["L2"]
+    assert rows[0].judgement.lpips is None
+    assert any("no trained decoder" in note for note in notes)
+    assert any("LPIPS is left out" in note for note in notes)
+
+
+def test_what_cannot_be_compared_is_refused(here: Path) -> None:
+    with pytest.raises(SettingError, match="There is no selection best"):
+        compare(["photos/a.png"], "templates", selections=["best"])
+    with pytest.raises(SettingError, match="The side is 9999 px"):
+        compare(["photos/a.png"], "templates", side=9999)
+    save(here / "a.png", photo(20, 20))
+    with pytest.raises(SettingError, match="Two sources are called a"):
+        compare(["photos/a.png", "a.png"], "templates")
+    (here / "compared").mkdir()
+    (here / "compared" / "compared.csv").write_text("precious")
+    with pytest.raises(OutputError, match="--overwrite"):
+        compare(["photos/a.png"], "templates")
+
+
+def test_the_judge_gives_eq_3_and_a_picture_is_no_distance_from_itself(
+    random_weights: dict[str, torch.Tensor], random_alexnet: dict[str, torch.Tensor]
+) -> None:
+    vgg = VGG16("conv5_1").load(random_weights)
+    judge = Judge(MultiScaleLoss(vgg), random_alexnet)
+    source, mosaic = torch.rand(2, 1, 3, 256, 256)
+    assert judge(source, mosaic).eq3 == pytest.approx(multi_scale_loss(vgg, source, mosaic).item())
+    same = judge(source, source)
+    assert same.lpips == pytest.approx(0, abs=1e-6)
+    assert same.cell_means == 0
+    assert judge(source, mosaic).lpips > 0.01  # type: ignore[operator]
+
+
+RECIPE = """# two jobs
+[[render]]
+source = "photos/a.png"
+templates = "templates"
+tile = 8
+output = "a.png"
+fit = 0
+
+[[render]]
+source = "photos/b.png"
+templates = "templates"
+tile = "8x6"
+output = "b.png"
+decoder = "l2"
+quiet = true
+"""
+
+
+def test_a_recipe_runs_its_jobs_with_paths_from_where_it_lies(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (here / "jobs.toml").write_text(RECIPE)
+    (here / "elsewhere").mkdir()
+    monkeypatch.chdir(here / "elsewhere")
+    result = call("run", "../jobs.toml")
+    assert result.exit_code == 0, result.output
+    assert pyvips.Image.new_from_file(str(here / "a.png")).width == 200
+    assert pyvips.Image.new_from_file(str(here / "b.png")).height == 150
+    (here / "all.toml").write_text(
+        '[compare]\nsources = ["photos/*.png"]\ntemplates = "templates"\nselections = ["L2", "SSIM"]\nside = 64\n'
+    )
+    monkeypatch.chdir(here)
+    assert call("run", "all.toml").exit_code == 0
+    assert (here / "compared" / "b.png").exists()
+
+
+BAD = {
+    "unknown job": ("[rendre]\n", "line 1: there is no job [rendre]; did you mean render"),
+    "unknown key": (RECIPE.replace('decoder = "l2"', 'decodr = "l2"'), "line 14: render has no option decodr; did you mean decoder"),
+    "wrong value": (RECIPE.replace("fit = 0", 'fit = "many"'), "line 7: "),
+    "wrong flag": (RECIPE.replace("quiet = true", 'quiet = "yes"'), "line 15: quiet is 'yes'; use true or false"),
+    "missing option": ('[render]\nsource = "photos/a.png"\n', "line 1: Missing option '--templates'"),
+    "no TOML": ("[render\n", "is no TOML"),
+    "empty": ("", "holds no job"),
+}
+
+
+@pytest.mark.parametrize("case", BAD)
+def test_a_wrong_recipe_is_refused_with_its_line_before_anything_runs(case: str, here: Path) -> None:
+    text, sentence = BAD[case]
+    (here / "jobs.toml").write_text(text)
+    result = call("run", "jobs.toml")
+    assert result.exit_code == 2, result.output
+    assert sentence in " ".join(result.stderr.split())
+    assert not (here / "a.png").exists()
+
+
+@pytest.mark.parametrize("recipe", sorted((Path(__file__).parent.parent / "pipelines").glob("*.toml")), ids=lambda path: path.name)
+def test_the_recipes_of_the_project_are_valid(recipe: Path) -> None:
+    from hirez_mosaic.cli.run import read_recipe
+
+    assert read_recipe(recipe, main.commands)
