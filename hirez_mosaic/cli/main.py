@@ -11,6 +11,7 @@ from hirez_mosaic import __version__
 from hirez_mosaic.cli.compare import compare
 from hirez_mosaic.cli.render import render
 from hirez_mosaic.cli.run import run
+from hirez_mosaic.cli.templates import templates
 from hirez_mosaic.cli.train import train
 from hirez_mosaic.cli.weights import weights
 from hirez_mosaic.errors import HirezMosaicError, SettingError
@@ -54,5 +55,6 @@ def main() -> None:
 main.add_command(compare)
 main.add_command(render)
 main.add_command(run)
+main.add_command(templates)
 main.add_command(train)
 main.add_command(weights)

@@ -5,6 +5,9 @@
     images = "photos"
     output = "emoji.safetensors"
 
+    [templates.edges]
+    output = "edges"
+
     [compare]
     sources = ["photos/*.png"]      # patterns are expanded
     templates = "emoji"
@@ -16,6 +19,7 @@ The commands' own click options are the only list of keys there is: a recipe bec
 import difflib
 import glob
 import re
+import shlex
 import tomllib
 from pathlib import Path
 from typing import Any
@@ -34,13 +38,17 @@ def run(context: click.Context, recipe: Path) -> None:
     if not isinstance(group, click.Group):
         raise TypeError("run belongs to a group of commands.")
     commands = {name: command for name, command in group.commands.items() if name != "run"}
-    for command, words in read_recipe(recipe, commands):
-        click.echo(f"hirez-mosaic {command.name} {' '.join(words)}", err=True)
-        command.main(words, prog_name=f"hirez-mosaic {command.name}", standalone_mode=False)
+    for label, words in read_recipe(recipe, commands):
+        line = [*label.split("."), *words]
+        click.echo(f"hirez-mosaic {shlex.join(line)}", err=True)
+        group.main(line, prog_name="hirez-mosaic", standalone_mode=False)
 
 
-def read_recipe(path: Path, commands: dict[str, click.Command]) -> list[tuple[click.Command, list[str]]]:
-    """The command and the words of each job. Raises SettingError, with the line, for whatever is no job, key or value."""
+def read_recipe(path: Path, commands: dict[str, click.Command]) -> list[tuple[str, list[str]]]:
+    """The name ("render", "templates.glyphs") and the words of each job.
+
+    Raises SettingError, with the line, for whatever is no job, key or value.
+    """
     try:
         text = path.read_text()
         tables = tomllib.loads(text)
@@ -50,26 +58,35 @@ def read_recipe(path: Path, commands: dict[str, click.Command]) -> list[tuple[cl
         raise SettingError(f"The recipe {path} is no TOML: {error}.") from error
     if not tables:
         raise SettingError(f"The recipe {path} holds no job; begin one with [render].")
-    jobs = []
+    return _jobs(path, text, tables, commands, "")
+
+
+def _jobs(path: Path, text: str, tables: dict[str, Any], commands: dict[str, click.Command], above: str) -> list[tuple[str, list[str]]]:
+    jobs: list[tuple[str, list[str]]] = []
     for name, found in tables.items():
+        label = above + name
         if name not in commands:
-            raise SettingError(f"{path}, line {_line(text, name)}: there is no job [{name}]; {_nearest(name, list(commands))}.")
+            raise SettingError(f"{path}, line {_line(text, label)}: there is no job [{label}]; {_nearest(name, list(commands))}.")
+        command = commands[name]
         for number, table in enumerate(found if isinstance(found, list) else [found]):
             if not isinstance(table, dict):
-                raise SettingError(f"{path}, line {_line(text, name)}: {name} is no table; write [{name}] and its options below.")
-            jobs.append((commands[name], _words(path, text, commands[name], number, table)))
+                raise SettingError(f"{path}, line {_line(text, label)}: {label} is no table; write [{label}] and its options below.")
+            if isinstance(command, click.Group):
+                jobs += _jobs(path, text, table, dict(command.commands), f"{label}.")
+            else:
+                jobs.append((label, _words(path, text, command, label, number, table)))
     return jobs
 
 
-def _words(path: Path, text: str, command: click.Command, number: int, table: dict[str, Any]) -> list[str]:
+def _words(path: Path, text: str, command: click.Command, label: str, number: int, table: dict[str, Any]) -> list[str]:
     parameters = {_key(parameter): parameter for parameter in command.params}
     options: list[str] = []
     arguments: list[str] = []
     for key, value in table.items():
-        place = f"{path}, line {_line(text, str(command.name), number, key)}"
+        place = f"{path}, line {_line(text, label, number, key)}"
         parameter = parameters.get(key)
         if parameter is None:
-            raise SettingError(f"{place}: {command.name} has no option {key}; {_nearest(key, list(parameters))}.")
+            raise SettingError(f"{place}: {label} has no option {key}; {_nearest(key, list(parameters))}.")
         values = [_word(one, parameter, path.parent) for one in (value if isinstance(value, list) else [value])]
         if isinstance(parameter, click.Argument):
             arguments += [name for one in values for name in _expanded(one)]
@@ -86,7 +103,7 @@ def _words(path: Path, text: str, command: click.Command, number: int, table: di
         command.make_context(str(command.name), list(words)).close()
     except click.ClickException as error:
         wrong = getattr(error, "param", None)
-        at = _line(text, str(command.name), number, _key(wrong) if wrong is not None else None)
+        at = _line(text, label, number, _key(wrong) if wrong is not None else None)
         raise SettingError(f"{path}, line {at}: {error.format_message()}") from error
     return words
 
