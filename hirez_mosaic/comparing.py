@@ -16,7 +16,6 @@ from numpy.typing import NDArray
 
 from hirez_mosaic.cache import cache_folder
 from hirez_mosaic.choosing import loss_network, trained_path
-from hirez_mosaic.engine import cores
 from hirez_mosaic.errors import OutputError, SettingError, WeightsError
 from hirez_mosaic.fit import Picture, placed, soft_mosaic
 from hirez_mosaic.fitting import STEPS
@@ -25,10 +24,10 @@ from hirez_mosaic.loss import MultiScaleLoss
 from hirez_mosaic.metrics import Judge, Judgement
 from hirez_mosaic.nets.decoders import load_decoder
 from hirez_mosaic.nets.weights import resolve_alexnet, resolve_weights
-from hirez_mosaic.rendering import Listener, gather_moments, run_render
+from hirez_mosaic.rendering import Listener, cached_templates, gather_moments, run_render
 from hirez_mosaic.sources import open_source
 from hirez_mosaic.spec import FAR_WEIGHT, RenderSpec, parse_colour, parse_tile
-from hirez_mosaic.templates import TemplateSet, load_templates
+from hirez_mosaic.templates import TemplateSet
 
 SELECTIONS = ("L2", "SSIM", "residual", "trained", "fitted", "refined", "soft")
 """In the order of the table; "residual" is unfitted, "refined" is fitted first, "soft" is the fitted decoder's soft mosaic."""
@@ -94,14 +93,7 @@ def compare(
     if (folder / _TABLE).exists() and not overwrite:
         raise OutputError(f"{folder / _TABLE} is there already; use --overwrite to replace it.")
     colour = parse_colour(background)
-    found = load_templates(
-        Path(templates),
-        size,
-        background=colour,
-        cache=cache_folder("templates"),
-        jobs=cores(),
-        stage=lambda total: listener.stage("templates", total, "templates"),
-    )
+    found = cached_templates(Path(templates), size, colour, listener)
     decoders = {"L2": "l2", "SSIM": "ssim"}
     cached = trained_path(cache_folder("decoders"), found.fingerprint)
     files = {f"trained {Path(file).stem}": Path(file) for file in trained} or ({"trained": cached} if cached.exists() else {})
@@ -111,6 +103,8 @@ def compare(
         load_decoder(file, len(found), found.fingerprint)
         decoders[name] = str(file)
     selections = [one for name in selections for one in (files if name == "trained" else [name])]
+    if not selections:
+        raise SettingError("There is nothing left to compare; train a decoder, or name other selections.")
     named = None if weights is None else Path(weights)
     judge = _make_judge(resolve_weights(named, cache_folder("weights"), listener.note), listener)
     rows: list[Row] = []
@@ -148,7 +142,7 @@ def compare(
                 judgement = judge(_as_batch(panels["input"]), mosaic)
                 rows.append(Row(source, name, judgement, None if name == "soft" else result.distinct_templates, spent))
                 panels[name] = mosaic[0].permute(1, 2, 0).mul(255).round().byte().numpy()
-            _write_figure(panels, folder / f"{source.stem}.png")
+            _write_figure(panels, size, folder / f"{source.stem}.png")
             _write_table(rows, folder / _TABLE)
     return rows
 
@@ -227,12 +221,14 @@ def _write_table(rows: Sequence[Row], path: Path) -> None:
     fresh.replace(path)
 
 
-def _write_figure(panels: dict[str, NDArray[np.uint8]], path: Path) -> None:
-    """All panels with their names, four in a row."""
+def _write_figure(panels: dict[str, NDArray[np.uint8]], tile: tuple[int, int], path: Path) -> None:
+    """All panels with their names, four in a row, in the shape that cells of `tile` (width, height) give them."""
+    taller = tile[1] / tile[0]
     images = []
     for name, pixels in panels.items():
         image = pyvips.Image.new_from_array(np.ascontiguousarray(pixels)).copy(interpretation="srgb")
-        image = image.resize(min(1.0, _FIGURE_SIDE / max(image.width, image.height)))
+        factor = min(1.0, _FIGURE_SIDE / max(image.width, image.height * taller))
+        image = image.resize(factor, vscale=factor * taller, kernel="lanczos3")
         label = pyvips.Image.text(name, font="sans 14", width=image.width - 16)
         band = label.embed(8, 4, image.width, 30).invert().bandjoin([label.embed(8, 4, image.width, 30).invert()] * 2)
         images.append(band.cast("uchar").copy(interpretation="srgb").join(image, "vertical"))

@@ -204,7 +204,7 @@ def prepare(spec: RenderSpec, listener: Listener, cleanup: ExitStack) -> Job:
     spec.check_mosaic_size(grid.mosaic_size)
     device = resolve_device(spec.device)
     precision = resolve_precision(spec.precision, device)
-    templates = _load_templates(spec, listener)
+    templates = cached_templates(spec.templates, spec.tile, spec.background, listener)
     choice = choose_decoder(spec, templates, cache_folder("decoders"))
     choice.decoder.to(device)
     if spec.decoder == "paper":
@@ -215,11 +215,12 @@ def prepare(spec: RenderSpec, listener: Listener, cleanup: ExitStack) -> Job:
     return Job(spec, source, templates, weights, encoder, choice, device, precision, plan)
 
 
-def _load_templates(spec: RenderSpec, listener: Listener) -> TemplateSet:
+def cached_templates(folder: Path, tile: tuple[int, int], background: tuple[int, int, int], listener: Listener) -> TemplateSet:
+    """The templates of a folder out of the cache or decoded into it; the listener hears what was skipped."""
     templates = load_templates(
-        spec.templates,
-        spec.tile,
-        background=spec.background,
+        folder,
+        tile,
+        background=background,
         cache=cache_folder("templates"),
         jobs=cores(),
         stage=lambda total: listener.stage("templates", total, "templates"),
@@ -227,7 +228,7 @@ def _load_templates(spec: RenderSpec, listener: Listener) -> TemplateSet:
     if templates.skipped:
         named = ", ".join(f"{name} ({reason})" for name, reason in templates.skipped[:5])
         more = f" and {len(templates.skipped) - 5} more" if len(templates.skipped) > 5 else ""
-        listener.note(f"{len(templates.skipped)} files in {spec.templates} are no readable pictures and were skipped: {named}{more}.")
+        listener.note(f"{len(templates.skipped)} files in {folder} are no readable pictures and were skipped: {named}{more}.")
     return templates
 
 

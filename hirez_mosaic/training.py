@@ -40,9 +40,9 @@ from hirez_mosaic.nets.device import device_name, resolve_device, resolve_precis
 from hirez_mosaic.nets.vgg import VGG16, make_encoder
 from hirez_mosaic.nets.weights import resolve_weights
 from hirez_mosaic.photos import Photos
-from hirez_mosaic.rendering import Listener
+from hirez_mosaic.rendering import Listener, cached_templates
 from hirez_mosaic.spec import FAR_WEIGHT, parse_colour, parse_tile
-from hirez_mosaic.templates import TemplateSet, load_templates
+from hirez_mosaic.templates import TemplateSet
 
 RECIPES = {
     "default": Recipe(600, 2, 32, 3e-4, 1e-4, "cosine", (4.0, 60.0), far_weight=FAR_WEIGHT, warm_up=20, forgets=0.99),
@@ -132,14 +132,7 @@ def train(
     where = resolve_device(device)
     kind = resolve_precision(precision, where)
     size, colour = parse_tile(tile), parse_colour(background)
-    found = load_templates(
-        Path(templates),
-        size,
-        background=colour,
-        cache=cache_folder("templates"),
-        jobs=cores(),
-        stage=lambda total: listener.stage("templates", total, "templates"),
-    )
+    found = cached_templates(Path(templates), size, colour, listener)
     photos = Photos(Path(images), CROP, seed, cores())
     try:
         if photos.left_out:

@@ -99,6 +99,8 @@ def test_without_what_may_be_missing_it_goes_on_and_says_so(here: Path, monkeypa
 def test_what_cannot_be_compared_is_refused(here: Path) -> None:
     with pytest.raises(SettingError, match="There is no selection best"):
         compare(["photos/a.png"], "templates", selections=["best"])
+    with pytest.raises(SettingError, match="nothing left to compare"):
+        compare(["photos/a.png"], "templates", selections=["trained"])
     with pytest.raises(SettingError, match="The side is 9999 px"):
         compare(["photos/a.png"], "templates", side=9999)
     save(here / "a.png", photo(20, 20))
