@@ -21,6 +21,7 @@ from hirez_mosaic.nets.vgg import VGG16
 from hirez_mosaic.spec import RenderSpec
 from hirez_mosaic.templates import TemplateSet
 
+_HASHED = 64  # cells a side that are read at once for a digest
 _VERSION = 1  # of fitting: a cached decoder of another is not used
 
 
@@ -99,7 +100,6 @@ def _key(choice: Choice, analysis: Any, grid: CellGrid, objective: Objective) ->
     if not choice.untouched:
         for tensor in choice.decoder.state_dict().values():
             sha.update(tensor.cpu().numpy().tobytes())
-    step = max(1, getattr(analysis, "chunks", (CELL,))[0])
-    for top in range(0, analysis.shape[0], step):
-        sha.update(np.ascontiguousarray(analysis[top : top + step]).data)
+    for box in grid.chunks((_HASHED, _HASHED)):
+        sha.update(np.ascontiguousarray(analysis[box.scaled(CELL).slices]).data)
     return sha.hexdigest()

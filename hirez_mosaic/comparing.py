@@ -1,6 +1,7 @@
 """Compare: the ways to choose templates side by side, on the same pictures, by the same measures."""
 
 import csv
+import html
 import os
 import tempfile
 from collections.abc import Sequence
@@ -39,7 +40,8 @@ _FIGURE_SIDE = 512  # px of a panel's longer side
 class Row:
     """One picture under one selection.
 
-    distinct: templates used, None for the soft mosaic. seconds: of the selection and all before it, without assembly.
+    distinct: templates used, None for the soft mosaic. seconds: of the selection and all before it, without assembly; a fit that came from
+    the cache counts as long as it took to read.
     """
 
     source: Path
@@ -90,12 +92,13 @@ def compare(
     if len(set(stems)) < len(stems):
         twice = next(stem for stem in stems if stems.count(stem) > 1)
         raise SettingError(f"Two sources are called {twice}, and so would be their figures; rename one.")
-    if (folder / _TABLE).exists() and not overwrite:
-        raise OutputError(f"{folder / _TABLE} is there already; use --overwrite to replace it.")
+    _check_outputs([folder / _TABLE, *(folder / f"{stem}.png" for stem in stems)], [Path(source) for source in sources], overwrite)
     colour = parse_colour(background)
     found = cached_templates(Path(templates), size, colour, listener)
     decoders = {"L2": "l2", "SSIM": "ssim"}
     cached = trained_path(cache_folder("decoders"), found.fingerprint)
+    if len({Path(file).stem for file in trained}) < len(trained):
+        raise SettingError("Two trained decoders have the same name, and so would have their panels; rename one.")
     files = {f"trained {Path(file).stem}": Path(file) for file in trained} or ({"trained": cached} if cached.exists() else {})
     if "trained" in selections and not files:
         listener.note("There is no trained decoder of these templates in the cache; the comparison goes without.")
@@ -112,7 +115,7 @@ def compare(
     with tempfile.TemporaryDirectory(prefix=".compare-", dir=folder) as scratch:
         for source in map(Path, sources):
             panels: dict[str, NDArray[np.uint8]] = {}
-            columns = _columns(source, side, colour)
+            columns = _columns(source, side, size, colour)
             seconds = 0.0
             for name in selections:
                 workspace = Path(scratch) / "workspace"
@@ -142,8 +145,8 @@ def compare(
                 judgement = judge(_as_batch(panels["input"]), mosaic)
                 rows.append(Row(source, name, judgement, None if name == "soft" else result.distinct_templates, spent))
                 panels[name] = mosaic[0].permute(1, 2, 0).mul(255).round().byte().numpy()
-            _write_figure(panels, size, folder / f"{source.stem}.png")
             _write_table(rows, folder / _TABLE)
+            _write_figure(panels, size, folder / f"{source.stem}.png")
     return rows
 
 
@@ -171,6 +174,16 @@ def means(rows: Sequence[Row]) -> dict[str, Row]:
     return found
 
 
+def _check_outputs(outputs: Sequence[Path], sources: Sequence[Path], overwrite: bool) -> None:
+    """Raise OutputError for an output that is a source, or is there and may not be replaced."""
+    ours = {source.resolve() for source in sources}
+    for path in outputs:
+        if path.resolve() in ours:
+            raise OutputError(f"The figure {path} would replace a source; name another folder with -o.")
+        if path.exists() and not overwrite:
+            raise OutputError(f"{path} is there already; use --overwrite to replace it.")
+
+
 def _make_judge(weights: dict[str, torch.Tensor], listener: Listener) -> Judge:
     alexnet = None
     try:
@@ -180,14 +193,14 @@ def _make_judge(weights: dict[str, torch.Tensor], listener: Listener) -> Judge:
     return Judge(MultiScaleLoss(loss_network(weights, torch.device("cpu"), torch.float32)), alexnet)
 
 
-def _columns(source: Path, side: int, background: tuple[int, int, int]) -> int:
-    """Cells across at which the longer side of the analysis image has `side` px, about."""
+def _columns(source: Path, side: int, tile: tuple[int, int], background: tuple[int, int, int]) -> int:
+    """Cells across at which the side of the analysis image with more cells has `side` px, about."""
     opened = open_source(source, background)
     try:
-        width, height = opened.size
+        across, down = opened.size[0] / tile[0], opened.size[1] / tile[1]
     finally:
         opened.close()
-    return max(1, round(side / CELL * width / max(width, height)))
+    return max(1, round(side / CELL * across / max(across, down)))
 
 
 def _as_batch(pixels: NDArray[np.uint8]) -> torch.Tensor:
@@ -229,7 +242,7 @@ def _write_figure(panels: dict[str, NDArray[np.uint8]], tile: tuple[int, int], p
         image = pyvips.Image.new_from_array(np.ascontiguousarray(pixels)).copy(interpretation="srgb")
         factor = min(1.0, _FIGURE_SIDE / max(image.width, image.height * taller))
         image = image.resize(factor, vscale=factor * taller, kernel="lanczos3")
-        label = pyvips.Image.text(name, font="sans 14", width=image.width - 16)
+        label = pyvips.Image.text(html.escape(name), font="sans 14", width=image.width - 16)
         band = label.embed(8, 4, image.width, 30).invert().bandjoin([label.embed(8, 4, image.width, 30).invert()] * 2)
         images.append(band.cast("uchar").copy(interpretation="srgb").join(image, "vertical"))
     fresh = path.with_name(f".{os.getpid()}-{path.name}")

@@ -44,8 +44,10 @@ def fit(
         decoder, (least, _), rich = best_start(decoder, objective, pictures, judged)
     else:
         least, _ = objective.hard(decoder, pictures, judged)
-    best = copy.deepcopy(decoder)
     trainer = Trainer(decoder, replace(RICH_SET if rich else SMALL_SET, steps=steps))
+    if untouched:
+        decoder.inverse_temperature = trainer.recipe.inverse_temperature[1]
+    best = copy.deepcopy(decoder)
     looks = {round(steps * (0.5 + 0.5 * (look + 1) / _LOOKS)) for look in range(_LOOKS)}
     windows = fit_windows(picture.box, trainer.recipe.window, judged if held_out else [])
     for _ in range(steps):
@@ -76,13 +78,13 @@ def best_start(
 
 
 def judged_windows(bounds: Box) -> tuple[list[Box], bool]:
-    """(the windows a fit is judged by, whether the fit must keep away from them): eight of 16 x 16 cells, spread over the picture.
+    """(the windows a fit is judged by, whether the fit must keep away from them): eight of 16 x 16 cells, spread over it.
 
     A small picture is judged as a whole, in windows as large as those it is fitted on: there the fit sees every cell several times, and
     what it learned by heart counts as much in the mosaic as what it understood.
     """
-    side = _HELD_OUT
-    if bounds.area <= _WHOLE or min(bounds.height, bounds.width) < 3 * side:
+    side = max(1, min(_HELD_OUT, min(bounds.height, bounds.width) // 2))
+    if bounds.area <= _WHOLE:
         grid = CellGrid(bounds.height, bounds.width, (1, 1), Fraction(1))
         return list(grid.chunks(grid.even_chunk(WINDOW))), False
     golden = (math.sqrt(5) - 1) / 2

@@ -12,6 +12,8 @@ from numpy.typing import NDArray
 from hirez_mosaic.errors import TrainingError
 from hirez_mosaic.vips import fetch, vips_reason
 
+_TRIES = 50  # pictures that may turn out damaged, one after another, before reading gives up
+
 
 class Photos:
     """The pictures below a folder, as random crops.
@@ -28,6 +30,7 @@ class Photos:
             raise TrainingError(f"The folder of pictures {folder} {what}.")
         self._crop, self._seed = crop, seed
         self._pool = ThreadPoolExecutor(jobs)
+        self._damaged: set[Path] = set()
         self.left_out: list[tuple[str, str]] = []
         self.files: list[Path] = []
         found = sorted(Path(place, name) for place, _, names in os.walk(folder) for name in names if not name.startswith("."))
@@ -60,19 +63,24 @@ class Photos:
             image = pyvips.Image.new_from_file(str(file))
         except pyvips.Error as error:
             return vips_reason(error)
+        except UnicodeEncodeError:
+            return "its name is not UTF-8"
         small = min(image.width, image.height) < self._crop // 2
         return f"{image.width} x {image.height} px" if small else ""
 
     def _read(self, files: range, group: int, member: int) -> NDArray[np.uint8]:
         rng = np.random.default_rng([self._seed, group, member])
-        while True:
-            file = self.files[files[int(rng.integers(len(files)))]]
+        numbers = files
+        for _ in range(_TRIES):
+            file = self.files[numbers[int(rng.integers(len(numbers)))]]
             try:
                 return self._random_crop(file, rng)
-            except pyvips.Error:  # damaged beyond its header: another takes its place
-                self.left_out.append((file.name, "damaged"))
-                if len(self.left_out) > 10 * len(self.files):
-                    raise TrainingError(f"The pictures beside {file} cannot be read.") from None
+            except pyvips.Error as error:  # damaged beyond its header: any other takes its place
+                if file not in self._damaged:
+                    self._damaged.add(file)
+                    self.left_out.append((file.name, vips_reason(error)))
+                numbers = range(len(self.files))
+        raise TrainingError(f"{_TRIES} pictures in a row cannot be read, {file} the last of them; remove what is damaged.")
 
     def _random_crop(self, file: Path, rng: np.random.Generator) -> NDArray[np.uint8]:
         """Shrunk by a random factor, log-uniform down to where the crop just fits, and cropped at a random place."""

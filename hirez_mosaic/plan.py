@@ -121,7 +121,7 @@ def _stage_bytes(
         "unpack": source.unpacking_memory,
         "ingest": workers * ingest.projected_bytes(source, chunk, grid),
         **networks,
-        "decode": workers * decode.projected_bytes(chunk, decoder.query_length, len(templates), k),
+        "decode": workers * decode.projected_bytes(chunk, decoder.query_length, len(templates), k) + decoder.scoring_bytes,
         "assemble": assemble.projected_bytes(grid, spec.output) + templates.pixels.nbytes,  # mapped, and resident once they are used
     }
 

@@ -23,7 +23,6 @@ import numpy as np
 import pyvips
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 
 from hirez_mosaic.cache import cache_folder
 from hirez_mosaic.choosing import loss_network, trained_path
@@ -35,7 +34,7 @@ from hirez_mosaic.fit import PAPER, Objective, Picture, Recipe, Told, Trainer, p
 from hirez_mosaic.fitting import RICH_SET, best_start
 from hirez_mosaic.geometry import CELL, Box
 from hirez_mosaic.loss import MultiScaleLoss
-from hirez_mosaic.nets.decoders import LearnedDecoder, new_decoder
+from hirez_mosaic.nets.decoders import LearnedDecoder, new_decoder, save_whole
 from hirez_mosaic.nets.device import device_name, resolve_device, resolve_precision
 from hirez_mosaic.nets.vgg import VGG16, make_encoder
 from hirez_mosaic.nets.weights import resolve_weights
@@ -125,7 +124,8 @@ def train(
         raise SettingError(f"There is no recipe {recipe!r} or decoder {decoder!r}; use default or paper, and residual or paper.")
     wanted = {"steps": steps, "batch": batch, "rate": rate, "far_weight": far_weight}
     chosen = dataclasses.replace(RECIPES[recipe], **{name: value for name, value in wanted.items() if value is not None})  # type: ignore[arg-type]
-    if min(chosen.steps, chosen.batch) < 1 or chosen.rate <= 0 or chosen.far_weight < 0 or not set(scales) <= {0, 1, 2, 3} or not scales:
+    numbers = 0 < chosen.rate < np.inf and 0 <= chosen.far_weight < np.inf and min(chosen.steps, chosen.batch) >= 1
+    if not numbers or not set(scales) <= {0, 1, 2, 3} or not scales:
         raise SettingError("Steps and batch are 1 or more, the rate is more than 0, the far weight 0 or more, scales are some of 0 to 3.")
     home = output.with_name(f"{output.name}.training")
     _check_places(output, home, resume, overwrite)
@@ -151,6 +151,8 @@ def train(
             "templates": found.fingerprint,
             "pictures": len(photos.files),
             "precision": str(kind),
+            "recipe": recipe,
+            "rate given": rate is not None,
         }
         told = json.loads(json.dumps(settings))
         with shared_cores(1):
@@ -190,6 +192,7 @@ def _check_places(output: Path, home: Path, resume: bool, overwrite: bool) -> No
 
 
 _CHECKPOINT = "checkpoint.safetensors"
+_FORMAT = "hirez-mosaic training 1"
 
 
 class _Stream:
@@ -204,8 +207,8 @@ class _Stream:
     def judged(self) -> tuple[list[Picture], list[Box]]:
         """The pictures no step sees (unless there is but one), and all of each."""
         if not self._judged:
-            ready = self._photos.ahead(self._for_judging, 2**31, min(_JUDGED, len(self._for_judging)))
-            self._judged = [self._encoded(crop) for crop in ready()]
+            crops = [self._photos.ahead(range(number, number + 1), 2**31, 1) for number in self._for_judging]
+            self._judged = [self._encoded(crop) for ready in crops for crop in ready()]
         return self._judged, [picture.box for picture in self._judged]
 
     def windows(self, step: int) -> Iterator[list[tuple[Picture, Box]]]:
@@ -249,9 +252,11 @@ def _train(
         run = _restored(home / _CHECKPOINT, decoder, settings)
     else:
         decoder, start, rich = best_start(decoder, objective, pictures, boxes)
-        if rich:
-            recipe = dataclasses.replace(recipe, inverse_temperature=RICH_SET.inverse_temperature, rate=RICH_SET.rate)
+        if rich and settings["recipe"] == "default":
+            slow = recipe.rate if settings["rate given"] else RICH_SET.rate
+            recipe = dataclasses.replace(recipe, inverse_temperature=RICH_SET.inverse_temperature, rate=slow)
         trainer = Trainer(decoder, recipe)
+        decoder.inverse_temperature = recipe.inverse_temperature[1]
         run = _Run(trainer, _state(decoder), start[0], start)
         home.mkdir(parents=True, exist_ok=True)
         _keep(home / _CHECKPOINT, run, settings)
@@ -265,15 +270,14 @@ def _train(
             inverse = trainer.inverse_temperature
             told = trainer.run(objective, windows)
             if not np.isfinite(told.loss + told.far + told.entropy):
-                raise TrainingError(
-                    f"The loss is {told.loss} at step {trainer.step}; the last good checkpoint is {home / _CHECKPOINT} "
-                    f"(step {(trainer.step - 1) // EVERY * EVERY}). Begin anew with a smaller --rate, or another --seed."
-                )
+                raise _not_finite(f"a loss of {told.loss}", trainer.step, home)
             hard = None
             if trainer.step % EVERY == 0 or trainer.step == recipe.steps:
                 hard = objective.hard(trainer.decoder, pictures, boxes)
                 if hard[0] < run.least:
                     run.best, run.least = _state(trainer.decoder), hard[0]
+                if not all(bool(parameter.isfinite().all()) for parameter in trainer.decoder.parameters()):
+                    raise _not_finite("a weight that is no number", trainer.step, home)
                 _keep(home / _CHECKPOINT, run, settings)
                 _write_preview(home / "preview.png", trainer.decoder, objective, pictures)
                 if not warned and hard[1] < _COLLAPSED * run.start[1]:
@@ -289,6 +293,13 @@ def _train(
             )
             progress(1)
     return run, time.perf_counter() - begun
+
+
+def _not_finite(what: str, step: int, home: Path) -> TrainingError:
+    return TrainingError(
+        f"Step {step} ended with {what}; the last good checkpoint is {home / _CHECKPOINT} (step {(step - 1) // EVERY * EVERY}). "
+        "Begin anew with a smaller --rate, or another --seed."
+    )
 
 
 def _state(decoder: LearnedDecoder) -> dict[str, torch.Tensor]:
@@ -312,37 +323,34 @@ def _keep(path: Path, run: _Run, settings: dict[str, Any]) -> None:
     for number, state in run.trainer.optimiser.state_dict()["state"].items():
         tensors |= {f"adam.{number}.{name}": torch.as_tensor(value).cpu().contiguous() for name, value in state.items()}
     told = {
-        "settings": json.dumps(settings),
-        "recipe": json.dumps(dataclasses.asdict(run.trainer.recipe)),
-        "progress": json.dumps([run.trainer.step, run.least, *run.start]),
+        "settings": settings,
+        "recipe": dataclasses.asdict(run.trainer.recipe),
+        "progress": [run.trainer.step, run.least, *run.start],
     }
-    fresh = path.with_name(f".{path.name}.{os.getpid()}")
-    save_file(tensors, fresh, metadata=told)
-    fresh.replace(path)
+    save_whole(tensors, path, {_FORMAT: json.dumps(told)})
 
 
 def _restored(path: Path, decoder: LearnedDecoder, settings: dict[str, Any]) -> _Run:
     """The run as a checkpoint of the same settings left them. Raises TrainingError for one of others."""
     try:
         with safe_open(path, framework="pt") as file:
-            told = file.metadata() or {}
+            told = json.loads((file.metadata() or {}).get(_FORMAT, "{}"))
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a mapping)
-    except (SafetensorError, OSError) as error:
+    except (SafetensorError, OSError, json.JSONDecodeError) as error:
         raise TrainingError(f"The checkpoint {path} is damaged; begin anew with --overwrite.") from error
-    before = json.loads(told.get("settings", "{}"))
+    before = told.get("settings", {})
     other = [name for name in settings if before.get(name) != settings[name]]
     if other:
         named = ", ".join(f"{name} {before.get(name)} instead of {settings[name]}" for name in other)
         raise TrainingError(f"The checkpoint {path} is of a training with {named}; name the same settings, or begin anew with --overwrite.")
-    recipe = json.loads(told["recipe"])
-    recipe = {name: tuple(value) if isinstance(value, list) else value for name, value in recipe.items()}
+    recipe: dict[str, Any] = {name: tuple(value) if isinstance(value, list) else value for name, value in told["recipe"].items()}
     trainer = Trainer(_with_state(decoder, _part(tensors, "decoder.")), Recipe(**recipe))
     state: dict[int, dict[str, torch.Tensor]] = {}
     for name, tensor in _part(tensors, "adam.").items():
         number, what = name.split(".")
         state.setdefault(int(number), {})[what] = tensor
     trainer.optimiser.load_state_dict({**trainer.optimiser.state_dict(), "state": state})
-    trainer.step, least, *start = json.loads(told["progress"])
+    trainer.step, least, *start = told["progress"]
     return _Run(trainer, _part(tensors, "best."), least, (start[0], start[1]))
 
 

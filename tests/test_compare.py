@@ -106,6 +106,11 @@ def test_what_cannot_be_compared_is_refused(here: Path) -> None:
     save(here / "a.png", photo(20, 20))
     with pytest.raises(SettingError, match="Two sources are called a"):
         compare(["photos/a.png", "a.png"], "templates")
+    with pytest.raises(OutputError, match="would replace a source"):
+        compare(["photos/a.png"], "templates", output="photos", overwrite=True)
+    assert pyvips.Image.new_from_file("photos/a.png").width == 200
+    with pytest.raises(SettingError, match="Two trained decoders"):
+        compare(["photos/a.png"], "templates", trained=["x/d.safetensors", "y/d.safetensors"])
     (here / "compared").mkdir()
     (here / "compared" / "compared.csv").write_text("precious")
     with pytest.raises(OutputError, match="--overwrite"):
@@ -157,6 +162,18 @@ def test_a_recipe_runs_its_jobs_with_paths_from_where_it_lies(here: Path, monkey
     monkeypatch.chdir(here)
     assert call("run", "all.toml").exit_code == 0
     assert (here / "compared" / "b.png").exists()
+
+
+def test_jobs_run_in_the_order_they_are_written_in(tmp_path: Path) -> None:
+    from hirez_mosaic.cli.run import read_recipe
+
+    job = 'source = "a.png"\ntemplates = "t"\n'
+    tables = [f"[[render]]\n{job}", '[templates.edges]\noutput = "e"\n', f'[[render]]\n{job}decoder = "d.safetensors"\n']
+    (tmp_path / "jobs.toml").write_text("\n".join([*tables, '[templates.glyphs]\noutput = "g"']))
+    (tmp_path / "d.safetensors").write_text("")
+    jobs = read_recipe(tmp_path / "jobs.toml", main.commands)
+    assert [label for label, _ in jobs] == ["render", "templates.edges", "render", "templates.glyphs"]
+    assert str(tmp_path / "d.safetensors") in jobs[2][1]
 
 
 BAD = {

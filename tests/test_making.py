@@ -61,13 +61,20 @@ def test_from_the_command_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
         assert image.size == (9, 7)
     Path("words.txt").write_text("mosaic\nmosaic\n")
     assert call("glyphs", "--chars", "words.txt", "--colours", "white/black", "--colours", "grey/black", "-o", "words").exit_code == 0
-    assert len(list(Path("words").iterdir())) == 2 * len(set("mosaic"))
+    assert len(list(Path("words").iterdir())) == 2 * len(set("mosaic")) + 1
     again = call("edges", "-o", "edges")
     assert again.exit_code == 1
     assert "--overwrite" in again.stderr
+    assert call("edges", "--orientations", "1", "-o", "edges", "--overwrite").exit_code == 0
+    Path("mine").mkdir()
+    Path("mine/holiday.png").write_text("precious")
+    foreign = call("edges", "-o", "mine", "--overwrite")
+    assert foreign.exit_code == 1
+    assert "was not made by this command" in foreign.stderr
+    assert Path("mine/holiday.png").read_text() == "precious"
     bad = call("glyphs", "--colours", "white", "-o", "x")
     assert bad.exit_code == 2
     assert "INK/PAPER" in bad.stderr
     empty = call("glyphs", "--chars", "\n", "-o", "x")
     assert empty.exit_code == 2
-    assert {path.name for path in tmp_path.iterdir()} == {"edges", "words", "words.txt"}
+    assert {path.name for path in tmp_path.iterdir()} == {"edges", "mine", "words", "words.txt"}

@@ -84,7 +84,7 @@ def test_killed_and_resumed(folders: tuple[Path, Path], tmp_path: Path, random_w
     torch.save(random_weights, tmp_path / "random.pt")
     code = (
         "import sys, torch, hirez_mosaic.training as t\n"
-        "t.CROP, t.EVERY = 128, 4\n"
+        "t.CROP, t.EVERY = 320, 4\n"
         f"t.resolve_weights = lambda *a, **k: torch.load({str(tmp_path / 'random.pt')!r})\n"
         "t.train('templates', 'images', sys.argv[1], 8, batch=2, steps=12, device='cpu', precision='float32', resume='go' in sys.argv)\n"
     )
@@ -117,10 +117,39 @@ def test_a_loss_that_is_no_number_stops_and_names_the_checkpoint(folders: tuple[
         return training.Told(float("nan"), 0.0, 0.0, 1) if self.step == 6 else told
 
     monkeypatch.setattr(training.Trainer, "run", poisoned)
-    with pytest.raises(TrainingError, match=r"loss is nan at step 6; the last good checkpoint is d.safetensors.training.*\(step 4\)"):
+    with pytest.raises(
+        TrainingError, match=r"Step 6 ended with a loss of nan; the last good checkpoint is d.safetensors.training.*\(step 4\)"
+    ):
         train(*folders, "d.safetensors", steps=8, **small())
     assert Path("d.safetensors.training/checkpoint.safetensors").exists()
     assert not Path("d.safetensors").exists()
+
+
+def test_weights_that_are_no_numbers_never_reach_the_checkpoint(folders: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch) -> None:
+    run = training.Trainer.run
+
+    def poisoned(self: training.Trainer, *arguments: object) -> object:
+        told = run(self, *arguments)  # type: ignore[arg-type]
+        if self.step == 8:
+            with torch.no_grad():
+                self.decoder.spread.weight.fill_(float("nan"))
+        return told
+
+    monkeypatch.setattr(training.Trainer, "run", poisoned)
+    with pytest.raises(TrainingError, match=r"Step 8 ended with a weight that is no number.*\(step 4\)"):
+        train(*folders, "d.safetensors", steps=12, **small())
+    monkeypatch.setattr(training.Trainer, "run", run)
+    assert train(*folders, "d.safetensors", steps=12, resume=True, **small()).steps == 12
+
+
+def test_a_damaged_picture_gives_its_place_to_another(folders: tuple[Path, Path]) -> None:
+    for name in ("0.png", "deep/1.png", "deep/3.png"):
+        path = folders[1] / name
+        path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+    result = train(*folders, "d.safetensors", steps=6, **small())
+    assert result.steps == 6
+    assert {"0.png", "small.png", "labels.json"} <= {name for name, _ in result.left_out}
+    assert len(result.left_out) == len(set(result.left_out))
 
 
 def test_a_collapsing_selection_is_told(folders: tuple[Path, Path]) -> None:

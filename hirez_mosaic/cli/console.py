@@ -1,5 +1,6 @@
 """What a person at the terminal sees of a render: the plan, a bar per stage, the summary."""
 
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
@@ -28,7 +29,7 @@ class ConsoleListener(Listener):
     """Writes to standard error, so that standard output stays free for --json."""
 
     def __init__(self) -> None:
-        self.console = Console(stderr=True, highlight=False)
+        self.console = Console(stderr=True, highlight=False, width=None if sys.stderr.isatty() else 120)  # a log file has no width
         self._running: tuple[Progress, TaskID] | None = None
 
     def note(self, line: str) -> None:
@@ -101,7 +102,7 @@ def print_summary(console: Console, result: RenderResult) -> None:
 def print_comparison(console: Console, means: dict[str, Row], sources: int) -> None:
     """The means over all sources; the ratio is that of Eq. 3 to the better of the baselines that were asked for."""
     baseline = min((means[name].judgement.eq3 for name in ("L2", "SSIM") if name in means), default=None)
-    table = Table(title=f"Means over {sources} pictures; lower is better", title_justify="left")
+    table = Table(title=f"Means over {sources} pictures; lower is better", title_justify="left", box=None)
     scales = [f"scale {scale}" for scale in range(len(next(iter(means.values())).judgement.per_scale))]
     for heading in ("selection", *scales, "Eq. 3", "ratio", "LPIPS", "cell means", "distinct", "seconds"):
         table.add_column(heading, justify="left" if heading == "selection" else "right")

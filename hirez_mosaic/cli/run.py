@@ -28,6 +28,8 @@ import click
 
 from hirez_mosaic.errors import SettingError
 
+_MAY_NAME_FILES = ("decoder", "chars")  # beside the words that these options know
+
 
 @click.command(short_help="Run the jobs of a recipe.")
 @click.argument("recipe", type=click.Path(path_type=Path))
@@ -58,11 +60,14 @@ def read_recipe(path: Path, commands: dict[str, click.Command]) -> list[tuple[st
         raise SettingError(f"The recipe {path} is no TOML: {error}.") from error
     if not tables:
         raise SettingError(f"The recipe {path} holds no job; begin one with [render].")
-    return _jobs(path, text, tables, commands, "")
+    return [(label, words) for _, label, words in sorted(_jobs(path, text, tables, commands, ""), key=lambda job: job[0])]
 
 
-def _jobs(path: Path, text: str, tables: dict[str, Any], commands: dict[str, click.Command], above: str) -> list[tuple[str, list[str]]]:
-    jobs: list[tuple[str, list[str]]] = []
+def _jobs(
+    path: Path, text: str, tables: dict[str, Any], commands: dict[str, click.Command], above: str
+) -> list[tuple[int, str, list[str]]]:
+    """(line, label, words) of each table's job; TOML itself forgets in which order tables of different names stand."""
+    jobs: list[tuple[int, str, list[str]]] = []
     for name, found in tables.items():
         label = above + name
         if name not in commands:
@@ -74,7 +79,7 @@ def _jobs(path: Path, text: str, tables: dict[str, Any], commands: dict[str, cli
             if isinstance(command, click.Group):
                 jobs += _jobs(path, text, table, dict(command.commands), f"{label}.")
             else:
-                jobs.append((label, _words(path, text, command, label, number, table)))
+                jobs.append((_line(text, label, number), label, _words(path, text, command, label, number, table)))
     return jobs
 
 
@@ -121,7 +126,9 @@ def _key(parameter: click.Parameter) -> str:
 
 
 def _word(value: Any, parameter: click.Parameter, folder: Path) -> str:
-    return str(folder / str(value)) if isinstance(parameter.type, click.Path) else str(value)
+    """A value as on the command line; a path, or what names a file beside the recipe, from where the recipe lies."""
+    beside = folder / str(value)
+    return str(beside) if isinstance(parameter.type, click.Path) or (parameter.name in _MAY_NAME_FILES and beside.is_file()) else str(value)
 
 
 def _line(text: str, table: str, number: int = 0, key: str | None = None) -> int:

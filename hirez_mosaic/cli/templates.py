@@ -1,5 +1,6 @@
 """`hirez-mosaic templates`: sets that are drawn rather than collected."""
 
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -43,7 +44,10 @@ def glyphs(font: Path | None, chars: str, colours: tuple[str, ...], output: Path
         pairs.append((parse_colour(ink), parse_colour(paper)))
     named = {"ascii": making.ASCII, "katakana": making.KATAKANA}.get(chars)
     if named is None:
-        named = Path(chars).read_text() if Path(chars).is_file() else chars
+        try:
+            named = Path(chars).read_text("utf-8") if os.path.isfile(chars) else chars  # noqa: PTH113 (pathlib raises for long names)
+        except UnicodeDecodeError as error:
+            raise SettingError(f"The text file {chars} is not UTF-8.") from error
     characters = "".join(dict.fromkeys(one for one in named if one.isprintable()))
     count = making.write_templates(making.glyphs(font, characters, parse_tile(tile), pairs), output, overwrite=overwrite)
     click.echo(f"{output}: {count} templates", err=True)

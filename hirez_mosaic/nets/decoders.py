@@ -12,9 +12,10 @@ picture nor those of a chunk ever exist at once. The trunk is the paper's (secti
 ReLU, 3x3; `TrunkNorm` holds that picture-wide mean and variance.
 """
 
+import errno
 import json
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar
@@ -64,6 +65,11 @@ class Decoder(nn.Module):
         self.template_count = templates
         self.fingerprint = fingerprint
         self.query_length = query_length
+
+    @property
+    def scoring_bytes(self) -> int:
+        """Bytes that `score` holds beside the decoder itself."""
+        return 0
 
     def queries(self, features: torch.Tensor | None, pixels: torch.Tensor, norm: TrunkNorm | None) -> torch.Tensor:
         """What each cell asks for: (rows x columns, D), row-major.
@@ -144,11 +150,20 @@ class LearnedDecoder(Decoder):
             "fingerprint": self.fingerprint,
             "inverse_temperature": self.inverse_temperature,
         }
-        fresh = path.with_name(f".{path.name}.{os.getpid()}")
-        save_file(
-            {name: tensor.cpu().contiguous() for name, tensor in self.state_dict().items()}, fresh, metadata={_FORMAT: json.dumps(told)}
-        )
+        save_whole(self.state_dict(), path, {_FORMAT: json.dumps(told)})
+
+
+def save_whole(tensors: Mapping[str, torch.Tensor], path: Path, metadata: dict[str, str]) -> None:
+    """Write safetensors; the file appears, or replaces another, when it is complete. Raises OSError where it cannot be written."""
+    fresh = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        save_file({name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}, fresh, metadata=metadata)
+        fresh.chmod(0o644)  # others may share the cache
         fresh.replace(path)
+    except SafetensorError as error:
+        raise OSError(errno.EIO, f"{path} cannot be written: {error}") from error
+    finally:
+        fresh.unlink(missing_ok=True)
 
 
 class PaperDecoder(LearnedDecoder):

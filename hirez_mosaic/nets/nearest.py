@@ -42,6 +42,10 @@ class NearestSSIM(_Nearest):
 
     kind = "ssim"
 
+    @property
+    def scoring_bytes(self) -> int:
+        return 2 * 4 * 12 * _WINDOW**2 * self.template_count  # every window of every template, and its deviations from the mean
+
     def score(self) -> Score:
         theirs = _windows(self.get_buffer("templates"))
         (their_mean, their_spread), theirs = _statistics(theirs), theirs - theirs.mean(2, keepdim=True)

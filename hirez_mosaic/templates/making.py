@@ -17,6 +17,8 @@ KATAKANA = "".join(map(chr, range(0xFF66, 0xFF9E))) + "0123456789"
 """Half-width katakana and digits: the glyphs that rain in *The Matrix*."""
 _NO_CHARACTER = "\U0010ffff"  # every font draws its box for "not there"
 
+_MARK = ".made-by-hirez-mosaic"  # hidden files are no templates
+
 Colour = tuple[int, int, int]
 Named = tuple[str, NDArray[np.uint8]]
 
@@ -24,11 +26,11 @@ Named = tuple[str, NDArray[np.uint8]]
 def glyphs(font: Path | None, characters: str, tile: tuple[int, int], colours: Sequence[tuple[Colour, Colour]]) -> Iterator[Named]:
     """(name, (height, width, 3) uint8) of each character in each (ink, paper) pair of colours.
 
-    font: TrueType or OpenType file; Pillow's own where None. All stand on one baseline and are as large as lets most of them fit.
+    font: TrueType or OpenType file; Pillow's own where None. All stand on one baseline; what is too wide for the tile is cut.
     Raises TemplateError for a font that cannot be read or lacks characters, which it names.
     """
     width, height = tile
-    size = max(1, round(height * 0.8))
+    size = max(1, round(min(height * 0.8, width * 1.4)))  # most Latin letters are a good half as wide as the size
     try:
         face = ImageFont.load_default(size) if font is None else ImageFont.truetype(str(font), size)
     except OSError as error:
@@ -83,12 +85,15 @@ def edges(tile: tuple[int, int], orientations: int, thicknesses: Sequence[float]
 def write_templates(made: Iterable[Named], folder: Path, *, overwrite: bool) -> int:
     """Write them as PNG files into `folder`, which appears when it is complete; their number.
 
-    Raises OutputExistsError for a folder that is there, SettingError where nothing is made.
+    Raises OutputExistsError for a folder that is there, unless it was made here and may be replaced; SettingError where nothing is made.
     """
     if folder.exists() and not overwrite:
         raise OutputExistsError(f"{folder} is there already; use --overwrite to replace it.")
+    if folder.exists() and not (folder / _MARK).is_file():
+        raise OutputExistsError(f"{folder} was not made by this command, which will not replace it; name another folder.")
     folder.absolute().parent.mkdir(parents=True, exist_ok=True)
     fresh = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.absolute().parent))
+    old = fresh.with_name(f"{fresh.name}.old")
     count = 0
     try:
         for name, pixels in made:
@@ -96,10 +101,12 @@ def write_templates(made: Iterable[Named], folder: Path, *, overwrite: bool) -> 
             count += 1
         if not count:
             raise SettingError("No template would be made; name characters or colours.")
+        (fresh / _MARK).write_text("Made by hirez-mosaic templates; it may be replaced by --overwrite.\n")
         fresh.chmod(0o755)
         if folder.exists():
-            shutil.rmtree(folder)
+            folder.rename(old)
         fresh.rename(folder)
     finally:
-        shutil.rmtree(fresh, ignore_errors=True)
+        for left in (fresh, old):
+            shutil.rmtree(left, ignore_errors=True)
     return count
