@@ -213,11 +213,12 @@ class Trainer:
 
 
 def step_bytes(rows: int, columns: int, itemsize: int) -> int:
-    """Bytes that Eq. 3 of a window of cells and its gradient hold at most: all activations at every scale, and the source's taps."""
+    """Bytes that Eq. 3 of a window of cells and its gradient hold at most: all activations and taps at every scale."""
     kept = 128 + 256 / 4 + 768 / 16 + 1536 / 64 + 512 / 256  # values per px: conv1_1 to conv5_1
     taps = 64 + 128 / 4 + 256 / 16 + 512 / 64 + 512 / 256
     positions = 8 * (64 / 4 + 128 / 16 + 256 / 64 + 512 / 256)  # int64, of the pools' maxima
-    return int(rows * columns * CELL**2 * 4 / 3 * ((kept + 3 * taps + 2 * 64) * itemsize + positions))
+    weights = 2 * 14_714_688  # of VGG-16's convolutions, as they are and as oneDNN reorders them
+    return int(rows * columns * CELL**2 * 4 / 3 * ((kept + 4 * taps + 2 * 64) * itemsize + positions)) + weights * itemsize
 
 
 def projected_bytes(rows: int, columns: int, itemsize: int, templates: int) -> int:
