@@ -75,7 +75,13 @@ def window_objective(vgg: VGG16, templates: TemplateSet, far_weight: float) -> O
 
 
 def fitted_decoder(
-    choice: Choice, picture: Picture, grid: CellGrid, objective: Objective, cache: Path, progress: Callable[[int], None]
+    choice: Choice,
+    picture: Picture,
+    grid: CellGrid,
+    objective: Objective,
+    cache: Path,
+    progress: Callable[[int], None],
+    say: Callable[[str], None],
 ) -> LearnedDecoder:
     """The chosen decoder fitted to the picture, or what an earlier fit to the same px with the same settings left in the cache."""
     decoder = choice.decoder
@@ -86,7 +92,7 @@ def fitted_decoder(
     if file.exists():
         progress(choice.fit_steps)
         return load_decoder(file, decoder.template_count, decoder.fingerprint).to(device)
-    found = fit(decoder, picture, objective, choice.fit_steps, untouched=choice.untouched, progress=progress)
+    found = fit(decoder, picture, objective, choice.fit_steps, untouched=choice.untouched, progress=progress, say=say)
     found.save(file)
     return found
 

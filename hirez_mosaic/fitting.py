@@ -30,12 +30,19 @@ _LOOKS = 5  # how often the decoder is judged during a fit, in its colder half
 
 
 def fit(
-    decoder: LearnedDecoder, picture: Picture, objective: Objective, steps: int, *, untouched: bool, progress: Callable[[int], None]
+    decoder: LearnedDecoder,
+    picture: Picture,
+    objective: Objective,
+    steps: int,
+    *,
+    untouched: bool,
+    progress: Callable[[int], None],
+    say: Callable[[str], None] = lambda line: None,
 ) -> LearnedDecoder:
     """The decoder after at most `steps` steps of fitting to the picture: that of the least hard Eq. 3 + far view on the judged windows.
 
     untouched: whether the decoder is as `new_decoder` made it, so that its start may be chosen.
-    objective: with the windows' loss. progress: called with the number of steps done.
+    objective: with the windows' loss. progress: called with the number of steps done. say: told where the start was kept.
     The windows depend on nothing but the size of the picture.
     """
     judged, held_out = judged_windows(picture.box)
@@ -47,7 +54,7 @@ def fit(
     trainer = Trainer(decoder, replace(RICH_SET if rich else SMALL_SET, steps=steps))
     if untouched:
         decoder.inverse_temperature = trainer.recipe.inverse_temperature[1]
-    best = copy.deepcopy(decoder)
+    best, start = copy.deepcopy(decoder), least
     looks = {round(steps * (0.5 + 0.5 * (look + 1) / _LOOKS)) for look in range(_LOOKS)}
     windows = fit_windows(picture.box, trainer.recipe.window, judged if held_out else [])
     for _ in range(steps):
@@ -57,6 +64,8 @@ def fit(
             value, _ = objective.hard(trainer.decoder, pictures, judged)
             if value < least:  # never true of NaN
                 best, least = copy.deepcopy(trainer.decoder), value
+    if least == start:
+        say(f"{steps} steps of fitting found nothing better than their start on the windows they are judged by; the start is kept.")
     return best.requires_grad_(False)
 
 

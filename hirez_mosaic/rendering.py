@@ -268,7 +268,7 @@ def _run_stages(job: Job, workspace: Workspace, listener: Listener) -> RenderRes
         objective = window_objective(loss_network(job.weights, job.device, job.precision), job.templates, spec.far_weight)
     if job.choice.fit_steps:
         with timed("fit", "steps", job.choice.fit_steps) as progress, shared_cores(1):
-            decoder = fitted_decoder(job.choice, picture, grid, objective, cache_folder("decoders"), progress)
+            decoder = fitted_decoder(job.choice, picture, grid, objective, cache_folder("decoders"), progress, listener.note)
             decoder.save(workspace.path / "decoder.safetensors")
     if isinstance(decoder, LearnedDecoder):
         with torch.no_grad():

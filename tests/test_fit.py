@@ -110,7 +110,9 @@ def test_a_fit_that_goes_wrong_keeps_its_start(picture: Picture, objective: Obje
         monkeypatch.setattr(fitting, name, dataclasses.replace(getattr(fitting, name), rate=50.0, template_rate=50.0))
     decoder = new_decoder("residual", objective.templates.unflatten(1, (8, 8, 3)), "f")
     before = objective.hard(decoder, [picture], [picture.box])[0]
-    fitted = fitting.fit(copy.deepcopy(decoder), picture, objective, 10, untouched=False, progress=lambda done: None)
+    said: list[str] = []
+    fitted = fitting.fit(copy.deepcopy(decoder), picture, objective, 10, untouched=False, progress=lambda done: None, say=said.append)
+    assert "the start is kept" in said[0]
     assert objective.hard(fitted, [picture], [picture.box])[0] == before
 
 
