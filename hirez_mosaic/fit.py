@@ -134,13 +134,19 @@ class Objective:
             return Told(loss.item(), far.item(), entropy.item(), len(logits.argmax(1).unique()))
 
     @torch.no_grad()
-    def hard(self, decoder: Decoder, pictures: Sequence[Picture], boxes: Sequence[Box]) -> tuple[float, int]:
-        """(mean of Eq. 3 + far_weight x far view of hard mosaics, distinct templates in all) over windows, one of each picture."""
+    def hard(self, decoder: Decoder, pictures: Sequence[Picture], boxes: Sequence[Box], *, half_cells: bool = False) -> tuple[float, int]:
+        """(mean of Eq. 3 + far_weight x far view of hard mosaics, distinct templates in all) over windows, one of each picture.
+
+        half_cells: add the far view of half cells, 4 x 4 px, at the same weight.
+        """
         values, used, score = [], set(), decoder.score()
         for picture, box in zip(pictures, boxes, strict=True):
             chosen = best_k(self.queries(decoder, picture, box), score, decoder.template_count, 1)[0][:, 0]
             source = self.source_window(picture.analysis, box)
-            loss, far = self.terms(source, self.loss.activations(source), placed(self.templates[chosen], box))
+            mosaic = placed(self.templates[chosen], box)
+            loss, far = self.terms(source, self.loss.activations(source), mosaic)
+            if half_cells:
+                far = far + far_view(source, mosaic, CELL // 2)
             values.append((loss + self.far_weight * far).item())
             used.update(chosen.tolist())
         return sum(values) / len(values), len(used)

@@ -92,9 +92,9 @@ def multi_scale_loss(vgg: VGG16, source: torch.Tensor, mosaic: torch.Tensor, sca
     return loss.per_scale(loss.activations(source), mosaic).mean()
 
 
-def far_view(source: torch.Tensor, mosaic: torch.Tensor) -> torch.Tensor:
-    """Squared error of cell means, [0, 1]^2: what is left to see of (N, 3, 8 rows, 8 columns) from so far that a cell is a point.
+def far_view(source: torch.Tensor, mosaic: torch.Tensor, side: int = CELL) -> torch.Tensor:
+    """Squared error of the means of side x side px, [0, 1]^2: of (N, 3, 8 rows, 8 columns) seen from so far that a cell is a point.
 
     Not in the paper: Eq. 3 alone buys texture with colour.
     """
-    return (functional.avg_pool2d(source, CELL) - functional.avg_pool2d(mosaic, CELL)).square().mean()
+    return (functional.avg_pool2d(source, side) - functional.avg_pool2d(mosaic, side)).square().mean()

@@ -97,12 +97,20 @@ def test_the_soft_mosaic_nears_the_hard_one_as_it_cools(picture: Picture, object
 def test_fitting_never_ends_worse_than_it_began_and_usually_better(picture: Picture, objective: Objective) -> None:
     small = objective.templates.unflatten(1, (8, 8, 3))
     box = [picture.box]
-    starts = [new_decoder("residual", small, "f"), new_decoder("residual", small, "f").start_from(small, blurred=False)]
-    least = min(objective.hard(start, [picture], box)[0] for start in starts)
+    start, (least, _), _ = fitting.best_start(new_decoder("residual", small, "f"), objective, [picture], box)
+    assert objective.hard(start, [picture], box)[0] == least
     done: list[int] = []
     fitted = fitting.fit(new_decoder("residual", small, "f"), picture, objective, 20, untouched=True, progress=done.append)
     assert sum(done) == 20
     assert objective.hard(fitted, [picture], box)[0] < least
+
+
+def test_the_start_is_sharp_where_templates_match_what_lies_within_a_cell(picture: Picture, objective: Objective) -> None:
+    cells = torch.from_numpy(picture.analysis).reshape(12, 8, 16, 8, 3).transpose(1, 2).reshape(192, 8, 8, 3).float() / 255
+    rich = Objective(objective.loss, cells, 1e6)  # RANDOM weights say little; every cell has its own px among the templates
+    start, _, is_rich = fitting.best_start(new_decoder("residual", cells, "f"), rich, [picture], [picture.box])
+    assert is_rich
+    assert (start.template_keys()[0] == cells.flatten(1)).all()
 
 
 def test_a_fit_that_goes_wrong_keeps_its_start(picture: Picture, objective: Objective, monkeypatch: pytest.MonkeyPatch) -> None:
