@@ -107,6 +107,7 @@ def test_fitting_never_ends_worse_than_it_began_and_usually_better(picture: Pict
 
 def test_the_start_is_sharp_where_templates_match_what_lies_within_a_cell(picture: Picture, objective: Objective) -> None:
     cells = torch.from_numpy(picture.analysis).reshape(12, 8, 16, 8, 3).transpose(1, 2).reshape(192, 8, 8, 3).float() / 255
+    cells = torch.cat([0.5 + (cells.flip(turn) - 0.5) * strength for turn in ((), (1,), (2,)) for strength in (3, 1)])
     rich = Objective(objective.loss, cells, 1e6)  # RANDOM weights say little; every cell has its own px among the templates
     start, _, is_rich = fitting.best_start(new_decoder("residual", cells, "f"), rich, [picture], [picture.box])
     assert is_rich
