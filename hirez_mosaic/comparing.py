@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from hirez_mosaic.cache import cache_folder
 from hirez_mosaic.choosing import loss_network, trained_path
+from hirez_mosaic.encode import as_images
 from hirez_mosaic.errors import OutputError, SettingError, WeightsError
 from hirez_mosaic.fit import Picture, placed, soft_mosaic
 from hirez_mosaic.fitting import STEPS
@@ -28,7 +29,6 @@ from hirez_mosaic.nets.weights import resolve_alexnet, resolve_weights
 from hirez_mosaic.rendering import Listener, cached_templates, gather_moments, run_render
 from hirez_mosaic.sources import open_source
 from hirez_mosaic.spec import FAR_WEIGHT, RenderSpec, parse_colour, parse_tile
-from hirez_mosaic.templates import TemplateSet
 
 SELECTIONS = ("L2", "SSIM", "residual", "trained", "fitted", "refined", "soft")
 """In the order of the table; "residual" is unfitted, "refined" is fitted first, "soft" is the fitted decoder's soft mosaic."""
@@ -110,6 +110,7 @@ def compare(
         raise SettingError("There is nothing left to compare; train a decoder, or name other selections.")
     named = None if weights is None else Path(weights)
     judge = _make_judge(resolve_weights(named, cache_folder("weights"), listener.note), listener)
+    small = torch.from_numpy(found.at_cell_size())
     rows: list[Row] = []
     folder.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=".compare-", dir=folder) as scratch:
@@ -139,10 +140,10 @@ def compare(
                 with listener.stage(f"{source.stem}: {name}", 1, "mosaics"):
                     result = run_render(spec, Listener())
                 panels.setdefault("input", np.asarray(zarr.open_array(workspace / "analysis", mode="r")))
-                mosaic = _soft(workspace, found) if name == "soft" else _hard(workspace, found)
+                mosaic = _soft(workspace, small, found.fingerprint) if name == "soft" else _hard(workspace, small)
                 seconds = max(seconds, result.seconds.get("fit", 0.0))  # the first fit is computed, later ones come from the cache
                 spent = result.total_seconds - result.seconds["assemble"] - result.seconds.get("fit", 0.0) + (seconds if spec.fit else 0.0)
-                judgement = judge(_as_batch(panels["input"]), mosaic)
+                judgement = judge(as_images(panels["input"], torch.device("cpu")), mosaic)
                 rows.append(Row(source, name, judgement, None if name == "soft" else result.distinct_templates, spent))
                 panels[name] = mosaic[0].permute(1, 2, 0).mul(255).round().byte().numpy()
             _write_table(rows, folder / _TABLE)
@@ -158,19 +159,17 @@ def means(rows: Sequence[Row]) -> dict[str, Row]:
     found: dict[str, Row] = {}
     for name in dict.fromkeys(row.selection for row in rows):
         mine = [row for row in rows if row.selection == name]
-        if mine:
-            judged = [row.judgement for row in mine]
-            told = [one.lpips for one in judged if one.lpips is not None]
-            judgement = Judgement(
-                tuple(np.mean([one.per_scale for one in judged], axis=0).tolist()),
-                float(np.mean([one.eq3 for one in judged])),
-                float(np.mean(told)) if told else None,
-                float(np.mean([one.cell_means for one in judged])),
-            )
-            distinct = (
-                None if mine[0].distinct is None else round(float(np.mean([row.distinct for row in mine if row.distinct is not None])))
-            )
-            found[name] = Row(mine[0].source, name, judgement, distinct, float(np.mean([row.seconds for row in mine])))
+        judged = [row.judgement for row in mine]
+        lpips = [one.lpips for one in judged if one.lpips is not None]
+        used = [row.distinct for row in mine if row.distinct is not None]
+        judgement = Judgement(
+            tuple(np.mean([one.per_scale for one in judged], axis=0).tolist()),
+            float(np.mean([one.eq3 for one in judged])),
+            float(np.mean(lpips)) if lpips else None,
+            float(np.mean([one.cell_means for one in judged])),
+        )
+        distinct = round(float(np.mean(used))) if used else None
+        found[name] = Row(mine[0].source, name, judgement, distinct, float(np.mean([row.seconds for row in mine])))
     return found
 
 
@@ -203,23 +202,18 @@ def _columns(source: Path, side: int, tile: tuple[int, int], background: tuple[i
     return max(1, round(side / CELL * across / max(across, down)))
 
 
-def _as_batch(pixels: NDArray[np.uint8]) -> torch.Tensor:
-    return torch.from_numpy(np.ascontiguousarray(pixels)).permute(2, 0, 1)[None].float() / 255
-
-
-def _hard(workspace: Path, templates: TemplateSet) -> torch.Tensor:
-    """(1, 3, 8 rows, 8 columns) the mosaic that a render left in its workspace, at 8 px a cell."""
+def _hard(workspace: Path, templates: torch.Tensor) -> torch.Tensor:
+    """(1, 3, 8 rows, 8 columns) the mosaic that a render left in its workspace, at 8 px a cell. templates: (N, 8, 8, 3)."""
     index_map = np.asarray(zarr.open_array(workspace / "index_map", mode="r")).astype(np.int64)
-    small = torch.from_numpy(templates.at_cell_size()).flatten(1)
-    return placed(small[torch.from_numpy(index_map).flatten()], Box(0, index_map.shape[0], 0, index_map.shape[1]))
+    return placed(templates.flatten(1)[torch.from_numpy(index_map).flatten()], Box(0, index_map.shape[0], 0, index_map.shape[1]))
 
 
-def _soft(workspace: Path, templates: TemplateSet) -> torch.Tensor:
+def _soft(workspace: Path, templates: torch.Tensor, fingerprint: str) -> torch.Tensor:
     """The same of the coefficients (Eq. 1) of the decoder it was fitted with."""
     group: Any = zarr.open_group(workspace, mode="r")
-    decoder = load_decoder(workspace / "decoder.safetensors", len(templates), templates.fingerprint)
+    decoder = load_decoder(workspace / "decoder.safetensors", len(templates), fingerprint)
     picture = Picture(group["analysis"], group["features"], gather_moments(group["moments"], lambda done: None))
-    return soft_mosaic(decoder, picture, torch.from_numpy(templates.at_cell_size()))
+    return soft_mosaic(decoder, picture, templates)
 
 
 def _write_table(rows: Sequence[Row], path: Path) -> None:

@@ -28,10 +28,19 @@ def encode_chunk(encoder: VGG16, grid: CellGrid, analysis: Any, features: Any, m
 @torch.inference_mode()
 def encode(encoder: VGG16, pixels: NDArray[np.uint8]) -> torch.Tensor:
     """(h, w, 3) uint8 sRGB -> pool3 features (1, 256, ceil(h / 8), ceil(w / 8)) on the encoder's device and in its type."""
-    device = next(encoder.parameters()).device
-    images = torch.from_numpy(np.ascontiguousarray(pixels)).to(device).permute(2, 0, 1)[None]  # channels-last in memory
+    images = as_images(pixels, next(encoder.parameters()).device)
     with torch.backends.cudnn.flags(enabled=True, allow_tf32=False):  # float32 means float32 on a GPU too
-        return encoder(images.float() / 255)[0]
+        return encoder(images)[0]
+
+
+def as_images(pixels: NDArray[np.uint8], device: torch.device) -> torch.Tensor:
+    """(h, w, 3) uint8 -> (1, 3, h, w) float32 in [0, 1] on the device, channels-last in memory."""
+    return torch.from_numpy(np.ascontiguousarray(pixels)).to(device).permute(2, 0, 1)[None].float() / 255
+
+
+def stored_type(precision: torch.dtype) -> type[np.floating[Any]]:
+    """What features are stored as: float16 holds all that bfloat16 computes of them, and numpy knows it."""
+    return np.float32 if precision == torch.float32 else np.float16
 
 
 def second_moments(features: torch.Tensor) -> NDArray[np.float64]:

@@ -13,9 +13,10 @@ import numpy as np
 import torch
 
 from hirez_mosaic.decode import best_k, window_queries
+from hirez_mosaic.encode import as_images
 from hirez_mosaic.geometry import CELL, Box
 from hirez_mosaic.loss import Activations, MultiScaleLoss, far_view
-from hirez_mosaic.nets.decoders import CELL_VALUES, HALO, Decoder, LearnedDecoder, PaperDecoder
+from hirez_mosaic.nets.decoders import CELL_VALUES, HALO, Decoder, LearnedDecoder, PaperDecoder, Score
 
 _ALL = 32_768
 """Up to so many templates all of them share in a step's softmax; beyond, those that are among the best of some cell of the window."""
@@ -107,8 +108,7 @@ class Objective:
 
     def source_window(self, analysis: Any, box: Box) -> torch.Tensor:
         """(1, 3, 8 rows, 8 columns) float32 in [0, 1] of the cells `box`."""
-        pixels = torch.from_numpy(np.ascontiguousarray(analysis[box.scaled(CELL).slices])).to(self.templates.device)
-        return pixels.permute(2, 0, 1)[None].float().div_(255)
+        return as_images(analysis[box.scaled(CELL).slices], self.templates.device)
 
     def terms(self, source: torch.Tensor, wanted: Activations, mosaic: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """(Eq. 3, far view) of a mosaic (1, 3, 8 rows, 8 columns); scalars."""
@@ -141,15 +141,19 @@ class Objective:
         """
         values, used, score = [], set(), decoder.score()
         for picture, box in zip(pictures, boxes, strict=True):
-            chosen = best_k(self.queries(decoder, picture, box), score, decoder.template_count, 1)[0][:, 0]
+            chosen, mosaic = self.hard_mosaic(decoder, score, picture, box)
             source = self.source_window(picture.analysis, box)
-            mosaic = placed(self.templates[chosen], box)
             loss, far = self.terms(source, self.loss.activations(source), mosaic)
             if half_cells:
                 far = far + far_view(source, mosaic, CELL // 2)
             values.append((loss + self.far_weight * far).item())
             used.update(chosen.tolist())
         return sum(values) / len(values), len(used)
+
+    def hard_mosaic(self, decoder: Decoder, score: Score, picture: Picture, box: Box) -> tuple[torch.Tensor, torch.Tensor]:
+        """((cells,) the best template of each cell of a window, (1, 3, 8 rows, 8 columns) the mosaic of them)."""
+        chosen = best_k(self.queries(decoder, picture, box), score, decoder.template_count, 1)[0][:, 0]
+        return chosen, placed(self.templates[chosen], box)
 
     @staticmethod
     def queries(decoder: Decoder, picture: Picture, box: Box) -> torch.Tensor:

@@ -126,10 +126,10 @@ def _stage_bytes(
     }
 
 
-def check_disk(spec: RenderSpec, plan: Plan, workspace: Path, feature_type: torch.dtype, unpacked: int) -> None:
+def check_disk(spec: RenderSpec, plan: Plan, workspace: Path, feature_bytes: int, unpacked: int) -> None:
     """Raise DiskSpaceError when the workspace and the mosaic do not fit their disks."""
     k = refine.CANDIDATES if spec.refine else 1
-    work = workspace_bytes(plan.grid, plan.chunk, feature_type.itemsize, k) + unpacked
+    work = workspace_bytes(plan.grid, plan.chunk, feature_bytes, k) + unpacked
     mosaic = assemble.output_bytes(plan.grid.mosaic_size, spec.output, spec.compression, spec.quality)
     target = spec.output.absolute().parent
     shared = _existing(workspace).stat().st_dev == target.stat().st_dev

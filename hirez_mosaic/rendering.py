@@ -17,7 +17,7 @@ from hirez_mosaic.assemble import assemble, check_output, write_preview
 from hirez_mosaic.cache import cache_folder
 from hirez_mosaic.choosing import Choice, choose_decoder, fitted_decoder, loss_network, window_objective
 from hirez_mosaic.decode import decode_chunk
-from hirez_mosaic.encode import encode_chunk
+from hirez_mosaic.encode import encode_chunk, stored_type
 from hirez_mosaic.engine import cores, peak_memory, run_stage, shared_cores
 from hirez_mosaic.errors import OutputError
 from hirez_mosaic.fit import Picture
@@ -183,7 +183,7 @@ def run_render(spec: RenderSpec, listener: Listener) -> RenderResult:
     with ExitStack() as cleanup:
         job = prepare(spec, listener, cleanup)
         folder = spec.workspace or _temporary_workspace(spec.output, cleanup)
-        check_disk(spec, job.plan, folder, _stored_type(job.precision), job.source.unpacked_bytes)
+        check_disk(spec, job.plan, folder, np.dtype(stored_type(job.precision)).itemsize, job.source.unpacked_bytes)
         listener.planned(job)
         workspace = Workspace.create(folder, job.plan.grid, job.plan.chunk)
         with shared_cores(job.plan.workers):
@@ -259,7 +259,7 @@ def _run_stages(job: Job, workspace: Workspace, listener: Listener) -> RenderRes
     run("ingest", lambda box: ingest_chunk(source, grid, analysis, box))
     decoder, features, norm = job.choice.decoder, None, None
     if isinstance(decoder, LearnedDecoder):
-        features = workspace.add("features", "f2" if _stored_type(job.precision) == torch.float16 else "f4", channels=FEATURES)
+        features = workspace.add("features", np.dtype(stored_type(job.precision)).str, channels=FEATURES)
         moments = workspace.add_per_chunk("moments", "f8", (FEATURES + 1, FEATURES + 1))
         run("encode", lambda box: encode_chunk(job.encoder, grid, analysis, features, moments, plan.chunk, box))
         with timed("moments", "chunks", plan.chunk_count) as progress:
@@ -323,11 +323,6 @@ def _result(job: Job, index_map: Any, boxes: list[Box], seconds: dict[str, float
         seconds=seconds,
         peak_bytes=peaks,
     )
-
-
-def _stored_type(precision: torch.dtype) -> torch.dtype:
-    """What features are stored as: float16 holds all that bfloat16 computes of them, and numpy knows it."""
-    return torch.float32 if precision == torch.float32 else torch.float16
 
 
 def _temporary_workspace(output: Path, cleanup: ExitStack) -> Path:

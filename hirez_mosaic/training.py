@@ -22,19 +22,17 @@ from typing import Any
 import numpy as np
 import pyvips
 import torch
-from safetensors import SafetensorError, safe_open
 
 from hirez_mosaic.cache import cache_folder
 from hirez_mosaic.choosing import loss_network, trained_path
-from hirez_mosaic.decode import best_k
-from hirez_mosaic.encode import encode, second_moments
+from hirez_mosaic.encode import encode, second_moments, stored_type
 from hirez_mosaic.engine import cores, shared_cores
 from hirez_mosaic.errors import OutputError, SettingError, TrainingError
-from hirez_mosaic.fit import PAPER, Objective, Picture, Recipe, Told, Trainer, placed, window_of
+from hirez_mosaic.fit import PAPER, Objective, Picture, Recipe, Told, Trainer, window_of
 from hirez_mosaic.fitting import RICH_SET, best_start
 from hirez_mosaic.geometry import CELL, Box
 from hirez_mosaic.loss import MultiScaleLoss
-from hirez_mosaic.nets.decoders import LearnedDecoder, new_decoder, save_whole
+from hirez_mosaic.nets.decoders import LearnedDecoder, new_decoder, read_whole, save_whole
 from hirez_mosaic.nets.device import device_name, resolve_device, resolve_precision
 from hirez_mosaic.nets.vgg import VGG16, make_encoder
 from hirez_mosaic.nets.weights import resolve_weights
@@ -228,7 +226,7 @@ class _Stream:
 
     def _encoded(self, crop: Any) -> Picture:
         features = encode(self._encoder, crop)[0].permute(1, 2, 0).float().cpu()
-        stored = features.numpy().astype(np.float16 if next(self._encoder.parameters()).dtype == torch.bfloat16 else np.float32)
+        stored = features.numpy().astype(stored_type(next(self._encoder.parameters()).dtype))
         return Picture(crop, stored, torch.from_numpy(second_moments(features)))
 
 
@@ -333,10 +331,8 @@ def _keep(path: Path, run: _Run, settings: dict[str, Any]) -> None:
 def _restored(path: Path, decoder: LearnedDecoder, settings: dict[str, Any]) -> _Run:
     """The run as a checkpoint of the same settings left them. Raises TrainingError for one of others."""
     try:
-        with safe_open(path, framework="pt") as file:
-            told = json.loads((file.metadata() or {}).get(_FORMAT, "{}"))
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a mapping)
-    except (SafetensorError, OSError, json.JSONDecodeError) as error:
+        told, tensors = read_whole(path, _FORMAT)
+    except OSError as error:
         raise TrainingError(f"The checkpoint {path} is damaged; begin anew with --overwrite.") from error
     before = told.get("settings", {})
     other = [name for name in settings if before.get(name) != settings[name]]
@@ -405,9 +401,9 @@ def _write_preview(path: Path, decoder: LearnedDecoder, objective: Objective, pi
     """The judged pictures side by side, source above mosaic."""
     score, columns = decoder.score(), []
     for picture in pictures:
-        chosen = best_k(objective.queries(decoder, picture, picture.box), score, decoder.template_count, 1)[0][:, 0]
-        mosaic = placed(objective.templates[chosen], picture.box)[0].permute(1, 2, 0).mul(255).round().byte().cpu().numpy()
-        columns.append(pyvips.Image.new_from_array(np.ascontiguousarray(np.concatenate([picture.analysis, mosaic]))))
+        _, mosaic = objective.hard_mosaic(decoder, score, picture, picture.box)
+        pixels = mosaic[0].permute(1, 2, 0).mul(255).round().byte().cpu().numpy()
+        columns.append(pyvips.Image.new_from_array(np.ascontiguousarray(np.concatenate([picture.analysis, pixels]))))
     fresh = path.with_name(f".{os.getpid()}-{path.name}")
     pyvips.Image.arrayjoin(columns, across=len(columns), shim=8).write_to_file(str(fresh))
     fresh.replace(path)

@@ -3,6 +3,7 @@
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import TYPE_CHECKING
 
 from rich.console import Console
 from rich.progress import (
@@ -19,10 +20,12 @@ from rich.progress import (
 from rich.table import Table
 from rich.text import Text
 
-from hirez_mosaic.comparing import Row
 from hirez_mosaic.nets.device import device_name
 from hirez_mosaic.rendering import Job, Listener, RenderResult
 from hirez_mosaic.spec import format_bytes
+
+if TYPE_CHECKING:
+    from hirez_mosaic.comparing import Row
 
 
 class ConsoleListener(Listener):
@@ -99,7 +102,7 @@ def print_summary(console: Console, result: RenderResult) -> None:
     console.print(Text(f"{result.output}" + (f" and {result.preview}" if result.preview else ""), style="bold green"))
 
 
-def print_comparison(console: Console, means: dict[str, Row], sources: int) -> None:
+def print_comparison(console: Console, means: "dict[str, Row]", sources: int) -> None:
     """The means over all sources; the ratio is that of Eq. 3 to the better of the baselines that were asked for."""
     baseline = min((means[name].judgement.eq3 for name in ("L2", "SSIM") if name in means), default=None)
     table = Table(title=f"Means over {sources} pictures; lower is better", title_justify="left", box=None)

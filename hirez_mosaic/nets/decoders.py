@@ -18,7 +18,7 @@ import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -166,6 +166,16 @@ def save_whole(tensors: Mapping[str, torch.Tensor], path: Path, metadata: dict[s
         fresh.unlink(missing_ok=True)
 
 
+def read_whole(path: Path, key: str) -> tuple[dict[str, Any], dict[str, torch.Tensor]]:
+    """What `save_whole` wrote: the JSON under `key` of the metadata ({} where there is none), and the tensors. Raises OSError."""
+    try:
+        with safe_open(path, framework="pt") as file:
+            told = json.loads((file.metadata() or {}).get(key, "{}"))
+            return told, {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a mapping)
+    except (SafetensorError, json.JSONDecodeError) as error:
+        raise OSError(errno.EIO, f"{path} cannot be read: {error}") from error
+
+
 class PaperDecoder(LearnedDecoder):
     """The paper's decoder: queries are 3x3 neighbourhoods of the trunk, keys the kernels of 3x3xN_T.
 
@@ -238,10 +248,8 @@ def load_decoder(path: Path, templates: int, fingerprint: str) -> LearnedDecoder
     if not path.is_file():
         raise DecoderError(f"There is no decoder file {path}; --decoder takes auto, residual, paper, l2, ssim or a file.")
     try:
-        with safe_open(path, framework="pt") as file:
-            told = json.loads((file.metadata() or {}).get(_FORMAT, "{}"))
-            state = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a mapping)
-    except (SafetensorError, OSError, json.JSONDecodeError) as error:
+        told, state = read_whole(path, _FORMAT)
+    except OSError as error:
         raise DecoderError(f"{path} is not a decoder file: it cannot be read as safetensors.") from error
     if told.get("kind") not in _KINDS:
         raise DecoderError(f"{path} is not a decoder file of this version: its metadata hold no {_FORMAT!r}.")
