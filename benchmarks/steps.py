@@ -48,7 +48,7 @@ def main(templates: Path, tile: str, device: str, rounds: int) -> None:
     features = encode(make_encoder(weights, where, kind), pixels)[0].permute(1, 2, 0).float().cpu()
     picture = Picture(pixels, features.numpy(), torch.from_numpy(second_moments(features)))
     vgg = loss_network(weights, where, kind)
-    objective = Objective(MultiScaleLoss(vgg, edge="replicate"), small.to(where), 100.0)
+    objective = Objective(MultiScaleLoss(vgg, edge="replicate"), small.to(where), 1.0)
     trainer = Trainer(new_decoder("residual", small, found.fingerprint).to(where), SMALL_SET)
     bare = new_decoder("residual", small, found.fingerprint).to(where)
     times: dict[str, list[float]] = {"step": [], "bare": []}

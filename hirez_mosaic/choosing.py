@@ -22,7 +22,7 @@ from hirez_mosaic.spec import RenderSpec
 from hirez_mosaic.templates import TemplateSet
 
 _HASHED = 64  # cells a side that are read at once for a digest
-_VERSION = 2  # of fitting: a cached decoder of another is not used
+_VERSION = 3  # of fitting: a cached decoder of another is not used
 
 
 @dataclass(frozen=True)

@@ -15,12 +15,13 @@ import torch
 from hirez_mosaic.decode import best_k, window_queries
 from hirez_mosaic.encode import as_images
 from hirez_mosaic.geometry import CELL, Box
-from hirez_mosaic.loss import Activations, MultiScaleLoss, far_view
+from hirez_mosaic.loss import Activations, MultiScaleLoss, far_view, means
 from hirez_mosaic.nets.decoders import CELL_VALUES, HALO, Decoder, LearnedDecoder, PaperDecoder, Score
 
 _ALL = 32_768
 """Up to so many templates all of them share in a step's softmax; beyond, those that are among the best of some cell of the window."""
 _BEST = 16  # of a cell, then
+_UNSEEN = 2e-4  # squared error in [0, 1]^2 that nobody sees, 3.6 levels of 255: what is reached is taken to be no nearer
 
 
 @dataclass(frozen=True)
@@ -98,21 +99,51 @@ class Told:
     distinct: int
 
 
+@dataclass(frozen=True)
+class Wanted:
+    """What mosaics of one window are compared with.
+
+    source: (1, 3, 8 rows, 8 columns) in [0, 1]. activations: see `MultiScaleLoss.activations`.
+    reach: the far view of the best that these templates could do, if each cell took what is nearest to it in the means of its half cells.
+    """
+
+    source: torch.Tensor
+    activations: Activations
+    reach: torch.Tensor
+
+
 class Objective:
-    """What is minimised: Eq. 3 + far_weight x far view of mosaics of `templates` (N, 8, 8, 3) float32 in [0, 1]."""
+    """What is minimised: Eq. 3 + far_weight x far view of mosaics of `templates` (N, 8, 8, 3) float32 in [0, 1].
+
+    The far view here is a ratio: the squared error of the means of half cells, 4 x 4 px, to the least that these templates can reach.
+    So the same weight does for emoji, of which none matches a cell, and for thousands of photos, of which some nearly do.
+    """
 
     def __init__(self, loss: MultiScaleLoss, templates: torch.Tensor, far_weight: float) -> None:
         self.loss = loss
         self.templates = templates.flatten(1)
         self.far_weight = far_weight
+        self._halves = _half_means(placed(self.templates, Box(0, 1, 0, len(templates))))
+        self._halves_bias = -self._halves.square().sum(1)
 
     def source_window(self, analysis: Any, box: Box) -> torch.Tensor:
         """(1, 3, 8 rows, 8 columns) float32 in [0, 1] of the cells `box`."""
         return as_images(analysis[box.scaled(CELL).slices], self.templates.device)
 
-    def terms(self, source: torch.Tensor, wanted: Activations, mosaic: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    @torch.no_grad()
+    def wanted(self, source: torch.Tensor) -> Wanted:
+        """What mosaics of a source (1, 3, 8 rows, 8 columns) in [0, 1] are compared with."""
+        halves = _half_means(source)
+        nearest = best_k(2 * halves, self._half_score, len(self._halves), 1)[0][:, 0]
+        return Wanted(source, self.loss.activations(source), (halves - self._halves[nearest]).square().mean())
+
+    def terms(self, wanted: Wanted, mosaic: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """(Eq. 3, far view) of a mosaic (1, 3, 8 rows, 8 columns); scalars."""
-        return self.loss.per_scale(wanted, mosaic).mean(), far_view(source, mosaic)
+        far = far_view(wanted.source, mosaic, CELL // 2) / (wanted.reach + _UNSEEN)
+        return self.loss.per_scale(wanted.activations, mosaic).mean(), far
+
+    def _half_score(self, queries: torch.Tensor, block: slice) -> torch.Tensor:
+        return torch.addmm(self._halves_bias[block], queries, self._halves[block].T)
 
     def step(self, decoder: LearnedDecoder, picture: Picture, box: Box, inverse_temperature: float, share: float = 1.0) -> Told:
         """Add `share` of the gradient of one window to the decoder's parameters."""
@@ -127,25 +158,19 @@ class Objective:
         coefficients = log.exp()
         source = self.source_window(picture.analysis, box)
         mosaic = placed(coefficients @ templates, box)
-        loss, far = self.terms(source, self.loss.activations(source), mosaic)
+        loss, far = self.terms(self.wanted(source), mosaic)
         (share * (loss + self.far_weight * far)).backward()
         with torch.no_grad():
             entropy = -(coefficients * log).sum(1).mean()
             return Told(loss.item(), far.item(), entropy.item(), len(logits.argmax(1).unique()))
 
     @torch.no_grad()
-    def hard(self, decoder: Decoder, pictures: Sequence[Picture], boxes: Sequence[Box], *, half_cells: bool = False) -> tuple[float, int]:
-        """(mean of Eq. 3 + far_weight x far view of hard mosaics, distinct templates in all) over windows, one of each picture.
-
-        half_cells: add the far view of half cells, 4 x 4 px, at the same weight.
-        """
+    def hard(self, decoder: Decoder, pictures: Sequence[Picture], boxes: Sequence[Box]) -> tuple[float, int]:
+        """(mean of Eq. 3 + far_weight x far view of hard mosaics, distinct templates in all) over windows, one of each picture."""
         values, used, score = [], set(), decoder.score()
         for picture, box in zip(pictures, boxes, strict=True):
             chosen, mosaic = self.hard_mosaic(decoder, score, picture, box)
-            source = self.source_window(picture.analysis, box)
-            loss, far = self.terms(source, self.loss.activations(source), mosaic)
-            if half_cells:
-                far = far + far_view(source, mosaic, CELL // 2)
+            loss, far = self.terms(self.wanted(self.source_window(picture.analysis, box)), mosaic)
             values.append((loss + self.far_weight * far).item())
             used.update(chosen.tolist())
         return sum(values) / len(values), len(used)
@@ -170,6 +195,13 @@ def window_of(bounds: Box, side: int, rng: np.random.Generator) -> Box:
     height, width = min(side, bounds.height), min(side, bounds.width)
     top, left = (int(rng.integers(0, most + 1)) for most in (bounds.height - height, bounds.width - width))
     return Box(top, top + height, left, left + width)
+
+
+def _half_means(images: torch.Tensor) -> torch.Tensor:
+    """(1, 3, 8 rows, 8 columns) -> (rows x columns, 12) the means of each cell's four half cells, row-major."""
+    small = means(images, CELL // 2)[0]
+    grid = small.unflatten(2, (-1, 2)).unflatten(1, (-1, 2))  # (3, rows, 2, columns, 2)
+    return grid.permute(1, 3, 2, 4, 0).flatten(2).flatten(0, 1)
 
 
 def placed(cells: torch.Tensor, box: Box) -> torch.Tensor:

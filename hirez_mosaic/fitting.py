@@ -74,17 +74,17 @@ def best_start(
 ) -> tuple[LearnedDecoder, tuple[float, int], bool]:
     """(the better of blurred and sharp targets, its `Objective.hard` on windows of pictures, whether it is the sharp ones).
 
-    The better one is that of the lower hard Eq. 3 and far view of cells and of half cells: a rich set matches what lies within a cell,
-    which blurred targets would throw away, a small one cannot. A decoder that has no such targets is taken as it is.
+    The better one is that of the lower hard Eq. 3 and far view: a rich set matches what lies within a cell, which blurred targets would
+    throw away, a small one cannot. A decoder that has no such targets is taken as it is.
     """
-    rich = False
+    value, rich = objective.hard(decoder, pictures, boxes), False
     if isinstance(decoder, ResidualDecoder):
         small = objective.templates.unflatten(1, (CELL, CELL, 3))
         sharp = copy.deepcopy(decoder).start_from(small, blurred=False)
-        blurred_value, sharp_value = (objective.hard(start, pictures, boxes, half_cells=True)[0] for start in (decoder, sharp))
-        rich = sharp_value < blurred_value
-        decoder = sharp if rich else decoder
-    return decoder, objective.hard(decoder, pictures, boxes), rich
+        sharp_value = objective.hard(sharp, pictures, boxes)
+        if sharp_value < value:
+            decoder, value, rich = sharp, sharp_value, True
+    return decoder, value, rich
 
 
 def judged_windows(bounds: Box) -> tuple[list[Box], bool]:

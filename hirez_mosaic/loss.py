@@ -92,9 +92,14 @@ def multi_scale_loss(vgg: VGG16, source: torch.Tensor, mosaic: torch.Tensor, sca
     return loss.per_scale(loss.activations(source), mosaic).mean()
 
 
+def means(images: torch.Tensor, side: int) -> torch.Tensor:
+    """(N, C, H, W) -> (N, C, H / side, W / side): means of side x side px."""
+    return functional.avg_pool2d(images, side)
+
+
 def far_view(source: torch.Tensor, mosaic: torch.Tensor, side: int = CELL) -> torch.Tensor:
-    """Squared error of the means of side x side px, [0, 1]^2: of (N, 3, 8 rows, 8 columns) seen from so far that a cell is a point.
+    """Squared error of the means of side x side px, [0, 1]^2: of (N, 3, 8 rows, 8 columns) seen from so far that these are points.
 
     Not in the paper: Eq. 3 alone buys texture with colour.
     """
-    return (functional.avg_pool2d(source, side) - functional.avg_pool2d(mosaic, side)).square().mean()
+    return (means(source, side) - means(mosaic, side)).square().mean()

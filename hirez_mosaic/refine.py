@@ -59,12 +59,12 @@ def optimised(
     """
     logits = (scores - scores[:, :1]).requires_grad_()
     optimiser = torch.optim.Adam([logits], lr=_RATE)
-    wanted = objective.loss.activations(source)
+    wanted = objective.wanted(source)
     start, end = _INVERSE_TEMPERATURE
     for step in range(steps):
         coefficients = torch.softmax(start * (end / start) ** (step / max(1, steps - 1)) * logits, 1)
         mixed = torch.nn.functional.embedding_bag(candidates, objective.templates, per_sample_weights=coefficients, mode="sum")
-        loss, far = objective.terms(source, wanted, placed(mixed, box))
+        loss, far = objective.terms(wanted, placed(mixed, box))
         (loss + objective.far_weight * far).backward()
         optimiser.step()
         optimiser.zero_grad()

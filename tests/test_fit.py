@@ -34,7 +34,7 @@ def picture(random_weights: Weights) -> Picture:
 @pytest.fixture
 def objective(random_weights: Weights) -> Objective:
     templates = torch.from_numpy(np.stack([photo(8, 8, seed=number) for number in range(50)])).float() / 255
-    return Objective(MultiScaleLoss(VGG16("conv5_1").load(random_weights), edge="replicate"), templates, 100.0)
+    return Objective(MultiScaleLoss(VGG16("conv5_1").load(random_weights), edge="replicate"), templates, 1.0)
 
 
 def test_the_papers_recipe_is_the_papers() -> None:
@@ -125,6 +125,19 @@ def test_a_fit_that_goes_wrong_keeps_its_start(picture: Picture, objective: Obje
     assert objective.hard(fitted, [picture], [picture.box])[0] == before
 
 
+def test_the_far_view_is_a_ratio_to_the_least_that_the_templates_can_reach(picture: Picture, objective: Objective) -> None:
+    def halves(cells: np.ndarray) -> np.ndarray:
+        return cells.reshape(-1, 2, 4, 2, 4, 3).mean((2, 4), dtype=np.float64).reshape(-1, 12)
+
+    cells = picture.analysis.reshape(12, 8, 16, 8, 3).swapaxes(1, 2).reshape(192, 8, 8, 3) / 255
+    errors = ((halves(cells)[:, None] - halves(objective.templates.numpy())) ** 2).mean(2)
+    wanted = objective.wanted(objective.source_window(picture.analysis, picture.box))
+    assert wanted.reach.item() == pytest.approx(errors.min(1).mean(), rel=1e-4)
+    for chosen, expected in ((errors.argmin(1), errors.min(1)), (np.zeros(192, int), errors[:, 0])):
+        _, far = objective.terms(wanted, placed(objective.templates[torch.from_numpy(chosen)], picture.box))
+        assert far.item() == pytest.approx(expected.mean() / (errors.min(1).mean() + 2e-4), rel=1e-4)
+
+
 def test_refining_lowers_the_loss_and_stays_among_the_candidates(picture: Picture, objective: Objective) -> None:
     cells = torch.from_numpy(picture.analysis).reshape(12, 8, 16, 8, 3).transpose(1, 2).reshape(192, 192).float() / 255
     distance = torch.cdist(cells, objective.templates).square()
@@ -133,7 +146,7 @@ def test_refining_lowers_the_loss_and_stays_among_the_candidates(picture: Pictur
 
     def loss(chosen: torch.Tensor) -> float:
         with torch.no_grad():
-            terms = objective.terms(source, objective.loss.activations(source), placed(objective.templates[chosen], picture.box))
+            terms = objective.terms(objective.wanted(source), placed(objective.templates[chosen], picture.box))
         return (terms[0] + objective.far_weight * terms[1]).item()
 
     chosen = refine.optimised(objective, source, candidates, scores, picture.box, 15)

@@ -11,7 +11,7 @@
     [compare]
     sources = ["photos/*.png"]      # patterns are expanded
     templates = "emoji"
-    far-weight = 50
+    far-weight = 2
 
 The commands' own click options are the only list of keys there is: a recipe becomes the words of a command line.
 """
