@@ -20,8 +20,8 @@ def encode_chunk(encoder: VGG16, grid: CellGrid, analysis: Any, features: Any, m
     read = write.grown(encoder.halo, grid.box.scaled(CELL))
     made = encode(encoder, analysis[read.slices])
     inner = Box(*(edge // CELL for edge in (read.top, read.bottom, read.left, read.right)))
-    kept = made[:, :, *box.within(inner).slices][0].permute(1, 2, 0).float().cpu()
-    features[box.slices] = kept.numpy()
+    kept = made[:, :, *box.within(inner).slices][0].permute(1, 2, 0)
+    features[box.slices] = stored(kept)
     moments[box.top // chunk[0], box.left // chunk[1]] = second_moments(kept)
 
 
@@ -43,17 +43,22 @@ def stored_type(precision: torch.dtype) -> type[np.floating[Any]]:
     return np.float32 if precision == torch.float32 else np.float16
 
 
+def stored(features: torch.Tensor) -> NDArray[np.floating[Any]]:
+    """Features as they are stored, see `stored_type`; made on their device."""
+    return (features if features.dtype == torch.float32 else features.half()).cpu().numpy()
+
+
 def second_moments(features: torch.Tensor) -> NDArray[np.float64]:
     """The sum over cells of f f^T with f = (256 features, 1): (257, 257) float64. features: (rows, columns, 256).
 
     Its last entry is the number of cells, its last column the sums. Summed over chunks it is the whole picture's.
     """
     flat = features.reshape(-1, features.shape[-1])
-    total = torch.zeros(flat.shape[1] + 1, flat.shape[1] + 1, dtype=torch.float64)
+    total = torch.zeros(flat.shape[1] + 1, flat.shape[1] + 1, dtype=torch.float64, device=flat.device)
     for block in flat.split(1024):
         extended = torch.nn.functional.pad(block.double(), (0, 1), value=1.0)
         total += extended.T @ extended
-    return total.numpy()
+    return total.cpu().numpy()
 
 
 def projected_bytes(chunk: tuple[int, int], halo: int, itemsize: int) -> int:

@@ -5,7 +5,7 @@ into a soft mosaic, compare it with the source, follow the gradient. As the temp
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -101,10 +101,11 @@ class Told:
 
 @dataclass(frozen=True)
 class Wanted:
-    """What mosaics of one window are compared with.
+    """What mosaics of n windows are compared with.
 
-    source: (1, 3, 8 rows, 8 columns) in [0, 1]. activations: see `MultiScaleLoss.activations`.
-    reach: the far view of the best that these templates could do, if each cell took what is nearest to it in the means of its half cells.
+    source: (n, 3, 8 rows, 8 columns) in [0, 1]. activations: see `MultiScaleLoss.activations`.
+    reach: (n,) the far view of the best that these templates could do, if each cell took what is nearest to it in the means of its half
+    cells.
     """
 
     source: torch.Tensor
@@ -123,7 +124,7 @@ class Objective:
         self.loss = loss
         self.templates = templates.flatten(1)
         self.far_weight = far_weight
-        self._halves = _half_means(placed(self.templates, Box(0, 1, 0, len(templates))))
+        self._halves = _half_means(placed(self.templates, Box(0, 1, 0, len(templates))))[0]
         self._halves_bias = -self._halves.square().sum(1)
 
     def source_window(self, analysis: Any, box: Box) -> torch.Tensor:
@@ -132,37 +133,37 @@ class Objective:
 
     @torch.no_grad()
     def wanted(self, source: torch.Tensor) -> Wanted:
-        """What mosaics of a source (1, 3, 8 rows, 8 columns) in [0, 1] are compared with."""
+        """What mosaics of a source (n, 3, 8 rows, 8 columns) in [0, 1] are compared with."""
         halves = _half_means(source)
-        nearest = best_k(2 * halves, self._half_score, len(self._halves), 1)[0][:, 0]
-        return Wanted(source, self.loss.activations(source), (halves - self._halves[nearest]).square().mean())
+        nearest = best_k(2 * halves.flatten(0, 1), self._half_score, len(self._halves), 1)[0].view(halves.shape[:2])
+        return Wanted(source, self.loss.activations(source), (halves - self._halves[nearest]).square().mean((1, 2)))
 
     def terms(self, wanted: Wanted, mosaic: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """(Eq. 3, far view) of a mosaic (1, 3, 8 rows, 8 columns); scalars."""
+        """(Eq. 3, far view) of mosaics (n, 3, 8 rows, 8 columns); scalars, means over the n."""
         far = far_view(wanted.source, mosaic, CELL // 2) / (wanted.reach + _UNSEEN)
-        return self.loss.per_scale(wanted.activations, mosaic).mean(), far
+        return self.loss.per_scale(wanted.activations, mosaic).mean(), far.mean()
 
     def _half_score(self, queries: torch.Tensor, block: slice) -> torch.Tensor:
         return torch.addmm(self._halves_bias[block], queries, self._halves[block].T)
 
-    def step(self, decoder: LearnedDecoder, picture: Picture, box: Box, inverse_temperature: float, share: float = 1.0) -> Told:
-        """Add `share` of the gradient of one window to the decoder's parameters."""
-        queries = self.queries(decoder, picture, box)
-        if decoder.template_count <= _ALL or isinstance(decoder, PaperDecoder):
-            logits, templates = decoder.logits(queries), self.templates
-        else:
+    def step(self, decoder: LearnedDecoder, windows: Sequence[tuple[Picture, Box]], inverse_temperature: float, share: float = 1.0) -> Told:
+        """Add `share` of the gradient of windows of one size, a mean over them, to the decoder's parameters."""
+        queries = [self.queries(decoder, picture, box) for picture, box in windows]
+        active, templates = None, self.templates
+        if decoder.template_count > _ALL and not isinstance(decoder, PaperDecoder):
             with torch.no_grad():
-                active = best_k(queries, decoder.score(), decoder.template_count, _BEST)[0].unique()
-            logits, templates = decoder.logits(queries, active), self.templates[active]
+                active = best_k(torch.cat(queries), decoder.score(), decoder.template_count, _BEST)[0].unique()
+            templates = self.templates[active]
+        logits = torch.cat([decoder.logits(asked, active) for asked in queries])
         log = torch.log_softmax(inverse_temperature * logits, 1)
         coefficients = log.exp()
-        source = self.source_window(picture.analysis, box)
-        mosaic = placed(coefficients @ templates, box)
-        loss, far = self.terms(self.wanted(source), mosaic)
+        wanted = self.wanted(torch.cat([self.source_window(picture.analysis, box) for picture, box in windows]))
+        loss, far = self.terms(wanted, placed(coefficients @ templates, windows[0][1]))
         (share * (loss + self.far_weight * far)).backward()
         with torch.no_grad():
             entropy = -(coefficients * log).sum(1).mean()
-            return Told(loss.item(), far.item(), entropy.item(), len(logits.argmax(1).unique()))
+            best = logits.argmax(1).view(len(windows), -1)
+            return Told(loss.item(), far.item(), entropy.item(), round(sum(len(one.unique()) for one in best) / len(windows)))
 
     @torch.no_grad()
     def hard(self, decoder: Decoder, pictures: Sequence[Picture], boxes: Sequence[Box]) -> tuple[float, int]:
@@ -198,16 +199,15 @@ def window_of(bounds: Box, side: int, rng: np.random.Generator) -> Box:
 
 
 def _half_means(images: torch.Tensor) -> torch.Tensor:
-    """(1, 3, 8 rows, 8 columns) -> (rows x columns, 12) the means of each cell's four half cells, row-major."""
-    small = means(images, CELL // 2)[0]
-    grid = small.unflatten(2, (-1, 2)).unflatten(1, (-1, 2))  # (3, rows, 2, columns, 2)
-    return grid.permute(1, 3, 2, 4, 0).flatten(2).flatten(0, 1)
+    """(n, 3, 8 rows, 8 columns) -> (n, rows x columns, 12) the means of each cell's four half cells, row-major."""
+    grid = means(images, CELL // 2).unflatten(3, (-1, 2)).unflatten(2, (-1, 2))  # (n, 3, rows, 2, columns, 2)
+    return grid.permute(0, 2, 4, 3, 5, 1).flatten(3).flatten(1, 2)
 
 
 def placed(cells: torch.Tensor, box: Box) -> torch.Tensor:
-    """(rows x columns, 192) px of the cells of a box, row-major -> (1, 3, 8 rows, 8 columns), channels-last in memory."""
-    grid = cells.view(box.height, box.width, CELL, CELL, 3)
-    return grid.permute(0, 2, 1, 3, 4).reshape(1, box.height * CELL, box.width * CELL, 3).permute(0, 3, 1, 2)
+    """(n x rows x columns, 192) px of the cells of n boxes of one size -> (n, 3, 8 rows, 8 columns), channels-last in memory."""
+    grid = cells.view(-1, box.height, box.width, CELL, CELL, 3)
+    return grid.permute(0, 1, 3, 2, 4, 5).reshape(-1, box.height * CELL, box.width * CELL, 3).permute(0, 3, 1, 2)
 
 
 @torch.no_grad()
@@ -237,21 +237,39 @@ class Trainer:
         return self.recipe.inverse_temperature_at(self.step)
 
     def run(self, objective: Objective, windows: Sequence[tuple[Picture, Box]]) -> Told:
-        """One step over its windows; the figures are means over them, and the sum of distinct templates."""
-        told = [objective.step(self.decoder, picture, box, self.inverse_temperature, 1 / len(windows)) for picture, box in windows]
-        for group, rate in zip(self.optimiser.param_groups, self._rates, strict=False):
-            group["lr"] = rate * self.recipe.rate_at(self.step)
+        """One step over its windows; the figures are means over them.
+
+        On a GPU as many windows of one size go at once as half of its free memory holds; on a CPU, which gains nothing by that, one.
+        """
+        told: list[tuple[int, Told]] = []
+        for group in self._groups(windows, objective.loss.itemsize):
+            share = len(group) / len(windows)
+            told.append((len(group), objective.step(self.decoder, group, self.inverse_temperature, share)))
+        for parameters, rate in zip(self.optimiser.param_groups, self._rates, strict=False):
+            parameters["lr"] = rate * self.recipe.rate_at(self.step)
         self.optimiser.step()
         self.optimiser.zero_grad()
         self.decoder.inverse_temperature = self.inverse_temperature
         self.step += 1
-        count = len(told)
         return Told(
-            sum(one.loss for one in told) / count,
-            sum(one.far for one in told) / count,
-            sum(one.entropy for one in told) / count,
-            round(sum(one.distinct for one in told) / count),
+            sum(count * one.loss for count, one in told) / len(windows),
+            sum(count * one.far for count, one in told) / len(windows),
+            sum(count * one.entropy for count, one in told) / len(windows),
+            round(sum(count * one.distinct for count, one in told) / len(windows)),
         )
+
+    def _groups(self, windows: Sequence[tuple[Picture, Box]], itemsize: int) -> Iterator[Sequence[tuple[Picture, Box]]]:
+        """The windows in groups of one size, as many at once as memory holds."""
+        by_size: dict[tuple[int, int], list[tuple[Picture, Box]]] = {}
+        for picture, box in windows:
+            by_size.setdefault((box.height, box.width), []).append((picture, box))
+        device = next(self.decoder.parameters()).device
+        for (rows, columns), same in by_size.items():
+            at_once = 1
+            if device.type == "cuda":
+                each = step_bytes(rows, columns, itemsize) + 5 * 4 * rows * columns * self.decoder.template_count
+                at_once = max(1, torch.cuda.mem_get_info(device)[0] // 2 // each)
+            yield from (same[start : start + at_once] for start in range(0, len(same), at_once))
 
 
 def step_bytes(rows: int, columns: int, itemsize: int) -> int:

@@ -69,6 +69,11 @@ class MultiScaleLoss:
     blurred: tuple[int, float] | None = (BLUR_SIDE, BLUR_SIGMA)
     edge: str = "zero"
 
+    @property
+    def itemsize(self) -> int:
+        """Bytes of one activation."""
+        return next(self.vgg.parameters()).element_size()
+
     def activations(self, source: torch.Tensor) -> Activations:
         """What a mosaic is compared with: the taps of the source (N, 3, H, W) in [0, 1] at every scale. No gradient."""
         with torch.no_grad():
@@ -98,8 +103,8 @@ def means(images: torch.Tensor, side: int) -> torch.Tensor:
 
 
 def far_view(source: torch.Tensor, mosaic: torch.Tensor, side: int = CELL) -> torch.Tensor:
-    """Squared error of the means of side x side px, [0, 1]^2: of (N, 3, 8 rows, 8 columns) seen from so far that these are points.
+    """(N,) squared error of the means of side x side px, [0, 1]^2: of (N, 3, 8 rows, 8 columns) seen from so far that these are points.
 
     Not in the paper: Eq. 3 alone buys texture with colour.
     """
-    return (means(source, side) - means(mosaic, side)).square().mean()
+    return (means(source, side) - means(mosaic, side)).square().mean((1, 2, 3))

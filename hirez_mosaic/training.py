@@ -25,7 +25,7 @@ import torch
 
 from hirez_mosaic.cache import cache_folder
 from hirez_mosaic.choosing import loss_network, trained_path
-from hirez_mosaic.encode import encode, second_moments, stored_type
+from hirez_mosaic.encode import encode, second_moments, stored
 from hirez_mosaic.engine import cores, shared_cores
 from hirez_mosaic.errors import OutputError, SettingError, TrainingError
 from hirez_mosaic.fit import PAPER, Objective, Picture, Recipe, Told, Trainer, window_of
@@ -225,9 +225,8 @@ class _Stream:
             group += 1
 
     def _encoded(self, crop: Any) -> Picture:
-        features = encode(self._encoder, crop)[0].permute(1, 2, 0).float().cpu()
-        stored = features.numpy().astype(stored_type(next(self._encoder.parameters()).dtype))
-        return Picture(crop, stored, torch.from_numpy(second_moments(features)))
+        features = encode(self._encoder, crop)[0].permute(1, 2, 0)
+        return Picture(crop, stored(features), torch.from_numpy(second_moments(features)))
 
 
 def _train(

@@ -65,7 +65,7 @@ def test_the_gradient_reaches_all_that_is_learned(picture: Picture, objective: O
     decoder = new_decoder("residual", objective.templates.unflatten(1, (8, 8, 3)), "f")
     with torch.no_grad():
         decoder.spread.weight += 0.01 * torch.randn(decoder.spread.weight.shape, generator=torch.Generator().manual_seed(0))
-    told = objective.step(decoder, picture, Box(2, 10, 3, 12), 5.0)
+    told = objective.step(decoder, [(picture, Box(2, 10, 3, 12))], 5.0)
     for name, parameter in decoder.named_parameters():
         assert parameter.grad is not None, name
         assert parameter.grad.abs().sum() > 0, name
@@ -73,14 +73,27 @@ def test_the_gradient_reaches_all_that_is_learned(picture: Picture, objective: O
     assert 1 <= told.distinct <= 50
 
 
+@pytest.mark.parametrize("kind", ["residual", "paper"])
+def test_windows_at_once_are_windows_one_by_one(picture: Picture, objective: Objective, kind: str) -> None:
+    windows = [(picture, Box(0, 6, 1, 8)), (picture, Box(5, 11, 4, 11)), (picture, Box(2, 8, 9, 16))]
+    at_once, one_by_one = (new_decoder(kind, objective.templates.unflatten(1, (8, 8, 3)), "f") for _ in range(2))
+    together = objective.step(at_once, windows, 5.0)
+    apart = [objective.step(one_by_one, [window], 5.0, 1 / 3) for window in windows]
+    for figure in ("loss", "far", "entropy"):
+        assert getattr(together, figure) == pytest.approx(np.mean([getattr(one, figure) for one in apart]), rel=1e-4)
+    for one, other in zip(at_once.parameters(), one_by_one.parameters(), strict=True):
+        if one.grad is not None:
+            torch.testing.assert_close(one.grad, other.grad, rtol=1e-3, atol=1e-4 * one.grad.abs().max().item())
+
+
 def test_with_many_templates_a_step_looks_at_the_best_alone(
     picture: Picture, objective: Objective, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     decoder = new_decoder("residual", objective.templates.unflatten(1, (8, 8, 3)), "f")
     box = Box(0, 8, 0, 8)
-    of_all = objective.step(decoder, picture, box, 500.0)
+    of_all = objective.step(decoder, [(picture, box)], 500.0)
     monkeypatch.setattr("hirez_mosaic.fit._ALL", 10)
-    of_the_best = objective.step(decoder, picture, box, 500.0)
+    of_the_best = objective.step(decoder, [(picture, box)], 500.0)
     assert of_the_best.loss == pytest.approx(of_all.loss, rel=1e-3)  # so cold that the others have no share
     assert of_the_best.distinct == of_all.distinct
 
