@@ -25,6 +25,7 @@ from hirez_mosaic.geometry import CELL, Box
 from hirez_mosaic.loss import MultiScaleLoss
 from hirez_mosaic.metrics import Judge, Judgement
 from hirez_mosaic.nets.decoders import load_decoder
+from hirez_mosaic.nets.device import resolve_device
 from hirez_mosaic.nets.weights import resolve_alexnet, resolve_weights
 from hirez_mosaic.rendering import Listener, cached_templates, gather_moments, run_render
 from hirez_mosaic.sources import open_source
@@ -109,7 +110,8 @@ def compare(
     if not selections:
         raise SettingError("There is nothing left to compare; train a decoder, or name other selections.")
     named = None if weights is None else Path(weights)
-    judge = _make_judge(resolve_weights(named, cache_folder("weights"), listener.note), listener)
+    where = resolve_device(device)
+    judge = _make_judge(resolve_weights(named, cache_folder("weights"), listener.note), where, listener)
     small = torch.from_numpy(found.at_cell_size())
     rows: list[Row] = []
     folder.mkdir(parents=True, exist_ok=True)
@@ -143,7 +145,7 @@ def compare(
                 mosaic = _soft(workspace, small, found.fingerprint) if name == "soft" else _hard(workspace, small)
                 seconds = max(seconds, result.seconds.get("fit", 0.0))  # the first fit is computed, later ones come from the cache
                 spent = result.total_seconds - result.seconds["assemble"] - result.seconds.get("fit", 0.0) + (seconds if spec.fit else 0.0)
-                judgement = judge(as_images(panels["input"], torch.device("cpu")), mosaic)
+                judgement = judge(as_images(panels["input"], where), mosaic.to(where))
                 rows.append(Row(source, name, judgement, None if name == "soft" else result.distinct_templates, spent))
                 panels[name] = mosaic[0].permute(1, 2, 0).mul(255).round().byte().numpy()
             _write_table(rows, folder / _TABLE)
@@ -183,13 +185,13 @@ def _check_outputs(outputs: Sequence[Path], sources: Sequence[Path], overwrite: 
             raise OutputError(f"{path} is there already; use --overwrite to replace it.")
 
 
-def _make_judge(weights: dict[str, torch.Tensor], listener: Listener) -> Judge:
+def _make_judge(weights: dict[str, torch.Tensor], device: torch.device, listener: Listener) -> Judge:
     alexnet = None
     try:
         alexnet = resolve_alexnet(cache_folder("weights"), listener.note)
     except WeightsError as error:
         listener.note(f"LPIPS is left out, for AlexNet's weights are not to be had ({error}).")
-    return Judge(MultiScaleLoss(loss_network(weights, torch.device("cpu"), torch.float32)), alexnet)
+    return Judge(MultiScaleLoss(loss_network(weights, device, torch.float32)), alexnet)
 
 
 def _columns(source: Path, side: int, tile: tuple[int, int], background: tuple[int, int, int]) -> int:

@@ -22,11 +22,16 @@ def cores() -> int:
 
 @contextmanager
 def shared_cores(workers: int) -> Iterator[None]:
-    """Within, each of `workers` chunks at a time computes with its share of the cores."""
+    """Within, each of `workers` chunks at a time computes with its share of the cores.
+
+    Raises BudgetError when memory runs out in spite of the plan.
+    """
     before = torch.get_num_threads()
     torch.set_num_threads(max(1, cores() // workers))
     try:
         yield
+    except (torch.cuda.OutOfMemoryError, MemoryError) as error:
+        raise BudgetError("Memory ran out in spite of the plan; use a smaller --chunk, or --device cpu.") from error
     finally:
         torch.set_num_threads(before)
 
@@ -35,7 +40,7 @@ def run_stage(task: Callable[[Box], None], boxes: Iterable[Box], workers: int, p
     """Run `task` on every box, `workers` at a time; the first error stops the stage and is raised.
 
     No task runs any more when this returns or raises. progress: called, from the worker's thread, with the number of cells of each box
-    that is done. Raises BudgetError when memory runs out in spite of the plan.
+    that is done.
     """
     stopped = False
 
@@ -47,8 +52,6 @@ def run_stage(task: Callable[[Box], None], boxes: Iterable[Box], workers: int, p
     with ThreadPoolExecutor(workers) as pool:
         try:
             compute(*(delayed(work, pure=False)(box) for box in boxes), scheduler="threads", pool=pool)
-        except (torch.cuda.OutOfMemoryError, MemoryError) as error:
-            raise BudgetError("Memory ran out on a chunk; use a smaller --chunk, or --device cpu.") from error
         finally:
             stopped = True  # Dask raises without waiting for what is running; leaving the pool waits
 
