@@ -1,7 +1,6 @@
 """Compare: the ways to choose templates side by side, on the same pictures, by the same measures."""
 
 import csv
-import html
 import os
 import tempfile
 from collections.abc import Sequence
@@ -14,6 +13,7 @@ import pyvips
 import torch
 import zarr
 from numpy.typing import NDArray
+from PIL import Image, ImageDraw
 
 from hirez_mosaic.cache import cache_folder
 from hirez_mosaic.choosing import loss_network, trained_path
@@ -238,9 +238,9 @@ def _write_figure(panels: dict[str, NDArray[np.uint8]], tile: tuple[int, int], p
         image = pyvips.Image.new_from_array(np.ascontiguousarray(pixels)).copy(interpretation="srgb")
         factor = min(1.0, _FIGURE_SIDE / max(image.width, image.height * taller))
         image = image.resize(factor, vscale=factor * taller, kernel="lanczos3")
-        label = pyvips.Image.text(html.escape(name), font="sans 14", width=image.width - 16)
-        band = label.embed(8, 4, image.width, 30).invert().bandjoin([label.embed(8, 4, image.width, 30).invert()] * 2)
-        images.append(band.cast("uchar").copy(interpretation="srgb").join(image, "vertical"))
+        band = Image.new("RGB", (image.width, 30), "white")
+        ImageDraw.Draw(band).text((8, 4), name, fill="black", font_size=18)  # Pillow's own font: a server may have none
+        images.append(pyvips.Image.new_from_array(np.asarray(band)).copy(interpretation="srgb").join(image, "vertical"))
     fresh = path.with_name(f".{os.getpid()}-{path.name}")
     pyvips.Image.arrayjoin(images, across=4, shim=8, background=[255, 255, 255]).write_to_file(str(fresh))
     fresh.replace(path)
