@@ -12,13 +12,21 @@ from hirez_mosaic import errors
 from hirez_mosaic.errors import HirezMosaicError
 
 if TYPE_CHECKING:
+    from hirez_mosaic.assembling import assemble_tile_map
     from hirez_mosaic.comparing import compare
     from hirez_mosaic.rendering import Listener, RenderResult, render
     from hirez_mosaic.training import train
 
-_LAZY = {"Listener": "rendering", "RenderResult": "rendering", "compare": "comparing", "render": "rendering", "train": "training"}
+_LAZY = {
+    "Listener": "rendering",
+    "RenderResult": "rendering",
+    "assemble_tile_map": "assembling",
+    "compare": "comparing",
+    "render": "rendering",
+    "train": "training",
+}
 __version__ = version("hirez-mosaic")
-__all__ = ["HirezMosaicError", "Listener", "RenderResult", "__version__", "compare", "errors", "render", "train"]
+__all__ = ["HirezMosaicError", "Listener", "RenderResult", "__version__", "assemble_tile_map", "compare", "errors", "render", "train"]
 
 
 def __getattr__(name: str) -> Any:

@@ -12,6 +12,7 @@ import struct
 import tempfile
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor, wait
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +23,8 @@ from numpy.typing import NDArray
 
 from hirez_mosaic.errors import DiskSpaceError, OutputError, OutputExistsError
 from hirez_mosaic.geometry import CellGrid
-from hirez_mosaic.templates import TemplateSet
+from hirez_mosaic.templates import RESIDENT, TemplateSet
+from hirez_mosaic.tint import Tint, tinted, to_lab
 from hirez_mosaic.vips import vips_reason
 
 _STRIP_BYTES = 8 << 20  # of px made at once, about; never more than a row of cells
@@ -37,10 +39,69 @@ Progress = Callable[[int], None]
 """Called with the number of cells just done."""
 
 
-def assemble(
-    index_map: Any, templates: NDArray[np.uint8], output: Path, progress: Progress, *, compression: str = "jpeg", quality: int = 90
-) -> None:
-    """Write the mosaic of `index_map` (rows, columns) uint32 and `templates` (N, height, width, 3) uint8.
+@dataclass(frozen=True)
+class Mosaic:
+    """What is assembled: an index map (rows, columns) uint32 of choices from a template set, perhaps tinted."""
+
+    index_map: Any
+    templates: TemplateSet
+    tint: Tint | None = None
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """(width, height), px."""
+        (rows, columns), (width, height) = self.index_map.shape, self.templates.tile
+        return columns * width, rows * height
+
+    def reader(self) -> "_Reader":
+        """Its px."""
+        return _Reader(self)
+
+
+class _Reader:
+    """The px of a mosaic, cell row by cell row; arrays on disk are read a row of chunks at a time."""
+
+    def __init__(self, mosaic: Mosaic) -> None:
+        self._templates, self._tint = mosaic.templates, mosaic.tint
+        self._index_map = _Bands(mosaic.index_map)
+        self._taken = 0
+        if mosaic.tint is not None:
+            self._colours = _Bands(mosaic.tint.colours)
+            self._strength = _Bands(np.broadcast_to(mosaic.tint.strength, mosaic.index_map.shape))
+
+    def px(self, row: int, columns: slice = slice(None), lines: slice = slice(None)) -> NDArray[np.uint8]:
+        """(lines, columns x width, 3) uint8: those lines of the cells of a row."""
+        choices = self._index_map[row][columns]
+        placed = self._templates.take(choices, lines)  # (columns, lines, width, 3)
+        self._taken += placed.nbytes
+        if self._taken > RESIDENT:
+            self._templates.release()
+            self._taken = 0
+        pixels = np.ascontiguousarray(placed.transpose(1, 0, 2, 3)).reshape(placed.shape[1], -1, 3)
+        if self._tint is None:
+            return pixels
+        wanted = to_lab(self._colours[row][columns])
+        moves = (wanted - self._tint.own[choices]) * self._strength[row][columns][:, None]
+        return tinted(pixels, moves) if moves.any() else pixels
+
+
+class _Bands:
+    """The rows of an array, read a row of chunks at a time."""
+
+    def __init__(self, array: Any) -> None:
+        self._array = array
+        self._step = getattr(array, "chunks", (1,))[0]
+        self._band, self._top = np.empty((0,)), 0
+
+    def __getitem__(self, row: int) -> NDArray[Any]:
+        if not self._top <= row < self._top + len(self._band):
+            self._top = row // self._step * self._step
+            self._band = np.asarray(self._array[self._top : self._top + self._step])
+        return self._band[row - self._top]
+
+
+def assemble(mosaic: Mosaic, output: Path, progress: Progress, *, compression: str = "jpeg", quality: int = 90) -> None:
+    """Write a mosaic to a file.
 
     output: its suffix chooses the format: tiled pyramidal BigTIFF, Deep Zoom, PNG, JPEG, WebP or Zarr. What is there is replaced,
     at the end and at once.
@@ -49,20 +110,20 @@ def assemble(
     save = _save_zarr if output.suffix.lower() == ".zarr" else _save_vips
     try:
         with _Fresh(output) as fresh:
-            save(index_map, templates, fresh, progress, compression, quality)
+            save(mosaic, fresh, progress, compression, quality)
     except OSError as error:
         kind = DiskSpaceError if error.errno == errno.ENOSPC else OutputError
         raise kind(f"The mosaic could not be written: {error.strerror or error}.") from error
 
 
-def write_preview(index_map: Any, templates: TemplateSet, output: Path) -> None:
+def write_preview(mosaic: Mosaic, output: Path) -> None:
     """Write the mosaic at 1,600 px on its longer side, from templates at 8 x 8 px where it has more than 100 Mpx."""
-    (rows, columns), (width, height) = index_map.shape, templates.tile
-    large = rows * columns * height * width > _PREVIEW_FROM_PX
-    pixels = np.round(templates.at_cell_size() * 255).astype(np.uint8) if large else templates.pixels
-    factor = min(1.0, _PREVIEW_SIDE / max(rows * height, columns * width))
-    size = (max(1, round(columns * width * factor)), max(1, round(rows * height * factor)))
-    stream = MosaicStream(index_map, pixels, lambda cells: None)
+    width, height = mosaic.size
+    if width * height > _PREVIEW_FROM_PX:
+        mosaic = replace(mosaic, templates=mosaic.templates.shrunk())
+    factor = min(1.0, _PREVIEW_SIDE / max(width, height))
+    size = (max(1, round(width * factor)), max(1, round(height * factor)))
+    stream = MosaicStream(mosaic, lambda cells: None)
     with _Fresh(output) as fresh:
         _run(stream, lambda image: image.thumbnail_image(size[0], height=size[1], size="force").write_to_file(str(fresh)))
 
@@ -90,10 +151,10 @@ def output_bytes(size: tuple[int, int], output: Path, compression: str, quality:
     return int(size[0] * size[1] * _BYTES_PER_PX[kind] * levels * finest)
 
 
-def projected_bytes(grid: CellGrid, output: Path) -> int:
+def projected_bytes(grid: CellGrid, output: Path, *, tinted: bool = False) -> int:
     """Bytes that assembly holds at most: strips on their way in, and the rows of storage tiles each level of a pyramid collects."""
     width, height = grid.mosaic_size
-    strip = width * 3 * strip_rows(grid.tile[1], width)
+    strip = width * 3 * strip_rows(grid.tile[1], width) * (3 if tinted else 1)
     suffix = output.suffix.lower()
     if suffix == ".webp":
         return 8 * width * height  # its encoder wants the whole picture
@@ -111,22 +172,20 @@ class MosaicStream:
     A strip is the full width and a divisor of the template's height, so none straddles two rows of cells.
     """
 
-    def __init__(self, index_map: Any, templates: NDArray[np.uint8], progress: Progress) -> None:
+    def __init__(self, mosaic: Mosaic, progress: Progress) -> None:
         self.failure: Exception | None = None
         self._stopped = False
         self._image: pyvips.Image | None = None
-        self._index_map = index_map
-        self._templates = templates
+        self._reader, self._columns = mosaic.reader(), mosaic.index_map.shape[1]
         self._progress = progress
-        (rows, columns), (height, width) = index_map.shape, templates.shape[1:3]
-        self._rows = strip_rows(height, columns * width)
-        self._per_cell = height // self._rows
-        self._strip_bytes = columns * width * 3 * self._rows
-        self._header = _tiff_header(columns * width, rows * height, self._rows)
-        self._size = len(self._header) + rows * self._per_cell * self._strip_bytes
+        width, height = mosaic.size
+        self._rows = strip_rows(mosaic.templates.tile[1], width)
+        self._per_cell = mosaic.templates.tile[1] // self._rows
+        self._strip_bytes = width * 3 * self._rows
+        self._header = _tiff_header(width, height, self._rows)
+        self._size = len(self._header) + width * 3 * height
         self._position = 0
         self._current, self._strip = -1, memoryview(b"")
-        self._band, self._band_top = np.empty((0, columns), np.uint32), 0
 
     def open(self) -> pyvips.Image:
         """The mosaic as a libvips image, to be read once from top to bottom."""
@@ -167,21 +226,11 @@ class MosaicStream:
     def _strip_of(self, number: int) -> memoryview:
         if number != self._current:
             row, part = divmod(number, self._per_cell)
-            lines = slice(part * self._rows, (part + 1) * self._rows)
-            placed = self._templates[self._index_row(row), lines]  # (columns, lines, width, 3)
-            self._strip = np.ascontiguousarray(placed.transpose(1, 0, 2, 3)).data.cast("B")
+            self._strip = self._reader.px(row, lines=slice(part * self._rows, (part + 1) * self._rows)).data.cast("B")
             self._current = number
             if part == self._per_cell - 1:
-                self._progress(self._index_map.shape[1])
+                self._progress(self._columns)
         return self._strip
-
-    def _index_row(self, row: int) -> NDArray[np.uint32]:
-        """One row of the index map, read a row of chunks at a time."""
-        if not self._band_top <= row < self._band_top + len(self._band):
-            step = getattr(self._index_map, "chunks", (1,))[0]
-            self._band_top = row // step * step
-            self._band = np.asarray(self._index_map[self._band_top : self._band_top + step])
-        return self._band[row - self._band_top]
 
 
 def strip_rows(tile_height: int, width: int) -> int:
@@ -225,7 +274,7 @@ def _tiff_header(width: int, height: int, rows: int) -> bytes:
     return head + b"".join(directory) + bytes(8) + offsets.tobytes() + lengths.tobytes()
 
 
-def _save_vips(index_map: Any, templates: NDArray[np.uint8], fresh: Path, progress: Progress, compression: str, quality: int) -> None:
+def _save_vips(mosaic: Mosaic, fresh: Path, progress: Progress, compression: str, quality: int) -> None:
     suffix = fresh.suffix.lower()
 
     def save(stream: pyvips.Image) -> None:
@@ -246,7 +295,7 @@ def _save_vips(index_map: Any, templates: NDArray[np.uint8], fresh: Path, progre
         else:
             image.jpegsave(str(fresh), Q=quality, profile="srgb")
 
-    _run(MosaicStream(index_map, templates, progress), save)
+    _run(MosaicStream(mosaic, progress), save)
 
 
 def _run(stream: MosaicStream, save: Callable[[pyvips.Image], None]) -> None:
@@ -269,18 +318,17 @@ def _run(stream: MosaicStream, save: Callable[[pyvips.Image], None]) -> None:
         raise kind(f"The mosaic could not be written: {reason}.") from error
 
 
-def _save_zarr(index_map: Any, templates: NDArray[np.uint8], fresh: Path, progress: Progress, compression: str, quality: int) -> None:
-    (rows, columns), (height, width) = index_map.shape, templates.shape[1:3]
+def _save_zarr(mosaic: Mosaic, fresh: Path, progress: Progress, compression: str, quality: int) -> None:
+    (rows, columns), (width, height) = mosaic.index_map.shape, mosaic.templates.tile
     down, across = max(1, _ZARR_SIDE // height), max(1, _ZARR_SIDE // width)
     chunks = (min(down, rows) * height, min(across, columns) * width, 3)
     array = zarr.create_array(fresh, shape=(rows * height, columns * width, 3), chunks=chunks, dtype="u1")
     for top in range(0, rows, down):
-        band = np.asarray(index_map[top : top + down])
+        band, reader = range(top, min(top + down, rows)), mosaic.reader()
         for left in range(0, columns, across):
-            placed = templates[band[:, left : left + across]]  # (rows, columns, height, width, 3)
-            px = placed.transpose(0, 2, 1, 3, 4).reshape(placed.shape[0] * height, -1, 3)
+            px = np.concatenate([reader.px(row, slice(left, left + across)) for row in band])
             array[top * height : top * height + px.shape[0], left * width : left * width + px.shape[1]] = px
-        progress(band.size)
+        progress(len(band) * columns)
 
 
 def _parts(output: Path) -> list[Path]:

@@ -55,6 +55,14 @@ def decode_chunk(
     scores[box.slices] = torch.cat([score for _, score in found]).cpu().numpy().reshape(shape)
 
 
+def box_queries(decoder: Decoder, norm: TrunkNorm | None, bounds: Box, analysis: Any, features: Any, box: Box) -> torch.Tensor:
+    """(cells, D) queries of a box of cells, row-major, as `decode_chunk` makes them. bounds: all cells of the picture."""
+    around = box.grown(HALO, bounds)
+    nearby = None if features is None else np.asarray(features[around.slices])
+    own = np.ascontiguousarray(analysis[box.scaled(CELL).slices])
+    return window_queries(decoder, norm, nearby, own, box.within(around))
+
+
 def window_queries(
     decoder: Decoder, norm: TrunkNorm | None, features: NDArray[Any] | None, pixels: NDArray[np.uint8], inner: Box
 ) -> torch.Tensor:

@@ -6,6 +6,7 @@
     │   └── SourceNotFoundError (also FileNotFoundError)
     ├── TemplateError                                     the template folder cannot be used
     ├── WeightsError                                      the encoder's weights cannot be had or are not the right ones
+    ├── TileMapError                                      a tile map cannot be used
     ├── DecoderError                                      a decoder file is unusable or made for other templates
     ├── TrainingError                                     training cannot begin, or cannot go on
     ├── DeviceError                                       the device asked for is not there
@@ -30,6 +31,7 @@ __all__ = [
     "SourceError",
     "SourceNotFoundError",
     "TemplateError",
+    "TileMapError",
     "TrainingError",
     "WeightsError",
     "WorkspaceError",
@@ -54,6 +56,10 @@ class SourceNotFoundError(SourceError, FileNotFoundError):
 
 class TemplateError(HirezMosaicError):
     """The template folder cannot be used."""
+
+
+class TileMapError(HirezMosaicError):
+    """The tile map cannot be used."""
 
 
 class WeightsError(HirezMosaicError):

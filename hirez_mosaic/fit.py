@@ -12,11 +12,11 @@ from typing import Any
 import numpy as np
 import torch
 
-from hirez_mosaic.decode import best_k, window_queries
+from hirez_mosaic.decode import best_k, box_queries
 from hirez_mosaic.encode import as_images
 from hirez_mosaic.geometry import CELL, Box
 from hirez_mosaic.loss import Activations, MultiScaleLoss, far_view, means
-from hirez_mosaic.nets.decoders import CELL_VALUES, HALO, Decoder, LearnedDecoder, PaperDecoder, Score
+from hirez_mosaic.nets.decoders import CELL_VALUES, Decoder, LearnedDecoder, PaperDecoder, Score
 
 _ALL = 32_768
 """Up to so many templates all of them share in a step's softmax; beyond, those that are among the best of some cell of the window."""
@@ -184,11 +184,8 @@ class Objective:
     @staticmethod
     def queries(decoder: Decoder, picture: Picture, box: Box) -> torch.Tensor:
         """(cells, D) queries of a window, as a render makes them: with a halo of one cell and the whole picture's layer norm."""
-        around = box.grown(HALO, picture.box)
         norm = decoder.trunk_norm(picture.moments) if isinstance(decoder, LearnedDecoder) else None
-        features = np.asarray(picture.features[around.slices])
-        pixels = np.ascontiguousarray(picture.analysis[box.scaled(CELL).slices])
-        return window_queries(decoder, norm, features, pixels, box.within(around))
+        return box_queries(decoder, norm, picture.box, picture.analysis, picture.features, box)
 
 
 def window_of(bounds: Box, side: int, rng: np.random.Generator) -> Box:
@@ -270,6 +267,11 @@ class Trainer:
                 each = step_bytes(rows, columns, itemsize) + 5 * 4 * rows * columns * self.decoder.template_count
                 at_once = max(1, torch.cuda.mem_get_info(device)[0] // 2 // each)
             yield from (same[start : start + at_once] for start in range(0, len(same), at_once))
+
+
+def objective_bytes(templates: int) -> int:
+    """Bytes that an `Objective` of so many templates holds at most: the templates, and their half cells while they are made."""
+    return 3 * 4 * CELL_VALUES * templates
 
 
 def step_bytes(rows: int, columns: int, itemsize: int) -> int:

@@ -10,10 +10,12 @@ import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from fractions import Fraction
+from typing import Any
 
 import numpy as np
+import torch
 
-from hirez_mosaic.fit import Objective, Picture, Recipe, Trainer
+from hirez_mosaic.fit import Objective, Picture, Recipe, Trainer, placed
 from hirez_mosaic.geometry import CELL, Box, CellGrid
 from hirez_mosaic.nets.decoders import LearnedDecoder, ResidualDecoder
 
@@ -85,6 +87,17 @@ def best_start(
         if sharp_value < value:
             decoder, value, rich = sharp, sharp_value, True
     return decoder, value, rich
+
+
+@torch.no_grad()
+def mean_loss(objective: Objective, grid: CellGrid, analysis: Any, index_map: Any) -> float:
+    """Eq. 3 of the hard mosaic of an index map (rows, columns), a mean over the windows that a fit is judged by."""
+    losses = []
+    for box in judged_windows(grid.box)[0]:
+        chosen = torch.from_numpy(np.asarray(index_map[box.slices]).astype(np.int64)).flatten().to(objective.templates.device)
+        wanted = objective.wanted(objective.source_window(analysis, box))
+        losses.append(objective.terms(wanted, placed(objective.templates[chosen], box))[0].item())
+    return sum(losses) / len(losses)
 
 
 def judged_windows(bounds: Box) -> tuple[list[Box], bool]:

@@ -3,6 +3,8 @@
 from collections.abc import Iterator
 from typing import Any
 
+import numpy as np
+
 from hirez_mosaic.geometry import CELL, Box, CellGrid
 from hirez_mosaic.resample import resample, span
 from hirez_mosaic.sources import Source
@@ -10,8 +12,8 @@ from hirez_mosaic.sources import Source
 _PART_BYTES = 64 << 20  # of source px in all their forms that a task holds at once, about
 
 
-def ingest_chunk(source: Source, grid: CellGrid, analysis: Any, box: Box) -> None:
-    """Fill the write box (cells) of the analysis image (8 rows, 8 columns, 3) uint8.
+def ingest_chunk(source: Source, grid: CellGrid, analysis: Any, colours: Any, box: Box) -> None:
+    """Fill the write box (cells) of the analysis image (8 rows, 8 columns, 3) uint8 and of the cells' mean colours (rows, columns, 3).
 
     Holds about 64 MiB of the source at once, however much it is shrunk.
     """
@@ -20,6 +22,8 @@ def ingest_chunk(source: Source, grid: CellGrid, analysis: Any, box: Box) -> Non
         rows, columns = (part.top, part.bottom), (part.left, part.right)
         pixels = source.read(Box(*span(*rows, steps[1]), *span(*columns, steps[0])))
         analysis[part.slices] = resample(pixels, rows, columns, steps)
+    cells = np.asarray(analysis[box.scaled(CELL).slices]).reshape(box.height, CELL, box.width, CELL, 3)
+    colours[box.slices] = np.round(cells.mean((1, 3), dtype=np.float32)).astype(np.uint8)
 
 
 def projected_bytes(source: Source, chunk: tuple[int, int], grid: CellGrid) -> int:

@@ -8,7 +8,7 @@ from pathlib import Path
 import psutil
 import torch
 
-from hirez_mosaic import assemble, decode, encode, fit, fitting, ingest, refine
+from hirez_mosaic import assemble, decode, encode, fit, fitting, ingest, refine, rules
 from hirez_mosaic.engine import cores
 from hirez_mosaic.errors import BudgetError, DiskSpaceError
 from hirez_mosaic.geometry import CellGrid
@@ -17,7 +17,7 @@ from hirez_mosaic.nets.vgg import VGG16
 from hirez_mosaic.sources import Source
 from hirez_mosaic.spec import RenderSpec, format_bytes
 from hirez_mosaic.store import workspace_bytes
-from hirez_mosaic.templates import TemplateSet
+from hirez_mosaic.templates import RESIDENT, TemplateSet
 
 _SIDES = (128, 96, 64, 48, 32, 24, 16, 8, 4, 2, 1)  # of a chunk, cells: larger halve the halo's share, smaller the memory
 _LIBRARIES = 192 << 20  # code, reordered weights and freed but not returned memory that the first chunks leave behind; measured
@@ -114,21 +114,37 @@ def _stage_bytes(
     networks = {
         "encode": workers * encode.projected_bytes(chunk, encoder.halo, itemsize) if decoder.reads_features else 0,
         "fit": fit.projected_bytes(*window, itemsize, len(templates)) if fit_steps else 0,
-        "refine": refine.projected_bytes(grid, itemsize) if spec.refine else 0,
+        "refine": refine.projected_bytes(grid, itemsize) + fit.objective_bytes(len(templates)) if spec.refine else 0,
     }
-    k = refine.CANDIDATES if spec.refine else 1
+    k = candidates_kept(spec, len(templates))
+    rows = min(templates.pixels.nbytes, RESIDENT + grid.columns * grid.tile[0] * grid.tile[1] * 3)
     return {
         "unpack": source.unpacking_memory,
         "ingest": workers * ingest.projected_bytes(source, chunk, grid),
         **networks,
         "decode": workers * decode.projected_bytes(chunk, decoder.query_length, len(templates), k) + decoder.scoring_bytes,
-        "assemble": assemble.projected_bytes(grid, spec.output) + templates.pixels.nbytes,  # mapped, and resident once they are used
+        "rules": rules.projected_bytes(grid, decoder.query_length, len(templates), k) + fit.objective_bytes(len(templates))
+        if rules_of(spec)
+        else 0,
+        "assemble": assemble.projected_bytes(grid, spec.output, tinted=spec.tint > 0) + rows,  # mapped, and resident once they are used
     }
 
 
-def check_disk(spec: RenderSpec, plan: Plan, workspace: Path, feature_bytes: int, unpacked: int) -> None:
+def rules_of(spec: RenderSpec) -> rules.Rules:
+    """The rules for repeating templates."""
+    return rules.Rules(1 if spec.unique else spec.max_uses, max(spec.min_distance, int(spec.no_repeat_neighbours)))
+
+
+def candidates_kept(spec: RenderSpec, choices: int) -> int:
+    """Choices per cell that decode keeps."""
+    ruled = rules.CANDIDATES if rules_of(spec) else 1
+    mapped = 1 if spec.tile_map is None else 2 * (1 + spec.mirror) * (1 + 3 * spec.rotate)  # the runner-up is another template
+    return min(choices, max(refine.CANDIDATES if spec.refine else 1, ruled, mapped))
+
+
+def check_disk(spec: RenderSpec, plan: Plan, workspace: Path, feature_bytes: int, unpacked: int, templates: int) -> None:
     """Raise DiskSpaceError when the workspace and the mosaic do not fit their disks."""
-    k = refine.CANDIDATES if spec.refine else 1
+    k = candidates_kept(spec, templates)
     work = workspace_bytes(plan.grid, plan.chunk, feature_bytes, k) + unpacked
     mosaic = assemble.output_bytes(plan.grid.mosaic_size, spec.output, spec.compression, spec.quality)
     target = spec.output.absolute().parent

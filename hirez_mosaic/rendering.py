@@ -13,27 +13,32 @@ from typing import Any
 import numpy as np
 import torch
 
-from hirez_mosaic.assemble import assemble, check_output, write_preview
+from hirez_mosaic.assemble import Mosaic, assemble, check_output, write_preview
 from hirez_mosaic.cache import cache_folder
 from hirez_mosaic.choosing import Choice, choose_decoder, fitted_decoder, loss_network, window_objective
-from hirez_mosaic.decode import decode_chunk
+from hirez_mosaic.decode import box_queries, decode_chunk
 from hirez_mosaic.encode import encode_chunk, stored_type
 from hirez_mosaic.engine import cores, peak_memory, run_stage, shared_cores
 from hirez_mosaic.errors import OutputError
 from hirez_mosaic.fit import Picture
+from hirez_mosaic.fitting import mean_loss
 from hirez_mosaic.geometry import CELL, Box, CellGrid
 from hirez_mosaic.ingest import ingest_chunk
 from hirez_mosaic.nets.decoders import FEATURES, LearnedDecoder
 from hirez_mosaic.nets.device import device_name, resolve_device, resolve_precision
 from hirez_mosaic.nets.vgg import VGG16, make_encoder
 from hirez_mosaic.nets.weights import resolve_weights
-from hirez_mosaic.plan import Plan, check_disk, make_plan
-from hirez_mosaic.refine import CANDIDATES, refine_window, refining_windows
+from hirez_mosaic.plan import Plan, candidates_kept, check_disk, make_plan, rules_of
+from hirez_mosaic.refine import refine_window, refining_windows
+from hirez_mosaic.rules import RuledMap
 from hirez_mosaic.select import select_chunk
 from hirez_mosaic.sources import Source, open_source, unpack
 from hirez_mosaic.spec import FAR_WEIGHT, RenderSpec, default_output, parse_bytes, parse_colour, parse_scale, parse_tile
 from hirez_mosaic.store import Workspace
 from hirez_mosaic.templates import TemplateSet, load_templates
+from hirez_mosaic.templates.duplicates import near_duplicates
+from hirez_mosaic.tilemap import cells_of, check_tile_map, read_ban, without, write_tile_map
+from hirez_mosaic.tint import Tint
 
 
 class Listener:
@@ -75,6 +80,7 @@ class RenderResult:
 
     output: the mosaic. size: its (width, height), px. cells: (columns, rows). chunk: (columns, rows) of cells.
     distinct_templates: how many were used. projected_bytes: of memory, before the work.
+    rules_cost: Eq. 3 (without, under) the rules for repeating templates, a mean over the windows that a fit is judged by.
     seconds: wall time by stage, in order. peak_bytes: the process's peak resident memory up to the end of each stage.
     """
 
@@ -88,6 +94,8 @@ class RenderResult:
     device: str
     precision: str
     decoder: str
+    tile_map: Path | None
+    rules_cost: tuple[float, float] | None
     chunk: tuple[int, int]
     projected_bytes: int
     seconds: dict[str, float]
@@ -125,6 +133,17 @@ def render(
     compression: str = "jpeg",
     quality: int = 90,
     preview: str | Path | None = None,
+    max_uses: int | None = None,
+    min_distance: int = 0,
+    unique: bool = False,
+    no_repeat_neighbours: bool = False,
+    tint: float = 0.0,
+    mirror: bool = False,
+    rotate: bool = False,
+    tile_map: str | Path | None = None,
+    ban: str | Path | None = None,
+    dedupe: float | None = None,
+    jobs: int | None = None,
     weights: str | Path | None = None,
     listener: Listener | None = None,
 ) -> RenderResult:
@@ -147,6 +166,14 @@ def render(
     background: under transparent px of source and templates: a name, "#rrggbb" or (r, g, b).
     compression, quality: of TIFF and of lossy formats.
     preview: also write the mosaic at 1,600 px on its longer side.
+    max_uses: of one template. min_distance: cells that lie between two uses of it in every direction.
+    unique: the same as max_uses=1. no_repeat_neighbours: as min_distance=1. See `rules` for how these are kept.
+    tint: how far each placed template's mean colour moves towards the source's, in CIELAB, 0 to 1.
+    mirror, rotate: use templates mirrored left to right, and turned by quarters, too.
+    tile_map: .csv, .json or .parquet file to write the tile map to, see `tilemap`.
+    ban: text file of templates to leave out, one path below the template folder a line.
+    dedupe: leave out templates that are at most so many levels of 255 (RMS at 8 x 8 px) from an earlier one.
+    jobs: threads that decode templates; all cores where None.
     weights: file with VGG-16's weights; cache, package index and model hub where None.
     listener: hears plan and progress.
 
@@ -173,6 +200,17 @@ def render(
         compression=compression,
         quality=quality,
         preview=None if preview is None else Path(preview),
+        max_uses=max_uses,
+        min_distance=min_distance,
+        unique=unique,
+        no_repeat_neighbours=no_repeat_neighbours,
+        tint=tint,
+        mirror=mirror,
+        rotate=rotate,
+        tile_map=None if tile_map is None else Path(tile_map),
+        ban=None if ban is None else Path(ban),
+        dedupe=dedupe,
+        jobs=jobs,
         weights=None if weights is None else Path(weights),
     )
     return run_render(spec, listener or Listener())
@@ -183,7 +221,7 @@ def run_render(spec: RenderSpec, listener: Listener) -> RenderResult:
     with ExitStack() as cleanup:
         job = prepare(spec, listener, cleanup)
         folder = spec.workspace or _temporary_workspace(spec.output, cleanup)
-        check_disk(spec, job.plan, folder, np.dtype(stored_type(job.precision)).itemsize, job.source.unpacked_bytes)
+        check_disk(spec, job.plan, folder, np.dtype(stored_type(job.precision)).itemsize, job.source.unpacked_bytes, len(job.templates))
         listener.planned(job)
         workspace = Workspace.create(folder, job.plan.grid, job.plan.chunk)
         with shared_cores(job.plan.workers):
@@ -198,13 +236,17 @@ def prepare(spec: RenderSpec, listener: Listener, cleanup: ExitStack) -> Job:
     spec.check_places()
     for path in filter(None, (spec.output, spec.preview)):
         check_output(path, spec.overwrite)
+    if spec.tile_map is not None:
+        check_output(spec.tile_map, spec.overwrite)
+        check_tile_map(spec.tile_map)
     source = open_source(spec.source, spec.background)
     cleanup.callback(source.close)
     grid = CellGrid.over(source.size, spec.tile, spec.scale, spec.columns)
     spec.check_mosaic_size(grid.mosaic_size)
     device = resolve_device(spec.device)
     precision = resolve_precision(spec.precision, device)
-    templates = cached_templates(spec.templates, spec.tile, spec.background, listener)
+    templates = chosen_templates(spec, listener)
+    rules_of(spec).check(grid.rows, grid.columns, len(templates.names))
     choice = choose_decoder(spec, templates, cache_folder("decoders"))
     choice.decoder.to(device)
     if spec.decoder == "paper":
@@ -215,14 +257,29 @@ def prepare(spec: RenderSpec, listener: Listener, cleanup: ExitStack) -> Job:
     return Job(spec, source, templates, weights, encoder, choice, device, precision, plan)
 
 
-def cached_templates(folder: Path, tile: tuple[int, int], background: tuple[int, int, int], listener: Listener) -> TemplateSet:
+def chosen_templates(spec: RenderSpec, listener: Listener) -> TemplateSet:
+    """The templates a render chooses from: those of the folder without banned ones and near-duplicates, in all poses allowed."""
+    found = cached_templates(spec.templates, spec.tile, spec.background, listener, spec.jobs)
+    if spec.ban is not None:
+        found = without(found, read_ban(spec.ban))
+    if spec.dedupe is not None:
+        first = near_duplicates(found.at_cell_size(), spec.dedupe)
+        kept = np.flatnonzero(first == np.arange(len(first)))
+        listener.note(f"{len(first) - len(kept):,} of {len(first):,} templates are near-duplicates of others and are left out.")
+        found = found.subset(kept)
+    return found.in_poses(mirror=spec.mirror, rotate=spec.rotate)
+
+
+def cached_templates(
+    folder: Path, tile: tuple[int, int], background: tuple[int, int, int], listener: Listener, jobs: int | None = None
+) -> TemplateSet:
     """The templates of a folder out of the cache or decoded into it; the listener hears what was skipped."""
     templates = load_templates(
         folder,
         tile,
         background=background,
         cache=cache_folder("templates"),
-        jobs=cores(),
+        jobs=jobs or cores(),
         stage=lambda total: listener.stage("templates", total, "templates"),
     )
     if templates.skipped:
@@ -256,7 +313,8 @@ def _run_stages(job: Job, workspace: Workspace, listener: Listener) -> RenderRes
         with timed("unpack", "px", source.size[0] * source.size[1]) as progress:
             source = unpack(source, workspace.group, "source", progress)
     analysis = workspace.add("analysis", "u1", channels=3, px=CELL)
-    run("ingest", lambda box: ingest_chunk(source, grid, analysis, box))
+    colours = workspace.add("colours", "u1", channels=3)
+    run("ingest", lambda box: ingest_chunk(source, grid, analysis, colours, box))
     decoder, features, norm = job.choice.decoder, None, None
     if isinstance(decoder, LearnedDecoder):
         features = workspace.add("features", np.dtype(stored_type(job.precision)).str, channels=FEATURES)
@@ -264,7 +322,8 @@ def _run_stages(job: Job, workspace: Workspace, listener: Listener) -> RenderRes
         run("encode", lambda box: encode_chunk(job.encoder, grid, analysis, features, moments, plan.chunk, box))
         with timed("moments", "chunks", plan.chunk_count) as progress:
             picture = Picture(analysis, features, gather_moments(moments, progress))
-    if job.choice.fit_steps or spec.refine:
+    rules = rules_of(spec)
+    if job.choice.fit_steps or spec.refine or rules:
         objective = window_objective(loss_network(job.weights, job.device, job.precision), job.templates, spec.far_weight)
     if job.choice.fit_steps:
         with timed("fit", "steps", job.choice.fit_steps) as progress, shared_cores(1):
@@ -273,7 +332,7 @@ def _run_stages(job: Job, workspace: Workspace, listener: Listener) -> RenderRes
     if isinstance(decoder, LearnedDecoder):
         with torch.no_grad():
             norm = decoder.trunk_norm(picture.moments)
-    k = min(CANDIDATES, len(job.templates)) if spec.refine else 1
+    k = candidates_kept(spec, len(job.templates))
     candidates, scores = workspace.add("candidates", "u4", channels=k), workspace.add("scores", "f4", channels=k)
     score = decoder.score()
     run("decode", lambda box: decode_chunk(decoder, norm, score, grid, analysis, features, candidates, scores, box))
@@ -285,11 +344,29 @@ def _run_stages(job: Job, workspace: Workspace, listener: Listener) -> RenderRes
                 progress(box.area)
     else:
         run("select", lambda box: select_chunk(candidates, index_map, box))
+    cost = None
+    if rules:
+        ruled = RuledMap(rules, grid, len(job.templates), len(job.templates.poses), decoder.query_length)
+
+        def queries(box: Box) -> torch.Tensor:
+            return box_queries(decoder, norm, grid.box, analysis, features, box)
+
+        with timed("rules") as progress, torch.inference_mode():
+            for done in ruled.fill(index_map, candidates, scores, boxes, queries, score, workspace.path):
+                progress(done)
+        cost = (mean_loss(objective, grid, analysis, index_map), mean_loss(objective, grid, analysis, ruled.index_map))
+        for box in boxes:
+            index_map[box.slices] = ruled.index_map[box.slices]
+    mosaic = Mosaic(index_map, job.templates, Tint.of(job.templates, colours, spec.tint) if spec.tint else None)
     with timed("assemble") as progress:
         if spec.preview is not None:
-            write_preview(index_map, job.templates, spec.preview)
-        assemble(index_map, job.templates.pixels, spec.output, progress, compression=spec.compression, quality=spec.quality)
-    return _result(job, index_map, boxes, seconds, peaks)
+            write_preview(mosaic, spec.preview)
+        assemble(mosaic, spec.output, progress, compression=spec.compression, quality=spec.quality)
+    if spec.tile_map is not None:
+        with timed("tile map") as progress:
+            cells = cells_of(index_map, candidates, scores, colours, job.templates, spec.tint)
+            write_tile_map(_heard(cells, progress), spec.tile_map)
+    return _result(job, index_map, boxes, seconds, peaks, cost)
 
 
 def gather_moments(moments: Any, progress: Callable[[int], None]) -> torch.Tensor:
@@ -302,22 +379,38 @@ def gather_moments(moments: Any, progress: Callable[[int], None]) -> torch.Tenso
     return total
 
 
-def _result(job: Job, index_map: Any, boxes: list[Box], seconds: dict[str, float], peaks: dict[str, int]) -> RenderResult:
-    used = np.zeros(len(job.templates), np.bool_)
+def _heard(cells: Iterator[Any], progress: Callable[[int], None]) -> Iterator[Any]:
+    for number, cell in enumerate(cells, 1):
+        yield cell
+        if number % 1024 == 0:
+            progress(1024)
+
+
+def _result(
+    job: Job,
+    index_map: Any,
+    boxes: list[Box],
+    seconds: dict[str, float],
+    peaks: dict[str, int],
+    cost: tuple[float, float] | None,
+) -> RenderResult:
+    used = np.zeros(len(job.templates.names), np.bool_)
     for box in boxes:
-        used[index_map[box.slices]] = True
+        used[np.asarray(index_map[box.slices]) // len(job.templates.poses)] = True
     grid = job.plan.grid
     return RenderResult(
         output=job.spec.output,
         preview=job.spec.preview,
         size=grid.mosaic_size,
         cells=(grid.columns, grid.rows),
-        templates=len(job.templates),
+        templates=len(job.templates.names),
         skipped_templates=job.templates.skipped,
         distinct_templates=int(used.sum()),
         device=device_name(job.device),
         precision=str(job.precision).removeprefix("torch."),
         decoder=job.choice.told,
+        tile_map=job.spec.tile_map,
+        rules_cost=cost,
         chunk=(job.plan.chunk[1], job.plan.chunk[0]),
         projected_bytes=job.plan.projected,
         seconds=seconds,

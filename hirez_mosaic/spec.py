@@ -15,6 +15,7 @@ PRECISIONS = ("auto", "float32", "bfloat16")
 DECODERS = ("auto", "residual", "paper", "l2", "ssim")
 FAR_WEIGHT = 0.3
 MAX_TILE = 4096
+MAX_DISTANCE = 100
 _SIZE_LIMITS = {".jpg": 65_500, ".jpeg": 65_500, ".webp": 16_383}
 _UNITS = {"": 1, "b": 1, "k": 10**3, "m": 10**6, "g": 10**9, "t": 10**12, "ki": 2**10, "mi": 2**20, "gi": 2**30, "ti": 2**40}
 
@@ -46,6 +47,17 @@ class RenderSpec:
     compression: str = "jpeg"
     quality: int = 90
     preview: Path | None = None
+    max_uses: int | None = None
+    min_distance: int = 0
+    unique: bool = False
+    no_repeat_neighbours: bool = False
+    tint: float = 0.0
+    mirror: bool = False
+    rotate: bool = False
+    tile_map: Path | None = None
+    ban: Path | None = None
+    dedupe: float | None = None
+    jobs: int | None = None
     weights: Path | None = None
 
     def __post_init__(self) -> None:
@@ -66,6 +78,18 @@ class RenderSpec:
             raise SettingError(f"--fit adapts the residual decoder and --decoder is {self.decoder}; leave one of them out.")
         if not 0 <= self.far_weight < math.inf:
             raise SettingError(f"The far weight is {self.far_weight}; use 0 or more.")
+        if self.max_uses is not None and self.max_uses < 1:
+            raise SettingError(f"The most uses of a template are {self.max_uses}; use 1 or more.")
+        if self.unique and self.max_uses not in (None, 1):
+            raise SettingError(f"--unique allows one use of a template and --max-uses {self.max_uses}; leave one of them out.")
+        if not 0 <= self.min_distance <= MAX_DISTANCE:
+            raise SettingError(f"The least distance between two uses is {self.min_distance} cells; use 0 to {MAX_DISTANCE}.")
+        if not 0 <= self.tint <= 1:
+            raise SettingError(f"The tint is {self.tint}; use 0 (none) to 1 (the whole way to the source's colour).")
+        if self.dedupe is not None and not 0 <= self.dedupe <= 255:
+            raise SettingError(f"Near-duplicates are {self.dedupe} levels apart; use 0 to 255.")
+        if self.jobs is not None and self.jobs < 1:
+            raise SettingError(f"The number of jobs is {self.jobs}; use 1 or more.")
         if not 1 <= self.quality <= 100:
             raise SettingError(f"The quality is {self.quality}; use 1 to 100.")
         if self.precision not in PRECISIONS:
@@ -79,7 +103,13 @@ class RenderSpec:
 
     def check_places(self) -> None:
         """Raise SettingError where one of source, templates, output, preview and workspace would overwrite another."""
-        named = {"source": self.source, "output": self.output, "preview": self.preview, "workspace": self.workspace}
+        named = {
+            "source": self.source,
+            "output": self.output,
+            "preview": self.preview,
+            "tile map": self.tile_map,
+            "workspace": self.workspace,
+        }
         places = {name: path.resolve() for name, path in named.items() if path is not None}
         for (one, first), (other, second) in combinations(places.items(), 2):
             if first == second or first in second.parents or second in first.parents:

@@ -3,6 +3,7 @@
     workspace/                attributes: hirez_mosaic_schema
     ├── source        (H, W, channels)          samples of a source that could only be read from top to bottom
     ├── analysis      (8 rows, 8 columns, 3)    uint8, sRGB
+    ├── colours       (rows, columns, 3)        uint8, sRGB: the mean of each cell
     ├── features      (rows, columns, 256)      float16, or float32 at full precision
     ├── moments       (chunk rows, chunk columns, 257, 257)  float64, see `encode`
     ├── candidates    (rows, columns, k)        uint32, best first
@@ -78,7 +79,7 @@ def workspace_bytes(grid: CellGrid, chunk: tuple[int, int], feature_bytes: int, 
     """Bytes on disk that a finished workspace with k candidates a cell takes, without an unpacked source."""
     chunks = math.prod(grid.chunk_counts(chunk))
     padded = chunks * chunk[0] * chunk[1]
-    return padded * (3 * CELL * CELL + 256 * feature_bytes + k * 8 + 4) + chunks * 257 * 257 * 8
+    return padded * (3 * CELL * CELL + 256 * feature_bytes + k * 8 + 4 + 3) + chunks * 257 * 257 * 8
 
 
 def _is_workspace(path: Path) -> bool:

@@ -11,7 +11,7 @@ from conftest import photo
 from PIL import Image
 
 from hirez_mosaic import assemble as assemble_module
-from hirez_mosaic.assemble import MosaicStream, assemble, check_output, output_bytes, projected_bytes, strip_rows, write_preview
+from hirez_mosaic.assemble import Mosaic, MosaicStream, assemble, check_output, output_bytes, projected_bytes, strip_rows, write_preview
 from hirez_mosaic.errors import DiskSpaceError, OutputError, OutputExistsError
 from hirez_mosaic.geometry import CellGrid
 from hirez_mosaic.spec import COMPRESSIONS
@@ -24,6 +24,10 @@ LOSSLESS_COMPRESSIONS = [name for name in COMPRESSIONS if name not in ("jpeg", "
 def numbered(count, width, height):
     """Flat templates: number i is grey i."""
     return np.arange(count, dtype="u1")[:, None, None, None].repeat(height, 1).repeat(width, 2).repeat(3, 3)
+
+
+def of(cells, pixels):
+    return Mosaic(cells, TemplateSet(Path(), tuple(map(str, range(len(pixels)))), pixels, ""))
 
 
 def index_map(rows, columns, count=200):
@@ -68,7 +72,7 @@ def quiet(cells):
 @pytest.mark.parametrize("name", FORMATS)
 def test_every_format_holds_the_numbered_templates(tmp_path, name, tile):
     cells = index_map(13, 11)
-    assemble(cells, numbered(200, *tile), tmp_path / name, quiet, quality=100)
+    assemble(of(cells, numbered(200, *tile)), tmp_path / name, quiet, quality=100)
     expected, made = mosaic_of(cells, *tile), read(tmp_path / name)
     assert made.shape == expected.shape
     assert np.abs(made.astype(int) - expected).max() <= (0 if name in ("a.png", "a.zarr") else 8)
@@ -77,7 +81,7 @@ def test_every_format_holds_the_numbered_templates(tmp_path, name, tile):
 @pytest.mark.parametrize("compression", LOSSLESS_COMPRESSIONS)
 def test_tiff_compressions_without_loss_are_exact(tmp_path, compression):
     cells = index_map(40, 30)
-    assemble(cells, numbered(200, 24, 16), tmp_path / "a.tif", quiet, compression=compression)
+    assemble(of(cells, numbered(200, 24, 16)), tmp_path / "a.tif", quiet, compression=compression)
     np.testing.assert_array_equal(read(tmp_path / "a.tif"), mosaic_of(cells, 24, 16))
     np.testing.assert_array_equal(tifffile.imread(tmp_path / "a.tif"), mosaic_of(cells, 24, 16))
 
@@ -85,7 +89,7 @@ def test_tiff_compressions_without_loss_are_exact(tmp_path, compression):
 @pytest.mark.parametrize("compression", ["jpeg", "webp"])
 def test_tiff_compressions_with_loss_are_close(tmp_path, compression):
     cells = index_map(40, 30)
-    assemble(cells, numbered(200, 24, 16), tmp_path / "a.tif", quiet, compression=compression, quality=95)
+    assemble(of(cells, numbered(200, 24, 16)), tmp_path / "a.tif", quiet, compression=compression, quality=95)
     errors = np.abs(read(tmp_path / "a.tif").astype(int) - mosaic_of(cells, 24, 16))
     assert errors.mean() < 2
     assert errors.max() < 40
@@ -96,14 +100,14 @@ def test_quality_tells(tmp_path):
     for name in ("a.tif", "a.jpg", "a.webp"):
         sizes = []
         for quality in (20, 95):
-            assemble(cells, templates, tmp_path / name, quiet, quality=quality)
+            assemble(of(cells, templates), tmp_path / name, quiet, quality=quality)
             sizes.append((tmp_path / name).stat().st_size)
         assert sizes[1] > 2 * sizes[0]
 
 
 def test_the_tiff_is_tiled_pyramidal_and_big(tmp_path):
     cells = index_map(40, 30)
-    assemble(cells, numbered(200, 32, 32), tmp_path / "a.tif", quiet, compression="deflate")
+    assemble(of(cells, numbered(200, 32, 32)), tmp_path / "a.tif", quiet, compression="deflate")
     with tifffile.TiffFile(tmp_path / "a.tif") as file:
         assert file.is_bigtiff
         assert [(page.is_tiled, page.tilewidth, page.tilelength) for page in file.pages] == [(True, 256, 256)] * len(file.pages)
@@ -117,7 +121,7 @@ NAMES = ["a.TIF", "a.DZI", "a.ZARR", "a.b.dzi", "a.zip.dzi", "a[1].dzi", "a[1].p
 @pytest.mark.parametrize("name", NAMES)
 def test_names_of_any_form(tmp_path, name):
     cells = index_map(3, 4)
-    assemble(cells, numbered(200, 16, 16), tmp_path / name, quiet, quality=100)
+    assemble(of(cells, numbered(200, 16, 16)), tmp_path / name, quiet, quality=100)
     assert np.abs(read(tmp_path / name).astype(int) - mosaic_of(cells, 16, 16)).max() <= 8
     parts = {name, f"{name[:-4]}_files"} if name.lower().endswith("dzi") else {name}
     assert {path.name for path in tmp_path.iterdir()} == parts
@@ -132,7 +136,7 @@ def test_strips_of_any_height_give_the_same_px(tmp_path, strip_bytes, height, mo
     monkeypatch.setattr(assemble_module, "_STRIP_BYTES", strip_bytes)
     cells = index_map(6, 7)
     templates = np.random.default_rng(1).integers(0, 256, (200, height, 16, 3), dtype="u1")
-    assemble(cells, templates, tmp_path / "a.png", quiet)
+    assemble(of(cells, templates), tmp_path / "a.png", quiet)
     expected = templates[cells].transpose(0, 2, 1, 3, 4).reshape(6 * height, 7 * 16, 3)
     np.testing.assert_array_equal(read(tmp_path / "a.png"), expected)
 
@@ -145,7 +149,7 @@ def test_a_strip_is_the_largest_divisor_of_the_tile_that_fits(monkeypatch):
 
 def test_the_stream_is_a_tiff_that_others_read(tmp_path):
     cells = index_map(5, 3)
-    stream = MosaicStream(cells, numbered(200, 8, 6), quiet)
+    stream = MosaicStream(of(cells, numbered(200, 8, 6)), quiet)
     size = stream._seek(0, 2)
     stream._seek(0, 0)
     (tmp_path / "stream.tif").write_bytes(b"".join(iter(lambda: stream._read(1000), b"")))
@@ -157,14 +161,14 @@ def test_the_stream_is_a_tiff_that_others_read(tmp_path):
 def test_the_index_map_may_be_a_chunked_array(tmp_path, name):
     cells = index_map(23, 17)
     stored = zarr.create_array({}, data=cells, chunks=(5, 4))
-    assemble(stored, numbered(200, 4, 4), tmp_path / name, quiet)
+    assemble(of(stored, numbered(200, 4, 4)), tmp_path / name, quiet)
     np.testing.assert_array_equal(read(tmp_path / name), mosaic_of(cells, 4, 4))
 
 
 @pytest.mark.parametrize("name", FORMATS)
 def test_progress_counts_every_cell_once(tmp_path, name):
     done = []
-    assemble(index_map(13, 11), numbered(200, 16, 16), tmp_path / name, done.append)
+    assemble(of(index_map(13, 11), numbered(200, 16, 16)), tmp_path / name, done.append)
     assert sum(done) == 13 * 11
 
 
@@ -174,9 +178,9 @@ def test_progress_counts_every_cell_once(tmp_path, name):
 @pytest.mark.parametrize("name", FORMATS)
 def test_an_output_that_is_there_is_replaced(tmp_path, name):
     big, small = index_map(30, 30), index_map(2, 3)
-    assemble(big, numbered(200, 32, 32), tmp_path / name, quiet, quality=100)
+    assemble(of(big, numbered(200, 32, 32)), tmp_path / name, quiet, quality=100)
     before = sorted(tmp_path.iterdir())
-    assemble(small, numbered(200, 32, 32), tmp_path / name, quiet, quality=100)
+    assemble(of(small, numbered(200, 32, 32)), tmp_path / name, quiet, quality=100)
     assert sorted(tmp_path.iterdir()) == before
     assert np.abs(read(tmp_path / name).astype(int) - mosaic_of(small, 32, 32)).max() <= 8
     if name == "a.dzi":
@@ -186,7 +190,7 @@ def test_an_output_that_is_there_is_replaced(tmp_path, name):
 def test_a_zarr_replaces_a_file_of_its_name(tmp_path):
     (tmp_path / "a.zarr").write_text("something else")
     cells = index_map(2, 3)
-    assemble(cells, numbered(200, 8, 8), tmp_path / "a.zarr", quiet)
+    assemble(of(cells, numbered(200, 8, 8)), tmp_path / "a.zarr", quiet)
     np.testing.assert_array_equal(read(tmp_path / "a.zarr"), mosaic_of(cells, 8, 8))
 
 
@@ -199,11 +203,11 @@ def contents(folder):
 def test_a_failure_leaves_what_was_there_and_nothing_else(tmp_path, name, there):
     cells = index_map(20, 20)
     if there:
-        assemble(cells, numbered(200, 16, 16), tmp_path / name, quiet)
+        assemble(of(cells, numbered(200, 16, 16)), tmp_path / name, quiet)
     before = contents(tmp_path)
     cells[19, 19] = 200  # there are templates 0 to 199
     with pytest.raises(IndexError, match="200 is out of bounds"):
-        assemble(cells, numbered(200, 16, 16), tmp_path / name, quiet)
+        assemble(of(cells, numbered(200, 16, 16)), tmp_path / name, quiet)
     assert contents(tmp_path) == before
     assert not there or before
 
@@ -216,7 +220,7 @@ def test_a_disk_that_takes_no_more_is_an_output_error(tmp_path, name):
     resource.setrlimit(resource.RLIMIT_FSIZE, (1000, limits[1]))
     try:
         with pytest.raises(OutputError, match="The mosaic could not be written: "):
-            assemble(index_map(20, 20), templates, tmp_path / name, quiet)
+            assemble(of(index_map(20, 20), templates), tmp_path / name, quiet)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
     assert list(tmp_path.iterdir()) == []
@@ -228,7 +232,7 @@ def test_a_full_disk_is_told_apart(tmp_path, monkeypatch):
 
     monkeypatch.setattr(assemble_module.zarr, "create_array", full)
     with pytest.raises(DiskSpaceError, match="could not be written: No space left on device"):
-        assemble(index_map(2, 2), numbered(200, 8, 8), tmp_path / "a.zarr", quiet)
+        assemble(of(index_map(2, 2), numbered(200, 8, 8)), tmp_path / "a.zarr", quiet)
     assert list(tmp_path.iterdir()) == []
 
 
@@ -238,7 +242,7 @@ def test_libvips_words_for_a_full_disk_are_known(tmp_path, monkeypatch):
 
     monkeypatch.setattr(pyvips.Image, "pngsave", full, raising=False)
     with pytest.raises(DiskSpaceError, match="could not be written: unix error: No space left on device"):
-        assemble(index_map(2, 2), numbered(200, 8, 8), tmp_path / "a.png", quiet)
+        assemble(of(index_map(2, 2), numbered(200, 8, 8)), tmp_path / "a.png", quiet)
 
 
 def test_an_interrupt_stops_and_leaves_nothing(tmp_path, monkeypatch):
@@ -247,7 +251,7 @@ def test_an_interrupt_stops_and_leaves_nothing(tmp_path, monkeypatch):
 
     monkeypatch.setattr(assemble_module, "wait", interrupted)
     with pytest.raises(KeyboardInterrupt):
-        assemble(index_map(100, 100), numbered(200, 32, 32), tmp_path / "a.png", quiet)
+        assemble(of(index_map(100, 100), numbered(200, 32, 32)), tmp_path / "a.png", quiet)
     assert list(tmp_path.iterdir()) == []
 
 
@@ -300,7 +304,7 @@ def test_the_bytes_on_disk_are_foreseen(tmp_path):
 @pytest.mark.parametrize("quality", [90, 100])
 @pytest.mark.parametrize("name", ["a.tif", "a.jpg", "a.webp", "a.png"])
 def test_a_grainy_photo_takes_no_more_than_foreseen(tmp_path, name, quality):
-    assemble(np.zeros((2, 3), "u4"), photo(512, 512)[None], tmp_path / name, lambda cells: None, quality=quality)
+    assemble(of(np.zeros((2, 3), "u4"), photo(512, 512)[None]), tmp_path / name, lambda cells: None, quality=quality)
     assert (tmp_path / name).stat().st_size <= output_bytes((1536, 1024), tmp_path / name, "jpeg", quality)
 
 
@@ -313,14 +317,10 @@ def test_assembly_in_little_memory_is_foreseen(tmp_path):
 # --- the preview -------------------------------------------------------------------------------------------------------
 
 
-def as_set(pixels):
-    return TemplateSet(Path(), tuple(map(str, range(len(pixels)))), pixels, "")
-
-
 @pytest.mark.parametrize(("rows", "columns", "size"), [(100, 50, (800, 1600)), (50, 100, (1600, 800)), (3, 4, (128, 96))])
 @pytest.mark.parametrize("name", ["p.png", "p.jpg", "p.webp"])
 def test_a_preview_has_1600_px_at_most(tmp_path, name, rows, columns, size):
-    write_preview(index_map(rows, columns), as_set(numbered(200, 32, 32)), tmp_path / name)
+    write_preview(of(index_map(rows, columns), numbered(200, 32, 32)), tmp_path / name)
     with Image.open(tmp_path / name) as image:
         assert image.size == size
     assert [path.name for path in tmp_path.iterdir()] == [name]
@@ -329,7 +329,7 @@ def test_a_preview_has_1600_px_at_most(tmp_path, name, rows, columns, size):
 def test_a_preview_shows_the_mosaic(tmp_path):
     cells = np.array([[0, 100], [200, 50]], "u4")
     templates = numbered(201, 1000, 500)
-    write_preview(cells, as_set(templates), tmp_path / "p.png")
+    write_preview(of(cells, templates), tmp_path / "p.png")
     px = np.asarray(Image.open(tmp_path / "p.png"))
     assert px.shape == (800, 1600, 3)
     assert px[200::400, 400::800, 0].tolist() == cells.tolist()
@@ -340,7 +340,7 @@ def test_a_large_mosaic_is_previewed_from_small_templates(tmp_path, monkeypatch)
     cells = np.array([[0, 1], [1, 0]], "u4")
     templates = np.zeros((2, 40, 20, 3), "u1")
     templates[1, :, 10:] = 255
-    write_preview(cells, as_set(templates), tmp_path / "p.png")
+    write_preview(of(cells, templates), tmp_path / "p.png")
     px = np.asarray(Image.open(tmp_path / "p.png"))
     assert px.shape == (80, 40, 3)
     assert px[20, [5, 15, 25, 35], 0].tolist() == [0, 0, 0, 255]

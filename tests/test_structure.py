@@ -15,13 +15,13 @@ LEVELS = [
     {"geometry", "cache", "vips"},
     {"spec", "colour", "resample"},
     {"store", "sources", "templates", "nets", "photos"},
-    {"ingest", "encode", "decode", "select", "assemble", "loss"},
-    {"fit", "metrics"},
+    {"ingest", "encode", "decode", "select", "tint", "loss", "tilemap"},
+    {"fit", "metrics", "assemble", "rules"},
     {"fitting", "refine"},
     {"choosing", "engine"},
     {"plan"},
     {"rendering"},
-    {"training", "comparing"},
+    {"training", "comparing", "assembling"},
     {"cli"},
 ]
 LEVEL = {room: level for level, rooms in enumerate(LEVELS) for room in rooms}

@@ -99,7 +99,10 @@ def print_summary(console: Console, result: RenderResult) -> None:
     console.print(table)
     console.print(f"{format_bytes(max(result.peak_bytes.values()))} of memory at the peak")
     console.print(f"{result.distinct_templates:,} of {result.templates:,} templates used")
-    console.print(Text(f"{result.output}" + (f" and {result.preview}" if result.preview else ""), style="bold green"))
+    if result.rules_cost is not None:
+        console.print("Eq. 3 is {1:.3f} under the rules, {0:.3f} without, on the windows that were judged".format(*result.rules_cost))
+    made = [str(path) for path in (result.output, result.preview, result.tile_map) if path is not None]
+    console.print(Text(" and ".join(made), style="bold green"))
 
 
 def print_comparison(console: Console, means: "dict[str, Row]", sources: int) -> None:

@@ -8,6 +8,7 @@ from typing import Any
 import click
 
 from hirez_mosaic import __version__
+from hirez_mosaic.cli.assemble import assemble
 from hirez_mosaic.cli.compare import compare
 from hirez_mosaic.cli.render import render
 from hirez_mosaic.cli.run import run
@@ -52,6 +53,7 @@ def main() -> None:
             signal.signal(getattr(signal, name), signal.default_int_handler)
 
 
+main.add_command(assemble)
 main.add_command(compare)
 main.add_command(render)
 main.add_command(run)

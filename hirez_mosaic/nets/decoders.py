@@ -38,6 +38,7 @@ FEATURES = 256
 HALO = 1
 """Cells beyond a cell that its queries depend on: one, by the 3x3 convolution."""
 _EPSILON = 1e-12
+_AT_ONCE = 16_384  # templates
 _FORMAT = "hirez-mosaic decoder 1"
 
 
@@ -212,6 +213,10 @@ class ResidualDecoder(LearnedDecoder):
 
     kind = "residual"
 
+    @property
+    def scoring_bytes(self) -> int:
+        return 4 * CELL_VALUES * self.template_count  # squares, for a moment
+
     def __init__(self, templates: int, fingerprint: str) -> None:
         super().__init__(templates, fingerprint, CELL_VALUES, CELL_VALUES)
         nn.init.zeros_(self.spread.weight)
@@ -222,7 +227,8 @@ class ResidualDecoder(LearnedDecoder):
     def start_from(self, small: torch.Tensor, *, blurred: bool = True) -> "ResidualDecoder":
         """Take the templates (N, 8, 8, 3) in [0, 1], blurred or sharp, as targets; itself."""
         with torch.no_grad():
-            self.targets.copy_((blur_tiled(small) if blurred else small).flatten(1))
+            for targets, some in zip(self.targets.split(_AT_ONCE), small.split(_AT_ONCE), strict=True):
+                targets.copy_((blur_tiled(some) if blurred else some).flatten(1))
         return self
 
     def queries(self, features: torch.Tensor | None, pixels: torch.Tensor, norm: TrunkNorm | None) -> torch.Tensor:

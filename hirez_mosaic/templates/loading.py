@@ -2,6 +2,7 @@
 
 cache/templates/<key>/    key: folder, names, sizes and times of its files, tile, background
 ├── pixels                (N, height, width, 3) uint8, raw
+├── small                 (N, 8, 8, 3) float32, raw: the same as a cell sees them
 └── set.json              names, fingerprint, what was skipped
 """
 
@@ -20,11 +21,13 @@ import numpy as np
 import pyvips
 from numpy.typing import NDArray
 
-from hirez_mosaic.errors import TemplateError
-from hirez_mosaic.templates.template_set import TemplateSet
+from hirez_mosaic.errors import DiskSpaceError, TemplateError
+from hirez_mosaic.geometry import CELL
+from hirez_mosaic.spec import format_bytes
+from hirez_mosaic.templates.template_set import TemplateSet, area_averages
 from hirez_mosaic.vips import fetch, vips_reason
 
-_VERSION = 1  # of the cached form and of the way templates are shrunk
+_VERSION = 2  # of the cached form and of the way templates are shrunk
 _BATCH = 1024  # files handed to the threads at once, at most
 _BATCH_BYTES = 64 << 20  # of decoded templates that wait for their turn, about
 
@@ -53,7 +56,7 @@ def load_templates(
 
     cache: folder that decoded sets are kept in.
     jobs: threads that decode. stage: entered only if there is anything to decode.
-    Raises TemplateError when there is no folder or not one readable picture in it.
+    Raises TemplateError when there is no folder or not one readable picture in it, DiskSpaceError when the cache's disk is too small.
     """
     if not folder.is_dir():
         what = "is a file; name the folder it is in" if folder.exists() else "is not there"
@@ -104,7 +107,13 @@ def _build(
     except OSError as error:
         raise TemplateError(f"The templates cannot be kept in {home.parent}: {error.strerror}.") from error
     try:
-        with (fresh / "pixels").open("wb") as file, stage(len(names)) as progress:
+        needed, free = len(names) * (tile[0] * tile[1] * 3 + CELL * CELL * 3 * 4), shutil.disk_usage(fresh).free
+        if needed > free:
+            raise DiskSpaceError(
+                f"The cache {home.parent} has {format_bytes(free)} free and {len(names)} templates of {tile[0]} x {tile[1]} px take "
+                f"{format_bytes(needed)}; free some, or name a folder on another disk by $HIREZ_MOSAIC_CACHE."
+            )
+        with (fresh / "pixels").open("wb") as file, (fresh / "small").open("wb") as small, stage(len(names)) as progress:
             for name, made in _decode_all(folder, names, tile, background, jobs):
                 if isinstance(made, str):
                     skipped.append((name.encode(errors="backslashreplace").decode(), made))
@@ -112,6 +121,7 @@ def _build(
                     kept.append(name)
                     digest.update(made.data)
                     file.write(made.data)
+                    small.write(area_averages(made[None]).data)
                 progress(1)
         if not kept:
             name, reason = skipped[0]
@@ -162,5 +172,6 @@ def _map(home: Path, folder: Path, tile: tuple[int, int]) -> TemplateSet:
     told: dict[str, Any] = json.loads((home / "set.json").read_text())
     width, height = tile
     pixels = np.memmap(home / "pixels", np.uint8, mode="r", shape=(len(told["names"]), height, width, 3))
+    small = np.memmap(home / "small", np.float32, mode="r", shape=(len(pixels), CELL, CELL, 3))
     skipped = tuple((name, reason) for name, reason in told["skipped"])
-    return TemplateSet(folder, tuple(told["names"]), pixels, told["fingerprint"], skipped)
+    return TemplateSet(folder, tuple(told["names"]), pixels, told["fingerprint"], skipped, small)

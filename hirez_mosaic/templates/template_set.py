@@ -1,25 +1,49 @@
-"""TemplateSet: ordered templates of one size, with a fingerprint."""
+"""TemplateSet: ordered templates of one size, each in one pose or several, with a fingerprint."""
 
-from dataclasses import dataclass
+import hashlib
+import mmap
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
+from hirez_mosaic.errors import SettingError
 from hirez_mosaic.geometry import CELL
 
+RESIDENT = 256 << 20
+"""Bytes of px that a reader of a larger set keeps mapped at most, about; the rest stays on disk."""
 _BLOCK_BYTES = 16 << 20
+
+
+@dataclass(frozen=True)
+class Pose:
+    """How a template lies in its cell: mirrored left to right first, then turned `turns` quarters to the left."""
+
+    mirrored: bool = False
+    turns: int = 0
+
+    def of(self, pixels: NDArray[np.generic]) -> NDArray[np.generic]:
+        """(n, height, width, 3) in this pose."""
+        return np.rot90(pixels[:, :, ::-1] if self.mirrored else pixels, self.turns, axes=(1, 2))
+
+
+UPRIGHT = Pose()
 
 
 @dataclass(frozen=True)
 class TemplateSet:
     """The templates of one job; their order is part of the contract, an index map means nothing without it.
 
+    What an index map holds is a *choice*: number of the template x number of poses + number of the pose.
+
     folder: where they came from.
     names: path of each below the folder, with forward slashes, sorted.
-    pixels: (N, height, width, 3) uint8 sRGB, mapped from disk.
-    fingerprint: BLAKE2b of size, order and pixels, 32 hexadecimal digits.
+    pixels: (files, height, width, 3) uint8 sRGB, mapped from disk.
+    fingerprint: BLAKE2b of size, order, pixels and poses, 32 hexadecimal digits.
     skipped: (name, reason) of each file that could not be read.
+    small: (files, 8, 8, 3) float32 as `at_cell_size`, mapped from disk; made where None.
+    rows: which of the files each template is; all, in order, where None.
     """
 
     folder: Path
@@ -27,29 +51,92 @@ class TemplateSet:
     pixels: NDArray[np.uint8]
     fingerprint: str
     skipped: tuple[tuple[str, str], ...] = ()
+    small: NDArray[np.float32] | None = field(default=None, repr=False)
+    rows: NDArray[np.int64] | None = field(default=None, repr=False)
+    poses: tuple[Pose, ...] = (UPRIGHT,)
 
     def __len__(self) -> int:
-        return len(self.names)
+        """Choices: templates x poses."""
+        return len(self.names) * len(self.poses)
 
     @property
     def tile(self) -> tuple[int, int]:
         """(width, height), px."""
         return self.pixels.shape[2], self.pixels.shape[1]
 
+    def template_of(self, choice: int) -> tuple[str, Pose]:
+        """(path below the folder, pose) of a choice."""
+        number, pose = divmod(choice, len(self.poses))
+        return self.names[number], self.poses[pose]
+
+    def subset(self, kept: NDArray[np.int64]) -> "TemplateSet":
+        """Those templates alone, by number, in their order."""
+        rows = kept if self.rows is None else self.rows[kept]
+        names = tuple(self.names[number] for number in kept)
+        return replace(self, names=names, rows=rows, fingerprint=_digest(self.fingerprint, "rows", rows.tobytes()))
+
+    def in_poses(self, *, mirror: bool, rotate: bool) -> "TemplateSet":
+        """Each template also mirrored, turned, or both: 2, 4 or 8 poses. Raises SettingError for turns of tiles that are not square."""
+        if not mirror and not rotate:
+            return self
+        if rotate and self.tile[0] != self.tile[1]:
+            raise SettingError(f"Only square templates can be turned by a quarter and these are {self.tile[0]} x {self.tile[1]} px.")
+        poses = tuple(Pose(mirrored, turns) for mirrored in (False, True)[: 1 + mirror] for turns in range(4 if rotate else 1))
+        return replace(self, poses=poses, fingerprint=_digest(self.fingerprint, "poses", repr(poses).encode()))
+
+    def take(self, choices: NDArray[np.integer], lines: slice = slice(None)) -> NDArray[np.uint8]:
+        """(n, lines, width, 3) uint8: those lines of px of each choice (n,)."""
+        numbers, poses = np.divmod(choices, len(self.poses))
+        rows = numbers if self.rows is None else self.rows[numbers]
+        if len(self.poses) == 1:
+            return self.pixels[rows, lines]
+        taken = np.empty((len(choices), len(range(*lines.indices(self.tile[1]))), self.tile[0], 3), np.uint8)
+        for number in np.unique(poses):
+            here = poses == number
+            pose = self.poses[number]
+            upright = self.pixels[rows[here], lines] if pose.turns == 0 else self.pixels[rows[here]]
+            taken[here] = pose.of(upright) if pose.turns == 0 else pose.of(upright)[:, lines]
+        return taken
+
+    def release(self) -> None:
+        """Let go of mapped px where the set is a large one; they are read again when they are wanted."""
+        mapping = getattr(self.pixels, "_mmap", None)
+        if mapping is not None and self.pixels.nbytes > RESIDENT and hasattr(mmap, "MADV_DONTNEED"):
+            mapping.madvise(mmap.MADV_DONTNEED)
+
+    def shrunk(self) -> "TemplateSet":
+        """The same choices with px of 8 x 8 alone."""
+        small = np.round(replace(self, rows=None, poses=(UPRIGHT,)).at_cell_size() * 255).astype(np.uint8)
+        return replace(self, pixels=small, small=None)
+
     def at_cell_size(self) -> NDArray[np.float32]:
-        """The templates as a cell sees them: (N, 8, 8, 3) float32 in [0, 1], area averages.
+        """The choices as a cell sees them: (templates x poses, 8, 8, 3) float32 in [0, 1], area averages.
 
         Made 16 MiB or one template at a time, whatever the size of the set.
         """
-        count, height, width, _ = self.pixels.shape
-        down, across = _area_average(height, CELL), _area_average(width, CELL)
-        small = np.empty((count, CELL, CELL, 3), np.float32)
-        step = max(1, _BLOCK_BYTES // (4 * height * width * 3))
-        for start in range(0, count, step):
-            block = self.pixels[start : start + step].astype(np.float32)
-            rows = np.tensordot(block, down, axes=([1], [1]))  # (n, width, 3, 8)
-            small[start : start + step] = np.tensordot(rows, across, axes=([1], [1])).transpose(0, 2, 3, 1) / 255
-        return small
+        if self.small is not None:
+            small = np.array(self.small if self.rows is None else self.small[self.rows])
+        else:
+            step = max(1, _BLOCK_BYTES // (4 * self.tile[0] * self.tile[1] * 3))
+            rows = np.arange(len(self.pixels)) if self.rows is None else self.rows
+            small = np.concatenate([area_averages(self.pixels[rows[start : start + step]]) for start in range(0, len(rows), step)])
+        if self.poses == (UPRIGHT,):
+            return small
+        return np.stack([pose.of(small) for pose in self.poses], 1).reshape(-1, CELL, CELL, 3).astype(np.float32, copy=False)
+
+
+def area_averages(pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
+    """(n, height, width, 3) uint8 -> (n, 8, 8, 3) float32 in [0, 1]."""
+    down, across = (_area_average(length, CELL) for length in pixels.shape[1:3])
+    rows = np.tensordot(pixels.astype(np.float32), down, axes=([1], [1]))  # (n, width, 3, 8)
+    return np.ascontiguousarray(np.tensordot(rows, across, axes=([1], [1])).transpose(0, 2, 3, 1) / np.float32(255))
+
+
+def _digest(*parts: str | bytes) -> str:
+    sha = hashlib.blake2b(digest_size=16)
+    for part in parts:
+        sha.update(part if isinstance(part, bytes) else part.encode())
+    return sha.hexdigest()
 
 
 def _area_average(length: int, wanted: int) -> NDArray[np.float32]:

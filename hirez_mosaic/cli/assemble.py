@@ -1,0 +1,43 @@
+"""`hirez-mosaic assemble`."""
+
+import json
+from dataclasses import asdict
+
+import click
+
+from hirez_mosaic.spec import COMPRESSIONS
+
+
+@click.command(short_help="Make a mosaic again from its tile map.")
+@click.option("--tile-map", required=True, type=click.Path(), help="As render wrote it, perhaps edited: .csv, .json or .parquet.")
+@click.option("--templates", required=True, type=click.Path(), help="Folder of pictures that the tile map names.")
+@click.option("--tile", default="32", show_default=True, help="Size of a template in the mosaic, px: 32 or WxH.")
+@click.option("-o", "--output", required=True, type=click.Path(), help="Mosaic file: .tif .dzi .png .jpg .webp .zarr.")
+@click.option("--tint", type=float, help="Instead of the map's, for all cells: 0 (none) to 1.")
+@click.option("--ban", type=click.Path(), help="Text file of templates, one path a line, that give way to their runner-up.")
+@click.option("--background", default="white", show_default=True, help="Under transparent px: white, black, grey, #rrggbb or r,g,b.")
+@click.option("--compression", type=click.Choice(COMPRESSIONS), default="jpeg", show_default=True, help="Of .tif.")
+@click.option("--quality", type=int, default=90, show_default=True, help="Of JPEG and WebP, 1 to 100.")
+@click.option("--preview", type=click.Path(), help="Also write the mosaic at 1,600 px: .png, .jpg or .webp.")
+@click.option("--jobs", type=int, help="Threads that decode templates.  [default: all cores]")
+@click.option("--overwrite", is_flag=True, help="Replace an output that is there.")
+@click.option("--json", "as_json", is_flag=True, help="Print the result as one line of JSON on standard output.")
+@click.option("--quiet", is_flag=True, help="Print nothing but errors (and --json).")
+def assemble(as_json: bool, quiet: bool, **settings: object) -> None:
+    """Make the mosaic that a tile map describes, without choosing anything anew.
+
+    \b
+    hirez-mosaic render photo.jpg --templates album/ --tile-map photo.csv
+    hirez-mosaic assemble --tile-map photo.csv --templates album/ --tile 64 -o wall.tif
+    """
+    from hirez_mosaic.assembling import assemble_tile_map
+    from hirez_mosaic.cli.console import ConsoleListener
+    from hirez_mosaic.rendering import Listener
+
+    result = assemble_tile_map(**settings, listener=Listener() if quiet else ConsoleListener())  # type: ignore[arg-type]
+    if not quiet:
+        (columns, rows), (width, height) = result.cells, result.size
+        told = f"{columns:,} x {rows:,} cells, {width:,} x {height:,} px, {result.distinct_templates:,} templates, {result.seconds:.1f} s"
+        click.echo(f"{result.output}: {told}", err=True)
+    if as_json:
+        click.echo(json.dumps(asdict(result), default=str))

@@ -1,0 +1,214 @@
+"""Rules for repeating templates, kept on the whole map: at most so many uses of each, and so many cells between two uses.
+
+A greedy choice with a guarantee. The cells with the most to lose, those whose last candidate is furthest behind their first, choose
+first; each takes the best of its candidates that the rules still allow. Cells that have none left choose afterwards, in the same order,
+among all templates that are left. `check_rules` has made sure that there always is one: around a cell lie at most (2 D + 1)^2 - 1
+others, so that many templates may be too near, and the rest must have enough uses for all cells.
+
+Where a small map has a limit of uses alone, the sum of all scores is made the largest there is, by an assignment solver.
+
+All of it follows from candidates and scores, in an order that knows neither chunks nor workers.
+"""
+
+import mmap
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from scipy.optimize import linear_sum_assignment
+
+from hirez_mosaic.decode import best_k
+from hirez_mosaic.errors import TemplateError
+from hirez_mosaic.geometry import Box, CellGrid
+from hirez_mosaic.nets.decoders import Score
+
+CANDIDATES = 32
+"""Choices per cell that are kept for the rules."""
+WINDOW = 64
+"""Side of the windows in which the queries of cells that had no candidate left are made again, cells; whatever the chunks are."""
+_BATCH = 8192  # cells whose candidates are in memory at once
+_TOGETHER = 1024  # of those cells, that choose at once
+_EXACT = 1 << 22  # cells x uses up to which the best assignment is computed
+
+Queries = Callable[[Box], torch.Tensor]
+"""Gives the (cells, D) queries of a box of cells, row-major."""
+
+
+@dataclass(frozen=True)
+class Rules:
+    """How often a template may be used, in whatever pose.
+
+    max_uses: on the whole map; None for any number. min_distance: cells that must lie between two uses, in every direction; 0 for none.
+    """
+
+    max_uses: int | None = None
+    min_distance: int = 0
+
+    def __bool__(self) -> bool:
+        return self.max_uses is not None or self.min_distance > 0
+
+    def needed(self, rows: int, columns: int) -> int:
+        """Templates with which the rules can be kept on a map of so many cells, in whatever order it is filled."""
+        reach = 2 * self.min_distance + 1
+        around = min(reach, rows) * min(reach, columns) - 1
+        return around + (1 if self.max_uses is None else -(-rows * columns // self.max_uses))
+
+    def check(self, rows: int, columns: int, templates: int) -> None:
+        """Raise TemplateError where there are too few templates."""
+        needed = self.needed(rows, columns)
+        if templates >= needed:
+            return
+        uses = {None: "", 1: " with each used once"}.get(self.max_uses, f" with each used {self.max_uses} times at most")
+        apart = f" and {self.min_distance} cells between two uses" if self.min_distance else ""
+        raise TemplateError(
+            f"{rows * columns} cells{uses}{apart} take {needed} templates and there are {templates}, {needed - templates} too few; "
+            "add templates, allow more uses or less distance, or use fewer --columns."
+        )
+
+
+class RuledMap:
+    """An index map that is filled under rules.
+
+    choices: templates x poses. query: length of a query.
+    index_map: (rows, columns) uint32, in memory.
+    """
+
+    def __init__(self, rules: Rules, grid: CellGrid, choices: int, poses: int, query: int) -> None:
+        self._query = query
+        self._rules, self._grid, self._poses = rules, grid, poses
+        self._left = np.full(choices // poses, rules.max_uses or grid.cells, np.int64)
+        self._templates = np.full((grid.rows, grid.columns), -1, np.int32)
+        self.index_map = np.zeros((grid.rows, grid.columns), np.uint32)
+
+    def fill(
+        self, first: Any, candidates: Any, scores: Any, boxes: list[Box], queries: Queries, score: Score, folder: Path
+    ) -> Iterator[int]:
+        """Choose for all cells; yields numbers of cells done.
+
+        first: (rows, columns) what each cell would have without rules. candidates, scores: (rows, columns, k), see `decode`.
+        boxes: their chunks. folder: for what must not be in memory.
+        """
+        cells, choices = self._grid.cells, len(self._left) * self._poses
+        if not self._rules.min_distance and cells * choices * min(int(self._left[0]), cells) <= _EXACT:
+            yield from self._assign(queries, score, choices)
+            return
+        k = candidates.shape[-1] + 1
+        ranked = np.memmap(folder / "ranked", np.uint32, mode="w+", shape=(self._grid.rows, self._grid.columns, k))
+        loss = np.empty((self._grid.rows, self._grid.columns), np.float32)
+        for box in boxes:
+            own = np.asarray(scores[box.slices])
+            loss[box.slices] = own[..., 0] - own[..., -1]
+            ranked[box.slices] = np.concatenate([np.asarray(first[box.slices])[..., None], np.asarray(candidates[box.slices])], -1)
+            _release(ranked)
+        order = np.argsort(-loss.ravel(), kind="stable")
+        flat = ranked.reshape(cells, k)
+        waiting = np.zeros(cells, np.bool_)
+        for start in range(0, cells, _BATCH):
+            batch = order[start : start + _BATCH]
+            near = flat[batch]
+            _release(ranked)
+            for cell, found in zip(batch.tolist(), near.tolist(), strict=True):
+                waiting[cell] = not self._take_first(cell, found)
+            yield len(batch) - int(waiting[batch].sum())
+        del flat, ranked
+        (folder / "ranked").unlink()
+        late = order[waiting[order]]
+        if len(late):
+            yield from self._late(late, waiting, queries, score, folder)
+
+    def _take_first(self, cell: int, found: list[int]) -> bool:
+        """Give a cell the first of these choices that the rules allow; whether there is one."""
+        row, column = divmod(cell, self._grid.columns)
+        reach = self._rules.min_distance
+        near: set[int] = set()
+        if reach:
+            around = Box(row, row + 1, column, column + 1).grown(reach, self._grid.box)
+            near.update(self._templates[around.slices].ravel().tolist())
+        for choice in found:
+            template = choice // self._poses
+            if template not in near and self._left[template] > 0:
+                self._left[template] -= 1
+                self._templates[row, column] = template
+                self.index_map[row, column] = choice
+                return True
+        return False
+
+    def _late(self, late: NDArray[np.int64], waiting: NDArray[np.bool_], queries: Queries, score: Score, folder: Path) -> Iterator[int]:
+        """Let the cells `late`, in this order, choose among all templates that are left."""
+        place = np.zeros(self._grid.cells, np.int32)
+        place[late] = np.arange(len(late))
+        asked: NDArray[np.float32] = np.memmap(folder / "asked", np.float32, mode="w+", shape=(len(late), self._query))
+        for box in self._grid.chunks((WINDOW, WINDOW)):
+            rows, columns = np.nonzero(waiting.reshape(self.index_map.shape)[box.slices])
+            if len(rows):
+                found = queries(box)[torch.from_numpy(rows * box.width + columns)]
+                asked[place[(rows + box.top) * self._grid.columns + columns + box.left]] = found.cpu().numpy()
+                _release(asked)
+        for start in range(0, len(late), _TOGETHER):
+            yield from self._rounds(late[start : start + _TOGETHER], torch.from_numpy(asked[start : start + _TOGETHER]).to(found), score)
+            _release(asked)
+        del asked
+        (folder / "asked").unlink()
+
+    def _rounds(self, cells: NDArray[np.int64], asked: torch.Tensor, score: Score) -> Iterator[int]:
+        """Let cells choose among all that is left, in rounds; the first of a round always finds something. asked: (cells, D) queries."""
+        poses, templates = self._poses, len(self._left)
+        k = min(templates, max(CANDIDATES, (2 * self._rules.min_distance + 1) ** 2))
+        while len(cells):
+            gone = torch.zeros(templates, device=asked.device).masked_fill_(torch.from_numpy(self._left <= 0).to(asked.device), -torch.inf)
+
+            def in_best_pose(query: torch.Tensor, block: slice, gone: torch.Tensor = gone) -> torch.Tensor:
+                return score(query, _posed(block, poses)).unflatten(1, (-1, poses)).amax(2) + gone[block]
+
+            found = best_k(asked, in_best_pose, templates, k)[0].mul(poses).tolist()
+            left = []
+            for number, cell in enumerate(cells.tolist()):
+                if not self._take_first(cell, found[number]):
+                    left.append(number)
+                elif poses > 1:
+                    taken = int(self.index_map.flat[cell])
+                    pose = score(asked[number : number + 1], slice(taken, taken + poses)).argmax()
+                    self.index_map.flat[cell] = taken + int(pose)
+            yield len(cells) - len(left)
+            asked, cells = asked[left], cells[left]
+
+    def _assign(self, queries: Queries, score: Score, choices: int) -> Iterator[int]:
+        """The assignment with the largest sum of scores: a limit of uses is so many copies of each template."""
+        values = score(queries(self._grid.box), slice(0, choices)).unflatten(1, (-1, self._poses))
+        best, pose = values.max(2)
+        copies = int(min(self._left[0], self._grid.cells))
+        cells, taken = linear_sum_assignment(np.repeat(best.double().cpu().numpy(), copies, axis=1), maximize=True)
+        templates = taken // copies
+        chosen = templates * self._poses + pose.cpu().numpy()[cells, templates]
+        self.index_map.flat[cells] = chosen
+        yield len(cells)
+
+
+def _posed(templates: slice, poses: int) -> slice:
+    """The choices of templates."""
+    return slice(templates.start * poses, templates.stop * poses)
+
+
+def _release(array: NDArray[Any]) -> None:
+    """Let the system take back the memory of what is mapped."""
+    mapping = getattr(array, "_mmap", None)
+    if mapping is not None and hasattr(mmap, "MADV_DONTNEED"):
+        array.flush()  # type: ignore[attr-defined]
+        mapping.madvise(mmap.MADV_DONTNEED)
+
+
+def projected_bytes(grid: CellGrid, query: int, choices: int, k: int) -> int:
+    """Bytes that keeping the rules holds at most: the map and its order, and a window's queries and candidates."""
+    window = min(WINDOW, grid.rows) * min(WINDOW, grid.columns)
+    exact = 3 * 8 * _EXACT if grid.cells * choices <= _EXACT else 0
+    return (
+        grid.cells * (4 + 4 + 4 + 8 + 8 + 4 + 1)
+        + window * query * 4 * 4
+        + _TOGETHER * (query * 4 * 2 + min(choices, k) * 12 * 8)
+        + _BATCH * CANDIDATES * 80
+        + exact
+    )

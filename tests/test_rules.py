@@ -1,0 +1,163 @@
+"""Rules for repeating templates: never broken, never stuck, and the same whatever the chunks are."""
+
+from collections import Counter
+from collections.abc import Callable
+from fractions import Fraction
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import zarr
+from conftest import photo, save
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from hirez_mosaic import rules as rules_module
+from hirez_mosaic.decode import best_k
+from hirez_mosaic.errors import SettingError, TemplateError
+from hirez_mosaic.geometry import Box, CellGrid
+from hirez_mosaic.rendering import render
+from hirez_mosaic.rules import RuledMap, Rules
+
+
+def filled(folder: Path, grid: CellGrid, rules: Rules, templates: int, poses: int, seed: int, chunk: int = 100, k: int = 4) -> RuledMap:
+    """A map over random queries and keys, with few candidates, so that many cells run out of them."""
+    generator = torch.Generator().manual_seed(seed)
+    keys = torch.rand(templates * poses, 3, generator=generator)
+    asked = torch.rand(grid.rows, grid.columns, 3, generator=generator) ** 3  # much alike
+
+    def score(query: torch.Tensor, block: slice) -> torch.Tensor:
+        return 2 * query @ keys[block].T - keys[block].square().sum(1)
+
+    found, values = best_k(asked.flatten(0, 1), score, templates * poses, min(k, templates * poses))
+    candidates, scores = (array.unflatten(0, (grid.rows, grid.columns)).numpy() for array in (found, values))
+    made = RuledMap(rules, grid, templates * poses, poses, 3)
+    boxes = list(grid.chunks((chunk, chunk)))
+    done = list(made.fill(candidates[..., 0], candidates, scores, boxes, lambda box: asked[box.slices].flatten(0, 1), score, folder))
+    assert sum(done) == grid.cells
+    assert not list(folder.iterdir())
+    return made
+
+
+def broken(rules: Rules, index_map: np.ndarray, poses: int) -> str:
+    """What rule a map breaks; empty where none."""
+    used = index_map.astype(int) // poses
+    most = max(Counter(used.ravel().tolist()).values())
+    if rules.max_uses is not None and most > rules.max_uses:
+        return f"{most} uses"
+    rows, columns = used.shape
+    for row, column in np.ndindex(used.shape):
+        around = Box(row, row + 1, column, column + 1).grown(rules.min_distance, Box(0, rows, 0, columns))
+        if (used[around.slices] == used[row, column]).sum() > 1:
+            return f"two of a kind around {row}, {column}"
+    return ""
+
+
+@settings(max_examples=200, deadline=None)
+@given(
+    rows=st.integers(1, 14),
+    columns=st.integers(1, 14),
+    max_uses=st.none() | st.integers(1, 9),
+    distance=st.integers(0, 3),
+    spare=st.integers(0, 5),
+    poses=st.sampled_from([1, 2, 8]),
+    window=st.integers(2, 9),
+    exact=st.booleans(),
+    seed=st.integers(0, 99),
+)
+def test_no_rule_is_ever_broken_and_no_cell_left_empty(
+    tmp_path_factory: pytest.TempPathFactory,
+    rows: int,
+    columns: int,
+    max_uses: int | None,
+    distance: int,
+    spare: int,
+    poses: int,
+    window: int,
+    exact: bool,
+    seed: int,
+) -> None:
+    rules, grid = Rules(max_uses, distance), CellGrid(rows, columns, (8, 8), Fraction(1))
+    templates = rules.needed(rows, columns) + spare
+    folder = tmp_path_factory.mktemp("map")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(rules_module, "WINDOW", window)
+        patch.setattr(rules_module, "_TOGETHER", 7)
+        if not exact:
+            patch.setattr(rules_module, "_EXACT", 0)
+        maps = [filled(folder, grid, rules, templates, poses, seed, chunk).index_map for chunk in (3, 5, 100)]
+    assert broken(rules, maps[0], poses) == ""
+    assert (maps[0] == maps[1]).all()
+    assert (maps[0] == maps[2]).all()
+    with pytest.raises(TemplateError):
+        rules.check(rows, columns, rules.needed(rows, columns) - 1)
+
+
+def test_rules_that_do_not_bind_change_nothing(tmp_path: Path) -> None:
+    grid = CellGrid(9, 11, (8, 8), Fraction(1))
+    free = filled(tmp_path, grid, Rules(99), 12, 1, 0)
+    generator = torch.Generator().manual_seed(0)
+    keys, asked = torch.rand(12, 3, generator=generator), torch.rand(99, 3, generator=generator) ** 3
+    assert (torch.cdist(asked, keys).argmin(1).numpy() == free.index_map.ravel()).all()
+
+
+def test_a_small_map_gets_the_best_assignment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    grid = CellGrid(6, 7, (8, 8), Fraction(1))
+    generator = torch.Generator().manual_seed(3)
+    keys, asked = torch.rand(45, 3, generator=generator), torch.rand(42, 3, generator=generator) ** 3
+    distance = torch.cdist(asked, keys).square().numpy()
+    exact = filled(tmp_path, grid, Rules(1), 45, 1, 3)
+    monkeypatch.setattr(rules_module, "_EXACT", 0)
+    greedy = filled(tmp_path, grid, Rules(1), 45, 1, 3)
+    cost = [distance[range(42), made.index_map.ravel()].sum() for made in (exact, greedy)]
+    assert cost[0] < cost[1] < 2.5 * cost[0]
+
+
+def test_too_few_templates_is_said_with_the_numbers() -> None:
+    with pytest.raises(TemplateError, match=r"100 cells with each used once take 100 templates and there are 99, 1 too few; add templates"):
+        Rules(1).check(10, 10, 99)
+    with pytest.raises(TemplateError, match=r"100 cells with each used 4 times at most and 1 cells between two uses take 33 .* 13 too few"):
+        Rules(4, 1).check(10, 10, 20)
+    Rules(None, 1).check(1, 100, 3)  # on a single row three take turns
+    with pytest.raises(TemplateError, match="1 too few"):
+        Rules(None, 1).check(1, 100, 2)
+
+
+@pytest.mark.usefixtures("own_cache", "with_random_weights")
+@pytest.mark.parametrize(
+    "how", [{"no_repeat_neighbours": True, "max_uses": 5}, {"unique": True, "mirror": True}, {"min_distance": 2, "refine": 2}]
+)
+def test_a_render_keeps_the_rules_whatever_the_chunks_and_workers(
+    tmp_path: Path, make_templates: Callable[[int], Path], how: dict[str, int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source, folder = save(tmp_path / "source.png", photo(70, 86)), make_templates(130)
+    monkeypatch.setattr(rules_module, "WINDOW", 6)
+    monkeypatch.setattr(rules_module, "_EXACT", 0)
+    maps = []
+    for number, (chunk, workers) in enumerate([(3, 1), (5, 2), (100, 2)]):
+        monkeypatch.setattr("hirez_mosaic.plan.cores", lambda workers=workers: workers)
+        work = tmp_path / f"work{number}"
+        result = render(
+            source, folder, 8, tmp_path / f"{number}.png", fit=0, chunk=chunk, workspace=work, precision="float32", device="cpu", **how
+        )
+        maps.append(zarr.open_array(work / "index_map", mode="r")[:])
+        assert result.rules_cost is not None
+    assert (maps[0] == maps[1]).all()
+    assert (maps[0] == maps[2]).all()
+    rules = Rules(1 if "unique" in how else how.get("max_uses"), max(how.get("min_distance", 0), int("no_repeat_neighbours" in how)))
+    assert broken(rules, maps[0], 2 if "mirror" in how else 1) == ""
+
+
+@pytest.mark.usefixtures("own_cache")
+def test_wrong_rules_are_refused_before_the_work(tmp_path: Path, make_templates: Callable[[int], Path]) -> None:
+    source, folder = save(tmp_path / "source.png", photo(64, 64)), make_templates(9)
+    for how, error in [
+        ({"unique": True}, "64 cells with each used once take 64 templates and there are 9, 55 too few"),
+        ({"max_uses": 0}, "most uses of a template are 0"),
+        ({"unique": True, "max_uses": 2}, "leave one of them out"),
+        ({"min_distance": -1}, "least distance between two uses is -1"),
+    ]:
+        with pytest.raises((TemplateError, SettingError), match=error):
+            render(source, folder, 8, tmp_path / "out.png", **how)
+    assert not (tmp_path / "out.png").exists()
