@@ -1,0 +1,86 @@
+"""Templates that look alike in a cell: found in bounded memory, with the same answer on every machine."""
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+LEVELS = 3.0
+"""Of 255: by how much two templates may differ, root mean square over a cell's px and channels, and still pass for one."""
+
+_LEAF = 256  # templates settled one by one
+_ROWS, _COLUMNS = 512, 8192  # of a block of comparisons: 16 MiB
+
+
+def near_duplicates(small: NDArray[np.float32], levels: float = LEVELS) -> NDArray[np.int64]:
+    """For each template the index of the first one it is a near-duplicate of; itself where it is none.
+
+    small: (N, 8, 8, 3) float32 in [0, 1], as of `TemplateSet.at_cell_size`; compared in whole levels of 255, which float32 computes with
+    exactly. levels: root mean square difference up to which two are near-duplicates. Returns (N,) int64.
+    Only a template that is kept, that is no near-duplicate itself, takes others in: what is dropped lies within `levels` of what is kept.
+
+    Templates whose means differ by more than `levels` are never compared, for their px then differ by more, too. Of n templates spread over
+    the levels evenly, that leaves about n^2 x levels / 255 comparisons of 192 numbers; n^2 / 2 where all have one mean and none is dropped.
+    Holds 192 bytes a template and about 40 MiB.
+    """
+    values = np.empty((len(small), small[0].size if len(small) else 0), np.int8)
+    for start in range(0, len(small), _COLUMNS):
+        part = small[start : start + _COLUMNS].reshape(-1, values.shape[1])
+        values[start : start + _COLUMNS] = np.round(np.clip(part, 0, 1) * 255) - 128
+    first = np.arange(len(small), dtype=np.int64)
+    _settle(first.copy(), _Compared(values, levels), first)
+    return first
+
+
+class _Compared:
+    """values: (N, K) int8."""
+
+    def __init__(self, values: NDArray[np.int8], levels: float) -> None:
+        self._values = values
+        self._sums = values.sum(1, dtype=np.int64)
+        self._window = levels * values.shape[1]  # of sums: means differ by no more than px do, root mean square
+        self._radius = levels**2 * values.shape[1]  # of squared distances
+
+    def among(self, members: NDArray[np.int64]) -> NDArray[np.bool_]:
+        """(n, n): which of the members are within the distance of each other."""
+        return self._near(members, members).numpy()
+
+    def first_within(self, members: NDArray[np.int64], kept: NDArray[np.int64]) -> NDArray[np.int64]:
+        """(n,): for each member the first of `kept` within the distance, the member itself where there is none."""
+        first = np.full(len(members), len(self._values))
+        kept = kept[np.argsort(self._sums[kept], kind="stable")]
+        theirs = self._sums[kept]
+        order = np.argsort(self._sums[members], kind="stable")
+        for start in range(0, len(members), _ROWS):
+            rows = order[start : start + _ROWS]
+            sums = self._sums[members[rows]]
+            begin = np.searchsorted(theirs, sums[0] - self._window)
+            end = np.searchsorted(theirs, sums[-1] + self._window, side="right")
+            for left in range(begin, end, _COLUMNS):
+                columns = kept[left : min(left + _COLUMNS, end)]
+                near = self._near(members[rows], columns)
+                hit = near.any(1).numpy()
+                if hit.any():
+                    found = np.where(near[torch.from_numpy(hit)].numpy(), columns, len(self._values)).min(1)
+                    first[rows[hit]] = np.minimum(first[rows[hit]], found)
+        return np.where(first < len(self._values), first, members)
+
+    def _near(self, rows: NDArray[np.int64], columns: NDArray[np.int64]) -> torch.Tensor:
+        ours, theirs = (torch.from_numpy(self._values[which]).float() for which in (rows, columns))
+        half = theirs.square().sum(1).div_(2)
+        limit = (ours.square().sum(1) - self._radius) / 2
+        return torch.addmm(half, ours, theirs.T, beta=-1) >= limit[:, None]  # |a - b|^2 <= radius
+
+
+def _settle(members: NDArray[np.int64], compared: _Compared, first: NDArray[np.int64]) -> None:
+    """Fill `first` at the members, ascending indices that nothing before them takes in."""
+    if len(members) <= _LEAF:
+        near = compared.among(members)
+        for here, index in enumerate(members):
+            if first[index] == index:
+                taken = members[here:][near[here, here:]]
+                first[taken[first[taken] == taken]] = index
+        return
+    head, tail = np.array_split(members, 2)
+    _settle(head, compared, first)
+    first[tail] = compared.first_within(tail, head[first[head] == head])
+    _settle(tail[first[tail] == tail], compared, first)
