@@ -1,6 +1,8 @@
 """libvips, set up for this program: no operation cache, and two helpers every user of it needs."""
 
+import html
 import re
+from pathlib import Path
 
 import numpy as np
 import pyvips
@@ -17,6 +19,24 @@ def fetch(image: pyvips.Image, width: int, height: int) -> NDArray[np.uint8]:
     """The first rows and columns of an 8-bit image as (height, width, bands), computed in this thread alone."""
     data = pyvips.Region.new(image).fetch(0, 0, width, height)
     return np.frombuffer(data, np.uint8).reshape(height, width, image.bands)
+
+
+def open_upright(path: Path) -> pyvips.Image:
+    """The first page or frame of a picture as 8-bit sRGB, by its profile where it has one, upright; 3 bands, or 4 with alpha.
+
+    Px are computed when they are asked for, anywhere. Raises pyvips.Error for what cannot be read, UnicodeEncodeError for a name not UTF-8.
+    """
+    image = pyvips.Image.new_from_file(str(path), fail_on="truncated").autorot()
+    if image.get_typeof("icc-profile-data"):
+        image = image.icc_transform("srgb", embedded=True, black_point_compensation=True)
+    return image.colourspace("srgb")[: 4 if image.hasalpha() else 3].cast("uchar")
+
+
+def captioned(image: pyvips.Image, text: str) -> pyvips.Image:
+    """An 8-bit sRGB image under a line of black text on white."""
+    label = pyvips.Image.text(html.escape(text), font="sans 14", width=max(1, image.width - 16))
+    band = label.embed(8, 4, image.width, 30).invert()
+    return band.bandjoin([band, band]).cast("uchar").copy(interpretation="srgb").join(image, "vertical")
 
 
 def vips_reason(error: pyvips.Error) -> str:
