@@ -203,7 +203,7 @@ def colour_name(colour: tuple[int, int, int]) -> str:
     if np.hypot(a, b) < 10:
         return ("black", "dark grey", "grey", "light grey", "white")[min(int(lightness // 20), 4)]
     hue = np.degrees(np.arctan2(b, a)) % 360
-    bounds = (20, "pink"), (50, "red"), (75, "orange"), (110, "yellow"), (170, "green"), (230, "turquoise"), (305, "blue"), (335, "purple")
+    bounds = (20, "pink"), (50, "red"), (75, "orange"), (118, "yellow"), (170, "green"), (230, "turquoise"), (305, "blue"), (335, "purple")
     name = next((name for bound, name in bounds if hue < bound), "pink")
     shade = "dark " if lightness < 35 else "light " if lightness > 75 else ""
     return shade + {"dark orange": "brown", "dark yellow": "olive"}.get(shade + name, name)
@@ -214,16 +214,16 @@ def _write_sheet(templates: TemplateSet, means: NDArray[np.float32], coverage: C
     chroma, hue = np.hypot(means[:, 1], means[:, 2]), np.degrees(np.arctan2(means[:, 2], means[:, 1])) % 360
     order = np.lexsort((means[:, 0], np.where(chroma < 10, -1, hue // 30)))
     chosen = order[np.linspace(0, len(order) - 1, min(len(order), _SHEET)).round().astype(int)]
-    columns = int(np.clip(np.ceil(np.sqrt(2 * len(chosen))), 8, 32))
+    columns = int(np.clip(np.ceil(np.sqrt(2.6 * len(chosen))), 8, 32))
     width = _WIDTH // columns
     shape = width - 2, max(1, round((width - 2) * templates.tile[1] / templates.tile[0]))
     thumbs = pyvips.Image.arrayjoin([_resized(templates.pixels[one], shape) for one in chosen], across=columns, shim=2, background=255)
     shown = f"{len(chosen):,} of {len(templates):,}" if len(chosen) < len(templates) else f"{len(templates):,}"
-    panels = [captioned(thumbs.embed(0, 0, _WIDTH, thumbs.height, extend="white"), f"{templates.folder.name}: {shown} templates")]
+    sheet = captioned(thumbs.embed(0, 0, _WIDTH, thumbs.height, extend="white"), f"{templates.folder.name}: {shown} templates")
     if coverage is not None:
-        panels.insert(0, _coverage_panel(coverage, templates.tile))
+        sheet = _coverage_panel(coverage, templates.tile).join(sheet, "vertical", shim=8, background=255)
     fresh = path.with_name(f".{os.getpid()}-{path.name}")
-    pyvips.Image.arrayjoin(panels, across=1, shim=8, background=255).write_to_file(str(fresh))
+    sheet.write_to_file(str(fresh))
     fresh.replace(path)
 
 
@@ -232,7 +232,7 @@ def _coverage_panel(coverage: Coverage, tile: tuple[int, int]) -> pyvips.Image:
     factor = _WIDTH / 2 / max(columns * tile[0], rows * tile[1])
     shape = max(1, round(columns * tile[0] * factor) - 4), max(1, round(rows * tile[1] * factor))
     heat = np.clip(coverage.distances[..., None] / REACH - [1, 2, 3], 0, 1) * 255  # black within reach, then red, yellow, white
-    titles = coverage.source.name, f"{coverage.reached:.0%} within {REACH:g}; red 20, yellow 30, white 40"
+    titles = coverage.source.name, f"{coverage.reached:.0%} within Delta E {REACH:g}; red 20, yellow 30, white 40"
     images = [_resized(pixels, shape) for pixels in (coverage.analysis, heat.round().astype(np.uint8))]
     sides = [
         captioned(image.embed(0, 0, _WIDTH // 2, image.height, extend="white"), title) for image, title in zip(images, titles, strict=True)
