@@ -21,9 +21,9 @@ from hirez_mosaic.geometry import CELL, CellGrid
 from hirez_mosaic.ingest import ingest_chunk
 from hirez_mosaic.rendering import Listener
 from hirez_mosaic.sources import open_source, unpack
-from hirez_mosaic.spec import parse_colour, parse_tile
+from hirez_mosaic.spec import DUPLICATE_LEVELS, parse_colour, parse_tile
 from hirez_mosaic.templates import TemplateSet, load_templates
-from hirez_mosaic.templates.duplicates import LEVELS, near_duplicates
+from hirez_mosaic.templates.duplicates import near_duplicates
 from hirez_mosaic.vips import captioned
 
 REACH = 10.0
@@ -89,7 +89,7 @@ def inspect(
     *,
     source: str | Path | None = None,
     output: str | Path | None = None,
-    levels: float = LEVELS,
+    levels: float = DUPLICATE_LEVELS,
     background: str | tuple[int, int, int] = "white",
     overwrite: bool = False,
     listener: Listener | None = None,

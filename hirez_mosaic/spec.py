@@ -14,6 +14,7 @@ COMPRESSIONS = ("jpeg", "deflate", "lzw", "webp", "none")
 PRECISIONS = ("auto", "float32", "bfloat16")
 DECODERS = ("auto", "residual", "paper", "l2", "ssim")
 FAR_WEIGHT = 0.3
+DUPLICATE_LEVELS = 3.0
 MAX_TILE = 4096
 _SIZE_LIMITS = {".jpg": 65_500, ".jpeg": 65_500, ".webp": 16_383}
 _UNITS = {"": 1, "b": 1, "k": 10**3, "m": 10**6, "g": 10**9, "t": 10**12, "ki": 2**10, "mi": 2**20, "gi": 2**30, "ti": 2**40}

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from hirez_mosaic.spec import parse_colour, parse_tile
+from hirez_mosaic.spec import DUPLICATE_LEVELS, parse_colour, parse_tile
 
 if TYPE_CHECKING:
     from hirez_mosaic.inspecting import Inspection
@@ -188,7 +188,9 @@ def _print_skipped(skipped: list[tuple[str, str]]) -> None:
 @click.argument("folder", type=click.Path(path_type=Path))
 @click.option("--source", type=click.Path(path_type=Path), help="Picture whose colours the templates should reach.")
 @_TILE
-@click.option("--levels", type=float, default=3.0, show_default=True, help="RMS difference, of 255, up to which two are near-duplicates.")
+@click.option(
+    "--levels", type=float, default=DUPLICATE_LEVELS, show_default=True, help="RMS difference, of 255, up to which two are near-duplicates."
+)
 @click.option("--background", default="white", show_default=True, help="Under transparent px: white, black, grey, #rrggbb or r,g,b.")
 @click.option("-o", "--output", type=click.Path(path_type=Path), help="Contact sheet to write: .png, .jpg or .webp.")
 @click.option("--overwrite", is_flag=True, help="Replace a contact sheet that is there.")

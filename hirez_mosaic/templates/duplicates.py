@@ -4,18 +4,15 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-LEVELS = 3.0
-"""Of 255: by how much two templates may differ, root mean square over a cell's px and channels, and still pass for one."""
-
 _LEAF = 256  # templates settled one by one
 _ROWS, _COLUMNS = 512, 8192  # of a block of comparisons: 16 MiB
 
 
-def near_duplicates(small: NDArray[np.float32], levels: float = LEVELS) -> NDArray[np.int64]:
+def near_duplicates(small: NDArray[np.float32], levels: float) -> NDArray[np.int64]:
     """For each template the index of the first one it is a near-duplicate of; itself where it is none.
 
     small: (N, 8, 8, 3) float32 in [0, 1], as of `TemplateSet.at_cell_size`; compared in whole levels of 255, which float32 computes with
-    exactly. levels: root mean square difference up to which two are near-duplicates. Returns (N,) int64.
+    exactly. levels: of 255, the root mean square difference up to which two are near-duplicates. Returns (N,) int64.
     Only a template that is kept, that is no near-duplicate itself, takes others in: what is dropped lies within `levels` of what is kept.
 
     Templates whose means differ by more than `levels` are never compared, for their px then differ by more, too. Of n templates spread over
