@@ -13,6 +13,7 @@ import torch
 import zarr
 from numpy.typing import NDArray
 
+from hirez_mosaic.assemble import check_output
 from hirez_mosaic.cache import cache_folder
 from hirez_mosaic.colour import from_lab, to_lab
 from hirez_mosaic.engine import cores
@@ -24,7 +25,7 @@ from hirez_mosaic.sources import open_source, unpack
 from hirez_mosaic.spec import DUPLICATE_LEVELS, parse_colour, parse_tile
 from hirez_mosaic.templates import TemplateSet, load_templates
 from hirez_mosaic.templates.duplicates import near_duplicates
-from hirez_mosaic.vips import captioned
+from hirez_mosaic.vips import captioned, vips_reason
 
 REACH = 10.0
 """Delta E 76 up to which a template's mean colour passes for a cell's."""
@@ -130,8 +131,7 @@ def _check_sheet(sheet: Path, source: str | Path | None, folder: Path, overwrite
         raise SettingError(f"The contact sheet {sheet} has no known suffix; use .png, .jpg or .webp.")
     if folder.resolve() in sheet.resolve().parents or (source is not None and sheet.resolve() == Path(source).resolve()):
         raise SettingError(f"The contact sheet {sheet} would become a template or replace the source; name another file.")
-    if sheet.exists() and not overwrite:
-        raise OutputError(f"{sheet} is there already; use --overwrite to replace it.")
+    check_output(sheet, overwrite)
 
 
 def _sizes(templates: TemplateSet, listener: Listener) -> tuple[tuple[tuple[int, int], int], ...]:
@@ -223,8 +223,13 @@ def _write_sheet(templates: TemplateSet, means: NDArray[np.float32], coverage: C
     if coverage is not None:
         sheet = _coverage_panel(coverage, templates.tile).join(sheet, "vertical", shim=8, background=255)
     fresh = path.with_name(f".{os.getpid()}-{path.name}")
-    sheet.write_to_file(str(fresh))
-    fresh.replace(path)
+    try:
+        sheet.write_to_file(str(fresh))
+        fresh.replace(path)
+    except pyvips.Error as error:
+        raise OutputError(f"The contact sheet {path} cannot be written: {vips_reason(error)}.") from error
+    finally:
+        fresh.unlink(missing_ok=True)
 
 
 def _coverage_panel(coverage: Coverage, tile: tuple[int, int]) -> pyvips.Image:

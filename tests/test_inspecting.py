@@ -112,6 +112,7 @@ def test_from_the_command_line(here: Path) -> None:
     assert call("greys", "-o", "sheet.png").exit_code == 0
     for words, code, said in (
         (["greys", "-o", "sheet.png"], 1, "--overwrite"),
+        (["greys", "-o", "none/sheet.png"], 1, "make it first"),
         (["greys", "-o", "sheet.txt"], 2, "no known suffix"),
         (["greys", "-o", "greys/sheet.png"], 2, "would become a template"),
         (["greys", "--levels", "-1", "-o", "a.png"], 2, "use 0 to 255"),

@@ -108,6 +108,9 @@ def test_from_the_command_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
         wrong = call(*words, "-o", "bad")
         assert wrong.exit_code == 2
         assert "either --grid" in wrong.stderr
+    wrong = call("a.png", "--grid", "0", "-o", "bad")
+    assert wrong.exit_code == 2
+    assert "The grid is 0 x 0 px" in wrong.stderr
     for words in (["none.png", "--grid", "4"], ["a.png", "--grid", "50"], ["a.png", "none.png", "--random", "50"]):
         wrong = call(*words, "-o", "bad")
         assert wrong.exit_code == 1

@@ -118,7 +118,7 @@ def slice_(
     if count is not None:
         made, total = slicing.random_crops(sheets, parse_tile(tile or "32"), count, seed), count
     else:
-        cut = slicing.Grid(parse_tile(str(grid)), margin, spacing)
+        cut = slicing.Grid(parse_tile(str(grid), "grid"), margin, spacing)
         total = sum(rows * columns for rows, columns in map(cut.counts, sheets))
         made = slicing.sprites(sheets, cut, tile=None if tile is None else parse_tile(tile), keep_empty=keep_empty)
     _write(made, total, output, overwrite, quiet)
