@@ -1,4 +1,4 @@
-"""libvips, set up for this program: no operation cache, and two helpers every user of it needs."""
+"""libvips, set up for this program: no operation cache, and what every user of it needs."""
 
 import html
 import re
