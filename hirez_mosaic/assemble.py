@@ -24,7 +24,7 @@ from numpy.typing import NDArray
 from hirez_mosaic.errors import DiskSpaceError, OutputError, OutputExistsError
 from hirez_mosaic.geometry import CellGrid
 from hirez_mosaic.templates import RESIDENT, TemplateSet
-from hirez_mosaic.tint import Tint, tinted, to_lab
+from hirez_mosaic.tint import Tint, tinted
 from hirez_mosaic.vips import vips_reason
 
 _STRIP_BYTES = 8 << 20  # of px made at once, about; never more than a row of cells
@@ -80,8 +80,7 @@ class _Reader:
         pixels = np.ascontiguousarray(placed.transpose(1, 0, 2, 3)).reshape(placed.shape[1], -1, 3)
         if self._tint is None:
             return pixels
-        wanted = to_lab(self._colours[row][columns])
-        moves = (wanted - self._tint.own[choices]) * self._strength[row][columns][:, None]
+        moves = self._tint.moves(choices, self._colours[row][columns], self._strength[row][columns])
         return tinted(pixels, moves) if moves.any() else pixels
 
 

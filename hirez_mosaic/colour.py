@@ -67,6 +67,20 @@ def to_srgb(samples: NDArray[Any], colour: Colour, background: tuple[int, int, i
     return np.round(over).astype(np.uint8)
 
 
+def to_lab(pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
+    """(h, w, 3) sRGB as CIELAB float32 (D65; L from 0 to 100): distances are about what the eye sees, 2 the least of it."""
+    return _retold(pixels, "srgb", "lab").numpy()
+
+
+def from_lab(lab: NDArray[np.float32]) -> NDArray[np.uint8]:
+    """The reverse; what sRGB does not hold is clipped."""
+    return _retold(lab, "lab", "srgb").numpy()
+
+
+def _retold(values: NDArray[Any], from_model: str, to_model: str) -> pyvips.Image:
+    return pyvips.Image.new_from_array(np.ascontiguousarray(values), interpretation=from_model).colourspace(to_model)
+
+
 def _full_range(samples: NDArray[Any], bits: int) -> NDArray[Any]:
     """Samples stretched to all of uint8 or uint16."""
     if samples.dtype == np.bool_ or bits == 1:

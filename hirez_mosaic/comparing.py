@@ -13,7 +13,6 @@ import pyvips
 import torch
 import zarr
 from numpy.typing import NDArray
-from PIL import Image, ImageDraw
 
 from hirez_mosaic.cache import cache_folder
 from hirez_mosaic.choosing import loss_network, trained_path
@@ -30,6 +29,7 @@ from hirez_mosaic.nets.weights import resolve_alexnet, resolve_weights
 from hirez_mosaic.rendering import Listener, cached_templates, gather_moments, run_render
 from hirez_mosaic.sources import open_source
 from hirez_mosaic.spec import FAR_WEIGHT, RenderSpec, parse_colour, parse_tile
+from hirez_mosaic.vips import captioned
 
 SELECTIONS = ("L2", "SSIM", "residual", "trained", "fitted", "refined", "soft")
 """In the order of the table; "residual" is unfitted, "refined" is fitted first, "soft" is the fitted decoder's soft mosaic."""
@@ -238,9 +238,7 @@ def _write_figure(panels: dict[str, NDArray[np.uint8]], tile: tuple[int, int], p
         image = pyvips.Image.new_from_array(np.ascontiguousarray(pixels)).copy(interpretation="srgb")
         factor = min(1.0, _FIGURE_SIDE / max(image.width, image.height * taller))
         image = image.resize(factor, vscale=factor * taller, kernel="lanczos3")
-        band = Image.new("RGB", (image.width, 30), "white")
-        ImageDraw.Draw(band).text((8, 4), name, fill="black", font_size=18)  # Pillow's own font: a server may have none
-        images.append(pyvips.Image.new_from_array(np.asarray(band)).copy(interpretation="srgb").join(image, "vertical"))
+        images.append(captioned(image, name))
     fresh = path.with_name(f".{os.getpid()}-{path.name}")
     pyvips.Image.arrayjoin(images, across=4, shim=8, background=[255, 255, 255]).write_to_file(str(fresh))
     fresh.replace(path)

@@ -14,6 +14,7 @@ COMPRESSIONS = ("jpeg", "deflate", "lzw", "webp", "none")
 PRECISIONS = ("auto", "float32", "bfloat16")
 DECODERS = ("auto", "residual", "paper", "l2", "ssim")
 FAR_WEIGHT = 0.3
+DUPLICATE_LEVELS = 3.0
 MAX_TILE = 4096
 MAX_DISTANCE = 100
 _SIZE_LIMITS = {".jpg": 65_500, ".jpeg": 65_500, ".webp": 16_383}
@@ -129,8 +130,8 @@ class RenderSpec:
             )
 
 
-def parse_tile(text: str | int | tuple[int, int]) -> tuple[int, int]:
-    """Template size (width, height) in px from 32, "32" or "48x32". Raises SettingError.
+def parse_tile(text: str | int | tuple[int, int], what: str = "tile") -> tuple[int, int]:
+    """Template size (width, height) in px from 32, "32" or "48x32". what: its name in the message. Raises SettingError.
 
     >>> parse_tile("48x32")
     (48, 32)
@@ -140,11 +141,11 @@ def parse_tile(text: str | int | tuple[int, int]) -> tuple[int, int]:
     else:
         match = re.fullmatch(r"(\d+)(?:[xX](\d+))?", str(text).strip())
         if match is None:
-            raise SettingError(f"The tile is {text!r}; use a number of px such as 32, or WxH such as 48x32.")
+            raise SettingError(f"The {what} is {text!r}; use a number of px such as 32, or WxH such as 48x32.")
         width = int(match[1])
         height = int(match[2] or match[1])
     if not (1 <= width <= MAX_TILE and 1 <= height <= MAX_TILE):
-        raise SettingError(f"The tile is {width} x {height} px; use 1 to {MAX_TILE} px a side.")
+        raise SettingError(f"The {what} is {width} x {height} px; use 1 to {MAX_TILE} px a side.")
     return width, height
 
 

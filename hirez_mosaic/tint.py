@@ -7,6 +7,7 @@ import numpy as np
 import pyvips
 from numpy.typing import NDArray
 
+from hirez_mosaic.colour import to_lab
 from hirez_mosaic.templates import TemplateSet
 
 
@@ -26,13 +27,11 @@ class Tint:
     @classmethod
     def of(cls, templates: TemplateSet, colours: Any, strength: Any) -> "Tint":
         """Of the choices of a template set."""
-        return cls(strength, colours, to_lab(templates.at_cell_size().mean((1, 2)) * 255))
+        return cls(strength, colours, to_lab(np.round(templates.at_cell_size().mean((1, 2)) * 255).astype(np.uint8)[None])[0])
 
-
-def to_lab(colours: NDArray[np.floating[Any] | np.uint8]) -> NDArray[np.float32]:
-    """(n, 3) sRGB, 0 to 255 -> (n, 3) float32 CIELAB, by way of 16 bits a channel."""
-    fine = np.round(colours.astype(np.float64) * 257).clip(0, 65535).astype(np.uint16)
-    return pyvips.Image.new_from_array(fine[None]).copy(interpretation="rgb16").colourspace("lab").numpy().astype(np.float32)[0]
+    def moves(self, choices: NDArray[np.integer], colours: NDArray[np.uint8], strength: NDArray[np.float32]) -> NDArray[np.float32]:
+        """(n, 3) CIELAB that cells move by. choices, strength: (n,). colours: (n, 3)."""
+        return (to_lab(colours[None])[0] - self.own[choices]) * strength[:, None]
 
 
 def tinted(pixels: NDArray[np.uint8], moves: NDArray[np.float32]) -> NDArray[np.uint8]:

@@ -1,10 +1,12 @@
-"""libvips, set up for this program: no operation cache, and two helpers every user of it needs."""
+"""libvips, set up for this program: no operation cache, and what every user of it needs."""
 
 import re
+from pathlib import Path
 
 import numpy as np
 import pyvips
 from numpy.typing import NDArray
+from PIL import Image, ImageDraw
 
 # libvips would remember files by their name, and hand out the old px of one that has changed since.
 pyvips.cache_set_max(0)
@@ -17,6 +19,24 @@ def fetch(image: pyvips.Image, width: int, height: int) -> NDArray[np.uint8]:
     """The first rows and columns of an 8-bit image as (height, width, bands), computed in this thread alone."""
     data = pyvips.Region.new(image).fetch(0, 0, width, height)
     return np.frombuffer(data, np.uint8).reshape(height, width, image.bands)
+
+
+def open_upright(path: Path) -> pyvips.Image:
+    """The first page or frame of a picture as 8-bit sRGB, by its profile where it has one, upright; 3 bands, or 4 with alpha.
+
+    Px are computed when they are asked for, anywhere. Raises pyvips.Error for what cannot be read, UnicodeEncodeError for a name not UTF-8.
+    """
+    image = pyvips.Image.new_from_file(str(path), fail_on="truncated").autorot()
+    if image.get_typeof("icc-profile-data"):
+        image = image.icc_transform("srgb", embedded=True, black_point_compensation=True)
+    return image.colourspace("srgb")[: 4 if image.hasalpha() else 3].cast("uchar")
+
+
+def captioned(image: pyvips.Image, text: str) -> pyvips.Image:
+    """An 8-bit sRGB image under a line of black text on white."""
+    band = Image.new("RGB", (image.width, 30), "white")
+    ImageDraw.Draw(band).text((8, 4), text, fill="black", font_size=18)  # Pillow's own font: a server may have none
+    return pyvips.Image.new_from_array(np.asarray(band)).copy(interpretation="srgb").join(image, "vertical")
 
 
 def vips_reason(error: pyvips.Error) -> str:

@@ -9,11 +9,13 @@ import sys
 from pathlib import Path
 
 import pyvips
-from cut_templates import cut_templates
 from skimage import data
 
 from hirez_mosaic import render
 from hirez_mosaic.cli.console import ConsoleListener, print_summary
+from hirez_mosaic.engine import cores
+from hirez_mosaic.templates.augmenting import Augmentation, augmented
+from hirez_mosaic.templates.making import write_templates
 
 
 def main(folder: Path) -> None:
@@ -22,7 +24,8 @@ def main(folder: Path) -> None:
     astronaut, deep_field = folder / "astronaut.png", folder / "hubble_deep_field.png"
     pyvips.Image.new_from_array(data.astronaut()).write_to_file(str(astronaut))
     pyvips.Image.new_from_array(data.hubble_deep_field()).write_to_file(str(deep_field))
-    cut_templates([deep_field], 6000, 32, folder / "templates", shift=1.0)  # it is nearly black: shift far
+    shifted = Augmentation((32, 32), colour_shift=1.0)  # it is nearly black: shift far
+    write_templates(augmented([deep_field], 6000, shifted, jobs=cores(), skip=print), folder / "templates", overwrite=True)
     listener = ConsoleListener()
     result = render(
         astronaut,

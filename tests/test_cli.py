@@ -126,11 +126,12 @@ def test_bad_input_is_one_sentence_and_leaves_nothing(case: str, here: Path) -> 
 
 
 def test_a_full_disk_is_refused_before_the_work(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    usage = type("Usage", (), {"free": 1000})
-    monkeypatch.setattr("hirez_mosaic.plan.shutil.disk_usage", lambda _: usage)
-    result = call("render", "starry.png", "--templates", "templates", "--quiet")
-    assert result.exit_code == 1
-    assert "has 1000 B free and the job takes about" in " ".join(result.stderr.split())
+    for free, said in ((1000, "has 1000 B free and 8 templates of"), (100_000, "has 97.7 KiB free and the job takes about")):
+        usage = type("Usage", (), {"free": free})
+        monkeypatch.setattr("hirez_mosaic.plan.shutil.disk_usage", lambda _, usage=usage: usage)
+        result = call("render", "starry.png", "--templates", "templates", "--quiet")
+        assert result.exit_code == 1
+        assert said in " ".join(result.stderr.split())
     assert listing(here) == {"starry.png", "templates"}
 
 

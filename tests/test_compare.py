@@ -197,6 +197,16 @@ def test_a_wrong_recipe_is_refused_with_its_line_before_anything_runs(case: str,
     assert not (here / "a.png").exists()
 
 
+def test_a_recipe_can_leave_out_what_an_option_has_a_no_for(tmp_path: Path) -> None:
+    from hirez_mosaic.cli.run import read_recipe
+
+    recipe = tmp_path / "jobs.toml"
+    recipe.write_text('[templates.augment]\npictures = ["photos"]\nmirror = false\nrotate = true\noverwrite = false\noutput = "made"\n')
+    ((label, words),) = read_recipe(recipe, main.commands)
+    assert label == "templates.augment"
+    assert words[:4] == ["--no-mirror", "--rotate", "--output", str(tmp_path / "made")]
+
+
 @pytest.mark.parametrize("recipe", sorted((Path(__file__).parent.parent / "pipelines").glob("*.toml")), ids=lambda path: path.name)
 def test_the_recipes_of_the_project_are_valid(recipe: Path) -> None:
     from hirez_mosaic.cli.run import read_recipe

@@ -21,7 +21,7 @@ LEVELS = [
     {"choosing", "engine"},
     {"plan"},
     {"rendering"},
-    {"training", "comparing", "assembling"},
+    {"training", "comparing", "assembling", "inspecting"},
     {"cli"},
 ]
 LEVEL = {room: level for level, rooms in enumerate(LEVELS) for room in rooms}

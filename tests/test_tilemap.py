@@ -15,11 +15,12 @@ from conftest import photo, save
 from hirez_mosaic.assemble import Mosaic, assemble
 from hirez_mosaic.assembling import assemble_tile_map
 from hirez_mosaic.cli.main import main
+from hirez_mosaic.colour import to_lab
 from hirez_mosaic.errors import SettingError, TileMapError
 from hirez_mosaic.rendering import render
 from hirez_mosaic.templates import TemplateSet
 from hirez_mosaic.templates.template_set import Pose, area_averages
-from hirez_mosaic.tint import Tint, tinted, to_lab
+from hirez_mosaic.tint import Tint, tinted
 
 pytestmark = pytest.mark.usefixtures("own_cache", "with_random_weights")
 
@@ -187,8 +188,8 @@ def test_tint_moves_mean_colours_the_whole_way_or_a_part(tmp_path: Path) -> None
     assemble(Mosaic(index_map, templates, Tint.of(templates, colours, 1.0)), tmp_path / "all.png", lambda cells: None)
     assert np.abs(px(tmp_path / "all.png")[8, ::16][:3].astype(int) - colours[0]).max() <= 1
     assemble(Mosaic(index_map, templates, Tint.of(templates, colours, 0.5)), tmp_path / "half.png", lambda cells: None)
-    expected = (to_lab(flat[:, 0, 0]) + to_lab(colours[0, :2])) / 2
-    assert np.abs(to_lab(px(tmp_path / "half.png")[8, [0, 16]]) - expected).max() < 1
+    expected = (to_lab(flat[None, :, 0, 0]) + to_lab(colours[:, :2])) / 2
+    assert np.abs(to_lab(px(tmp_path / "half.png")[8:9, [0, 16]]) - expected).max() < 1
     assemble(Mosaic(index_map, templates, Tint.of(templates, colours, 0.0)), tmp_path / "none.png", lambda cells: None)
     assert (px(tmp_path / "none.png")[8, ::16] == flat[[0, 1, 0], 0, 0]).all()
 
@@ -197,7 +198,7 @@ def test_tint_keeps_what_is_within_a_template() -> None:
     pixels = np.random.default_rng(0).integers(60, 190, (16, 32, 3), np.uint8)
     moved = tinted(pixels, np.array([[5, 0, 0], [0, 0, 0]], np.float32))
     assert (np.abs(moved[:, 16:].astype(int) - pixels[:, 16:]) <= 1).all()
-    lift = to_lab(moved[:, :16].reshape(-1, 3)) - to_lab(pixels[:, :16].reshape(-1, 3))
+    lift = to_lab(moved[:, :16]) - to_lab(pixels[:, :16])
     assert np.abs(lift - [5, 0, 0]).max() < 1
 
 

@@ -98,7 +98,7 @@ def _words(path: Path, text: str, command: click.Command, label: str, number: in
         elif parameter.is_flag:  # type: ignore[attr-defined]
             if not isinstance(value, bool):
                 raise SettingError(f"{place}: {key} is {value!r}; use true or false.")
-            options += [f"--{key}"] if value else []
+            options += [f"--{key}"] if value else parameter.secondary_opts[:1]
         elif parameter.multiple:
             options += [word for one in values for word in (f"--{key}", one)]
         else:

@@ -1,23 +1,35 @@
-"""`hirez-mosaic templates`: sets that are drawn rather than collected."""
+"""`hirez-mosaic templates`: sets that are drawn or cut, and a look at any set."""
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
-from hirez_mosaic.spec import parse_colour, parse_tile
+from hirez_mosaic.spec import DUPLICATE_LEVELS, parse_colour, parse_tile
+
+if TYPE_CHECKING:
+    from hirez_mosaic.inspecting import Inspection
+    from hirez_mosaic.templates.making import Named
 
 
-@click.group(short_help="Make template sets.")
+@click.group(short_help="Make template sets, and look into them.")
 def templates() -> None:
-    """Make a folder of templates."""
+    """Make a folder of templates, or look into one."""
+
+
+_TILE = click.option("--tile", default="32", show_default=True, help="Size of a template, px: 32 or WxH.")
+_SEED = click.option("--seed", type=click.IntRange(0), default=0, show_default=True, help="Another seed, other templates.")
+_QUIET = click.option("--quiet", is_flag=True, help="Print nothing but errors.")
 
 
 def _output(command: Callable[..., Any]) -> Callable[..., Any]:
+    return _TILE(_folder(command))
+
+
+def _folder(command: Callable[..., Any]) -> Callable[..., Any]:
     command = click.option("--overwrite", is_flag=True, help="Replace a folder that is there.")(command)
-    command = click.option("--tile", default="32", show_default=True, help="Size of a template, px: 32 or WxH.")(command)
     return click.option("-o", "--output", required=True, type=click.Path(path_type=Path), help="Folder to make.")(command)
 
 
@@ -65,3 +77,150 @@ def edges(orientations: int, thickness: tuple[float, ...], greys: int, output: P
     made = making.edges(parse_tile(tile), orientations, thickness, greys)
     count = making.write_templates(made, output, overwrite=overwrite)
     click.echo(f"{output}: {count} templates", err=True)
+
+
+@templates.command("slice", short_help="Sprites of sheets, or random crops.")
+@click.argument("sheets", nargs=-1, required=True, type=click.Path(path_type=Path))
+@click.option("--grid", help="Cut sheets into sprites of this size, px: 32 or WxH.")
+@click.option("--margin", type=click.IntRange(0), default=0, show_default=True, help="Left of and above the first sprite, px.")
+@click.option("--spacing", type=click.IntRange(0), default=0, show_default=True, help="Between two sprites, px.")
+@click.option("--keep-empty", is_flag=True, help="Keep sprites that are transparent or of one colour all over.")
+@click.option("--random", "count", type=click.IntRange(1), metavar="COUNT", help="Cut this many crops at random instead.")
+@click.option("--tile", help="Size of a template, px: 32 or WxH.  [default: that of a sprite; 32 of a random crop]")
+@_SEED
+@_QUIET
+@_folder
+def slice_(
+    sheets: tuple[Path, ...],
+    grid: str | None,
+    margin: int,
+    spacing: int,
+    keep_empty: bool,
+    count: int | None,
+    tile: str | None,
+    seed: int,
+    quiet: bool,
+    output: Path,
+    overwrite: bool,
+) -> None:
+    """Cut the pictures SHEETS into templates as they are, transparency and all.
+
+    \b
+    hirez-mosaic templates slice sprites.png --grid 16 --margin 1 --spacing 1 --tile 32 -o sprites/
+    hirez-mosaic templates slice paintings/*.jpg --random 5000 --tile 32 -o strokes/
+    """
+    from hirez_mosaic.errors import SettingError
+    from hirez_mosaic.templates import slicing
+
+    if (grid is None) == (count is None):
+        raise SettingError("Give either --grid, the size of a sprite, or --random, the number of crops.")
+    made: Iterable[Named]
+    if count is not None:
+        made, total = slicing.random_crops(sheets, parse_tile(tile or "32"), count, seed), count
+    else:
+        cut = slicing.Grid(parse_tile(str(grid), "grid"), margin, spacing)
+        total = sum(rows * columns for rows, columns in map(cut.counts, sheets))
+        made = slicing.sprites(sheets, cut, tile=None if tile is None else parse_tile(tile), keep_empty=keep_empty)
+    _write(made, total, output, overwrite, quiet)
+
+
+@templates.command(short_help="Many templates out of a few pictures.")
+@click.argument("pictures", nargs=-1, required=True, type=click.Path(path_type=Path))
+@click.option("--count", type=click.IntRange(1), default=17500, show_default=True, help="Templates to make.")
+@click.option("--colour-shift", type=click.FloatRange(0, 1), default=0.5, show_default=True, help="How far mean colours move at most.")
+@click.option("--mirror/--no-mirror", default=True, show_default=True, help="Mirror half of them.")
+@click.option("--rotate/--no-rotate", default=True, show_default=True, help="Turn them by any angle.")
+@click.option("--jobs", type=click.IntRange(1), help="Threads that cut; any number makes the same.  [default: all cores]")
+@_SEED
+@_QUIET
+@_output
+def augment(
+    pictures: tuple[Path, ...],
+    count: int,
+    colour_shift: float,
+    mirror: bool,
+    rotate: bool,
+    jobs: int | None,
+    seed: int,
+    quiet: bool,
+    output: Path,
+    tile: str,
+    overwrite: bool,
+) -> None:
+    """Cut templates out of PICTURES, files or folders of them, at random places, sizes and angles, and shift their colours.
+
+    \b
+    hirez-mosaic templates augment hubble/ --count 17500 --tile 32 -o templates/
+    """
+    from hirez_mosaic.engine import cores
+    from hirez_mosaic.templates import augmenting
+
+    skipped: dict[Path, str] = {}
+    how = augmenting.Augmentation(parse_tile(tile), colour_shift, mirror, rotate, seed)
+    made = augmenting.augmented(
+        augmenting.list_pictures(pictures), count, how, jobs=jobs or cores(), skip=lambda path, reason: skipped.update({path: reason})
+    )
+    _write(made, count, output, overwrite, quiet)
+    if not quiet:
+        _print_skipped([(str(path), reason) for path, reason in skipped.items()])
+
+
+def _write(made: "Iterable[Named]", total: int, output: Path, overwrite: bool, quiet: bool) -> None:
+    from hirez_mosaic.cli.console import ConsoleListener
+    from hirez_mosaic.rendering import Listener
+    from hirez_mosaic.templates.making import write_templates
+
+    listener = Listener() if quiet else ConsoleListener()
+    with listener.stage("templates", total, "templates") as progress:
+        count = write_templates(made, output, overwrite=overwrite, progress=progress)
+    if not quiet:
+        click.echo(f"{output}: {count} templates", err=True)
+
+
+def _print_skipped(skipped: list[tuple[str, str]]) -> None:
+    for name, reason in skipped[:20]:
+        click.echo(f"skipped    {name} ({reason})", err=True)
+    if len(skipped) > 20:
+        click.echo(f"skipped    {len(skipped) - 20:,} more", err=True)
+
+
+@templates.command("inspect", short_help="What a folder of templates holds and lacks.")
+@click.argument("folder", type=click.Path(path_type=Path))
+@click.option("--source", type=click.Path(path_type=Path), help="Picture whose colours the templates should reach.")
+@_TILE
+@click.option(
+    "--levels", type=float, default=DUPLICATE_LEVELS, show_default=True, help="RMS difference, of 255, up to which two are near-duplicates."
+)
+@click.option("--background", default="white", show_default=True, help="Under transparent px: white, black, grey, #rrggbb or r,g,b.")
+@click.option("-o", "--output", type=click.Path(path_type=Path), help="Contact sheet to write: .png, .jpg or .webp.")
+@click.option("--overwrite", is_flag=True, help="Replace a contact sheet that is there.")
+def inspect_(folder: Path, overwrite: bool, **settings: Any) -> None:
+    """Tell what the folder of templates FOLDER holds, and which colours of a source it lacks.
+
+    \b
+    hirez-mosaic templates inspect emoji/ --source photo.jpg -o emoji.png
+    """
+    from hirez_mosaic.cli.console import ConsoleListener
+    from hirez_mosaic.inspecting import inspect
+
+    _print_inspection(inspect(folder, overwrite=overwrite, listener=ConsoleListener(), **settings), settings["levels"])
+
+
+def _print_inspection(found: "Inspection", levels: float) -> None:
+    from hirez_mosaic.inspecting import REACH, colour_name
+
+    sizes = ", ".join(f"{width} x {height} px ({count:,})" for (width, height), count in found.sizes[:5])
+    more = f" and {len(found.sizes) - 5:,} sizes more" if len(found.sizes) > 5 else ""
+    click.echo(f"templates  {len(found.templates):,}, {len(found.templates.skipped):,} files skipped")
+    click.echo(f"sizes      {sizes}{more}")
+    click.echo(f"alike      {found.duplicates:,} near-duplicates, within {levels:g} levels of 255 of one before")
+    _print_skipped(list(found.templates.skipped))
+    if (cover := found.coverage) is not None:
+        click.echo(f"source     {cover.source}, {cover.distances.shape[1]} x {cover.distances.shape[0]} cells")
+        click.echo(f"reached    {cover.reached:.1%} of the cells have a template within Delta E {REACH:g}")
+        click.echo(f"distance   {cover.distances.mean():.1f} on average, {cover.worst:.1f} for 95 % of the cells at most")
+        for lack in cover.lacks:
+            code = "#{:02x}{:02x}{:02x}".format(*lack.colour)
+            click.echo(f"lacks      {code} {colour_name(lack.colour)}: {lack.share:.1%} of the source, {lack.distance:.0f} away")
+    if found.sheet is not None:
+        click.echo(f"{found.sheet}", err=True)

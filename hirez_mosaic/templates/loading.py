@@ -61,7 +61,7 @@ def load_templates(
     if not folder.is_dir():
         what = "is a file; name the folder it is in" if folder.exists() else "is not there"
         raise TemplateError(f"The folder of templates {folder} {what}.")
-    files = _list_files(folder)
+    files = list_files(folder)
     if not files:
         raise TemplateError(f"The folder of templates {folder} holds no files.")
     home = cache / _key(folder, files, tile, background)
@@ -70,7 +70,7 @@ def load_templates(
     return _map(home, folder, tile)
 
 
-def _list_files(folder: Path) -> list[tuple[str, int, int]]:
+def list_files(folder: Path) -> list[tuple[str, int, int]]:
     """(path below the folder, size, time of change) of every file, sorted by path."""
     files = []
     for place, subfolders, names in os.walk(folder):

@@ -2,7 +2,7 @@
 
 import shutil
 import tempfile
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import product
 from pathlib import Path
 
@@ -82,9 +82,10 @@ def edges(tile: tuple[int, int], orientations: int, thicknesses: Sequence[float]
                     yield label, np.repeat(grey[:, :, None], 3, axis=2)
 
 
-def write_templates(made: Iterable[Named], folder: Path, *, overwrite: bool) -> int:
+def write_templates(made: Iterable[Named], folder: Path, *, overwrite: bool, progress: Callable[[int], None] = lambda done: None) -> int:
     """Write them as PNG files into `folder`, which appears when it is complete; their number.
 
+    progress: called with each number of templates written.
     Raises OutputExistsError for a folder that is there, unless it was made here and may be replaced; SettingError where nothing is made.
     """
     if folder.exists() and not overwrite:
@@ -99,6 +100,7 @@ def write_templates(made: Iterable[Named], folder: Path, *, overwrite: bool) -> 
         for name, pixels in made:
             Image.fromarray(pixels).save(fresh / name)
             count += 1
+            progress(1)
         if not count:
             raise SettingError("No template would be made; name characters or colours.")
         (fresh / _MARK).write_text("Made by hirez-mosaic templates; it may be replaced by --overwrite.\n")

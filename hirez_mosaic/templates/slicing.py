@@ -1,0 +1,104 @@
+"""Template sets cut out of pictures as they are: the sprites of sheets, and random crops; transparency stays.
+
+Of an animation or a document the first page counts. Pictures are opened one at a time, and px computed as they are asked for.
+"""
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pyvips
+from numpy.typing import NDArray
+
+from hirez_mosaic.errors import TemplateError
+from hirez_mosaic.templates.making import Named
+from hirez_mosaic.vips import fetch, open_upright, vips_reason
+
+
+@dataclass(frozen=True)
+class Grid:
+    """How sprites lie in a sheet, px: `margin` left of and above the first, `spacing` between two.
+
+    sprite: (width, height). What is left over at the right and at the bottom is no sprite.
+    """
+
+    sprite: tuple[int, int]
+    margin: int = 0
+    spacing: int = 0
+
+    def counts(self, sheet: Path) -> tuple[int, int]:
+        """(rows, columns) of sprites in a sheet. Raises TemplateError for what is no picture or too small."""
+        with _opened(sheet) as image:
+            size = image.width, image.height
+        columns, rows = ((side - self.margin + self.spacing) // (one + self.spacing) for side, one in zip(size, self.sprite, strict=True))
+        if rows < 1 or columns < 1:
+            raise TemplateError(
+                f"The sheet {sheet} is {size[0]} x {size[1]} px, too small for a sprite of {self.sprite[0]} x {self.sprite[1]} px "
+                f"and a margin of {self.margin} px; use a smaller --grid or --margin."
+            )
+        return rows, columns
+
+
+def sprites(sheets: Sequence[Path], grid: Grid, *, tile: tuple[int, int] | None = None, keep_empty: bool = False) -> Iterator[Named]:
+    """(name, (height, width, 3 or 4) uint8) of each sprite, row by row; empty ones, transparent or of one colour all over, are left out.
+
+    tile: size to scale them to: whole multiples repeat px, all else is cut to the tile's shape around its centre and resampled by Lanczos.
+    Raises TemplateError for a sheet that cannot be read, is too small, or holds empty sprites only.
+    """
+    for number, sheet in enumerate(sheets):
+        rows, columns = grid.counts(sheet)
+        (width, height), full = grid.sprite, 0
+        with _opened(sheet) as image:
+            for row, column in np.ndindex(rows, columns):
+                left, top = (grid.margin + at * (one + grid.spacing) for at, one in zip((column, row), grid.sprite, strict=True))
+                sprite = image.crop(left, top, width, height)
+                pixels = fetch(sprite, width, height)
+                if keep_empty or not _is_empty(pixels):
+                    full += 1
+                    yield f"{number:03d}-{row:04d}-{column:04d}.png", pixels if tile is None else _at_tile(sprite, tile)
+        if not full:
+            raise TemplateError(
+                f"All {rows * columns} sprites of {width} x {height} px in {sheet} are empty, transparent or of one colour; "
+                "use another --grid, or --keep-empty."
+            )
+
+
+def random_crops(pictures: Sequence[Path], tile: tuple[int, int], count: int, seed: int) -> Iterator[Named]:
+    """(name, (height, width, 3 or 4) uint8) of `count` crops of the tile's shape at random places, as many of each picture, about.
+
+    They are from the tile's own size up to half the picture, log-uniform; a picture below the tile is enlarged. The same seed gives the
+    same crops. Raises TemplateError for a picture that cannot be read.
+    """
+    for first, path in enumerate(pictures):
+        with _opened(path) as image:
+            most = min(image.width / tile[0], image.height / tile[1])
+            for number in range(first, count, len(pictures)):
+                rng = np.random.default_rng([seed, number])
+                scale = min(most, max(1, most / 2) ** rng.uniform(0, 1))
+                width, height = (max(1, int(side * scale)) for side in tile)
+                left, top = (int(rng.integers(0, most + 1)) for most in (image.width - width, image.height - height))
+                yield f"{number:06d}.png", _at_tile(image.crop(left, top, width, height), tile)
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[pyvips.Image]:
+    try:
+        yield open_upright(path)
+    except pyvips.Error as error:
+        raise TemplateError(f"{path} is not a picture that can be read: {vips_reason(error)}.") from error
+    except UnicodeEncodeError as error:
+        raise TemplateError(f"{str(path)!r} cannot be opened: its name is not UTF-8; rename it.") from error
+
+
+def _is_empty(pixels: NDArray[np.uint8]) -> bool:
+    transparent = pixels.shape[2] == 4 and not pixels[..., 3].any()
+    return transparent or bool((pixels == pixels[0, 0]).all())
+
+
+def _at_tile(image: pyvips.Image, tile: tuple[int, int]) -> NDArray[np.uint8]:
+    factor = tile[0] // image.width
+    if (factor * image.width, factor * image.height) == tile:
+        return fetch(image.zoom(factor, factor), *tile)
+    return fetch(image.thumbnail_image(tile[0], height=tile[1], size="both", crop="centre").cast("uchar"), *tile)
