@@ -124,7 +124,7 @@ class Objective:
         self.loss = loss
         self.templates = templates.flatten(1)
         self.far_weight = far_weight
-        self._halves = _half_means(placed(self.templates, Box(0, 1, 0, len(templates))))[0]
+        self._halves = self.templates.view(-1, 2, CELL // 2, 2, CELL // 2, 3).mean((2, 4)).flatten(1)
         self._halves_bias = -self._halves.square().sum(1)
 
     def source_window(self, analysis: Any, box: Box) -> torch.Tensor:
@@ -270,8 +270,8 @@ class Trainer:
 
 
 def objective_bytes(templates: int) -> int:
-    """Bytes that an `Objective` of so many templates holds at most: the templates, and their half cells while they are made."""
-    return 3 * 4 * CELL_VALUES * templates
+    """Bytes that an `Objective` of so many templates holds: px and half cells."""
+    return 4 * (CELL_VALUES + 2 * 2 * 3 + 1) * templates
 
 
 def step_bytes(rows: int, columns: int, itemsize: int) -> int:

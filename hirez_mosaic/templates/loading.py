@@ -31,6 +31,8 @@ _VERSION = 2  # of the cached form and of the way templates are shrunk
 _BATCH = 1024  # files handed to the threads at once, at most
 _BATCH_BYTES = 64 << 20  # of decoded templates that wait for their turn, about
 
+_Decoded = tuple[NDArray[np.uint8], NDArray[np.float32]]
+"""(height, width, 3) px of a template, and (1, 8, 8, 3) as a cell sees it."""
 Stage = Callable[[int], AbstractContextManager[Callable[[int], None]]]
 """Entered with the number of files when decoding begins; gives what to call with each number of files done."""
 
@@ -119,9 +121,10 @@ def _build(
                     skipped.append((name.encode(errors="backslashreplace").decode(), made))
                 else:
                     kept.append(name)
-                    digest.update(made.data)
-                    file.write(made.data)
-                    small.write(area_averages(made[None]).data)
+                    pixels, averages = made
+                    digest.update(pixels.data)
+                    file.write(pixels.data)
+                    small.write(averages.data)
                 progress(1)
         if not kept:
             name, reason = skipped[0]
@@ -142,8 +145,8 @@ def _build(
 
 def _decode_all(
     folder: Path, names: list[str], tile: tuple[int, int], background: tuple[int, int, int], jobs: int
-) -> Iterator[tuple[str, NDArray[np.uint8] | str]]:
-    """(name, pixels or the reason there are none) in the order of `names`."""
+) -> Iterator[tuple[str, _Decoded | str]]:
+    """(name, px or the reason there are none) in the order of `names`."""
     step = max(jobs, min(_BATCH, _BATCH_BYTES // (3 * tile[0] * tile[1])))
     with ThreadPoolExecutor(jobs) as pool:
         for start in range(0, len(names), step):
@@ -151,7 +154,7 @@ def _decode_all(
             yield from zip(batch, pool.map(lambda name: _decode(folder / name, tile, background), batch), strict=True)
 
 
-def _decode(path: Path, tile: tuple[int, int], background: tuple[int, int, int]) -> NDArray[np.uint8] | str:
+def _decode(path: Path, tile: tuple[int, int], background: tuple[int, int, int]) -> _Decoded | str:
     width, height = tile
     try:
         settings = {"height": height, "size": "both", "crop": "centre", "fail_on": "truncated"}
@@ -161,7 +164,8 @@ def _decode(path: Path, tile: tuple[int, int], background: tuple[int, int, int])
         image = image.colourspace("srgb")
         if image.hasalpha():
             image = image.flatten(background=background)
-        return fetch(image.cast("uchar"), width, height)
+        pixels = fetch(image.cast("uchar"), width, height)
+        return pixels, area_averages(pixels[None])
     except pyvips.Error as error:
         return vips_reason(error)
     except UnicodeEncodeError:
