@@ -142,10 +142,11 @@ def candidates_kept(spec: RenderSpec, choices: int) -> int:
     return min(choices, max(refine.CANDIDATES if spec.refine else 1, ruled, mapped))
 
 
-def check_disk(spec: RenderSpec, plan: Plan, workspace: Path, feature_bytes: int, unpacked: int, templates: int) -> None:
+def check_disk(spec: RenderSpec, plan: Plan, workspace: Path, feature_bytes: int, unpacked: int, decoder: Decoder) -> None:
     """Raise DiskSpaceError when the workspace and the mosaic do not fit their disks."""
-    k = candidates_kept(spec, templates)
-    work = workspace_bytes(plan.grid, plan.chunk, feature_bytes, k) + unpacked
+    k = candidates_kept(spec, decoder.template_count)
+    ruled = rules.scratch_bytes(plan.grid, decoder.query_length, k) if rules_of(spec) else 0
+    work = ruled + workspace_bytes(plan.grid, plan.chunk, feature_bytes, k) + unpacked
     mosaic = assemble.output_bytes(plan.grid.mosaic_size, spec.output, spec.compression, spec.quality)
     target = spec.output.absolute().parent
     shared = _existing(workspace).stat().st_dev == target.stat().st_dev

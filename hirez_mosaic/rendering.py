@@ -221,7 +221,7 @@ def run_render(spec: RenderSpec, listener: Listener) -> RenderResult:
     with ExitStack() as cleanup:
         job = prepare(spec, listener, cleanup)
         folder = spec.workspace or _temporary_workspace(spec.output, cleanup)
-        check_disk(spec, job.plan, folder, np.dtype(stored_type(job.precision)).itemsize, job.source.unpacked_bytes, len(job.templates))
+        check_disk(spec, job.plan, folder, np.dtype(stored_type(job.precision)).itemsize, job.source.unpacked_bytes, job.choice.decoder)
         listener.planned(job)
         workspace = Workspace.create(folder, job.plan.grid, job.plan.chunk)
         with shared_cores(job.plan.workers):
@@ -289,44 +289,81 @@ def cached_templates(
     return templates
 
 
-def _run_stages(job: Job, workspace: Workspace, listener: Listener) -> RenderResult:
-    """Ingest, encode, moments, fit, decode, select or refine, assemble."""
-    spec, plan, grid = job.spec, job.plan, job.plan.grid
-    boxes = list(grid.chunks(plan.chunk))
-    seconds: dict[str, float] = {}
-    peaks: dict[str, int] = {}
+class _Clock:
+    """Runs stages, and remembers what each took.
+
+    seconds, peaks: by stage.
+    """
+
+    def __init__(self, job: Job, listener: Listener) -> None:
+        self._plan, self._listener = job.plan, listener
+        self.boxes = list(job.plan.grid.chunks(job.plan.chunk))
+        self.seconds: dict[str, float] = {}
+        self.peaks: dict[str, int] = {}
 
     @contextmanager
-    def timed(name: str, unit: str = "cells", total: int = grid.cells) -> Iterator[Callable[[int], None]]:
+    def timed(self, name: str, unit: str = "cells", total: int | None = None) -> Iterator[Callable[[int], None]]:
         start = time.perf_counter()
-        with listener.stage(name, total, unit) as progress:
+        with self._listener.stage(name, self._plan.grid.cells if total is None else total, unit) as progress:
             yield progress
-        seconds[name] = time.perf_counter() - start
-        peaks[name] = peak_memory()
+        self.seconds[name] = time.perf_counter() - start
+        self.peaks[name] = peak_memory()
 
-    def run(name: str, task: Callable[[Box], None]) -> None:
-        with timed(name) as progress:
-            run_stage(task, boxes, plan.workers, progress)
+    def run(self, name: str, task: Callable[[Box], None]) -> None:
+        with self.timed(name) as progress:
+            run_stage(task, self.boxes, self._plan.workers, progress)
 
+
+@dataclass(frozen=True)
+class _Chosen:
+    """What is in the workspace when every cell has its template; see `store`."""
+
+    index_map: Any
+    candidates: Any
+    scores: Any
+    colours: Any
+    rules_cost: tuple[float, float] | None
+
+
+def _run_stages(job: Job, workspace: Workspace, listener: Listener) -> RenderResult:
+    """Choose and assemble."""
+    spec, clock = job.spec, _Clock(job, listener)
+    chosen = _choose(job, workspace, clock, listener)
+    tint = Tint.of(job.templates, chosen.colours, spec.tint) if spec.tint else None
+    mosaic = Mosaic(chosen.index_map, job.templates, tint)
+    with clock.timed("assemble") as progress:
+        if spec.preview is not None:
+            write_preview(mosaic, spec.preview)
+        assemble(mosaic, spec.output, progress, compression=spec.compression, quality=spec.quality)
+    if spec.tile_map is not None:
+        with clock.timed("tile map") as progress:
+            cells = cells_of(chosen.index_map, chosen.candidates, chosen.scores, chosen.colours, job.templates, spec.tint)
+            write_tile_map(_heard(cells, progress), spec.tile_map)
+    return _result(job, chosen, clock)
+
+
+def _choose(job: Job, workspace: Workspace, clock: _Clock, listener: Listener) -> _Chosen:
+    """Ingest, encode, moments, fit, decode, select or refine, rules."""
+    spec, plan, grid = job.spec, job.plan, job.plan.grid
     source = job.source
     if source.bands is not None:
-        with timed("unpack", "px", source.size[0] * source.size[1]) as progress:
+        with clock.timed("unpack", "px", source.size[0] * source.size[1]) as progress:
             source = unpack(source, workspace.group, "source", progress)
     analysis = workspace.add("analysis", "u1", channels=3, px=CELL)
     colours = workspace.add("colours", "u1", channels=3)
-    run("ingest", lambda box: ingest_chunk(source, grid, analysis, colours, box))
+    clock.run("ingest", lambda box: ingest_chunk(source, grid, analysis, colours, box))
     decoder, features, norm = job.choice.decoder, None, None
     if isinstance(decoder, LearnedDecoder):
         features = workspace.add("features", np.dtype(stored_type(job.precision)).str, channels=FEATURES)
         moments = workspace.add_per_chunk("moments", "f8", (FEATURES + 1, FEATURES + 1))
-        run("encode", lambda box: encode_chunk(job.encoder, grid, analysis, features, moments, plan.chunk, box))
-        with timed("moments", "chunks", plan.chunk_count) as progress:
+        clock.run("encode", lambda box: encode_chunk(job.encoder, grid, analysis, features, moments, plan.chunk, box))
+        with clock.timed("moments", "chunks", plan.chunk_count) as progress:
             picture = Picture(analysis, features, gather_moments(moments, progress))
     rules = rules_of(spec)
     if job.choice.fit_steps or spec.refine or rules:
         objective = window_objective(loss_network(job.weights, job.device, job.precision), job.templates, spec.far_weight)
     if job.choice.fit_steps:
-        with timed("fit", "steps", job.choice.fit_steps) as progress, shared_cores(1):
+        with clock.timed("fit", "steps", job.choice.fit_steps) as progress, shared_cores(1):
             decoder = fitted_decoder(job.choice, picture, grid, objective, cache_folder("decoders"), progress, listener.note)
             decoder.save(workspace.path / "decoder.safetensors")
     if isinstance(decoder, LearnedDecoder):
@@ -335,38 +372,30 @@ def _run_stages(job: Job, workspace: Workspace, listener: Listener) -> RenderRes
     k = candidates_kept(spec, len(job.templates))
     candidates, scores = workspace.add("candidates", "u4", channels=k), workspace.add("scores", "f4", channels=k)
     score = decoder.score()
-    run("decode", lambda box: decode_chunk(decoder, norm, score, grid, analysis, features, candidates, scores, box))
+    clock.run("decode", lambda box: decode_chunk(decoder, norm, score, grid, analysis, features, candidates, scores, box))
     index_map = workspace.add("index_map", "u4")
     if spec.refine:
-        with timed("refine") as progress, shared_cores(1):
+        with clock.timed("refine") as progress, shared_cores(1):
             for box in refining_windows(grid):  # one at a time: they are larger than chunks, and may share one of the index map's
                 refine_window(objective, grid, analysis, candidates, scores, index_map, spec.refine, box)
                 progress(box.area)
     else:
-        run("select", lambda box: select_chunk(candidates, index_map, box))
+        clock.run("select", lambda box: select_chunk(candidates, index_map, box))
     cost = None
     if rules:
-        ruled = RuledMap(rules, grid, len(job.templates), len(job.templates.poses), decoder.query_length)
 
         def queries(box: Box) -> torch.Tensor:
             return box_queries(decoder, norm, grid.box, analysis, features, box)
 
-        with timed("rules") as progress, torch.inference_mode():
-            for done in ruled.fill(index_map, candidates, scores, boxes, queries, score, workspace.path):
+        with clock.timed("rules") as progress, torch.inference_mode():
+            before = mean_loss(objective, grid, analysis, index_map)
+            ruled = RuledMap(rules, grid, len(job.templates), len(job.templates.poses), decoder.query_length)
+            for done in ruled.fill(index_map, candidates, scores, clock.boxes, queries, score, workspace.path, refined=spec.refine > 0):
                 progress(done)
-        cost = (mean_loss(objective, grid, analysis, index_map), mean_loss(objective, grid, analysis, ruled.index_map))
-        for box in boxes:
-            index_map[box.slices] = ruled.index_map[box.slices]
-    mosaic = Mosaic(index_map, job.templates, Tint.of(job.templates, colours, spec.tint) if spec.tint else None)
-    with timed("assemble") as progress:
-        if spec.preview is not None:
-            write_preview(mosaic, spec.preview)
-        assemble(mosaic, spec.output, progress, compression=spec.compression, quality=spec.quality)
-    if spec.tile_map is not None:
-        with timed("tile map") as progress:
-            cells = cells_of(index_map, candidates, scores, colours, job.templates, spec.tint)
-            write_tile_map(_heard(cells, progress), spec.tile_map)
-    return _result(job, index_map, boxes, seconds, peaks, cost)
+            for box in clock.boxes:
+                index_map[box.slices] = ruled.index_map[box.slices]
+            cost = (before, mean_loss(objective, grid, analysis, index_map))
+    return _Chosen(index_map, candidates, scores, colours, cost)
 
 
 def gather_moments(moments: Any, progress: Callable[[int], None]) -> torch.Tensor:
@@ -386,17 +415,10 @@ def _heard(cells: Iterator[Any], progress: Callable[[int], None]) -> Iterator[An
             progress(1024)
 
 
-def _result(
-    job: Job,
-    index_map: Any,
-    boxes: list[Box],
-    seconds: dict[str, float],
-    peaks: dict[str, int],
-    cost: tuple[float, float] | None,
-) -> RenderResult:
+def _result(job: Job, chosen: _Chosen, clock: _Clock) -> RenderResult:
     used = np.zeros(len(job.templates.names), np.bool_)
-    for box in boxes:
-        used[np.asarray(index_map[box.slices]) // len(job.templates.poses)] = True
+    for box in clock.boxes:
+        used[np.asarray(chosen.index_map[box.slices]) // len(job.templates.poses)] = True
     grid = job.plan.grid
     return RenderResult(
         output=job.spec.output,
@@ -410,11 +432,11 @@ def _result(
         precision=str(job.precision).removeprefix("torch."),
         decoder=job.choice.told,
         tile_map=job.spec.tile_map,
-        rules_cost=cost,
+        rules_cost=chosen.rules_cost,
         chunk=(job.plan.chunk[1], job.plan.chunk[0]),
         projected_bytes=job.plan.projected,
-        seconds=seconds,
-        peak_bytes=peaks,
+        seconds=clock.seconds,
+        peak_bytes=clock.peaks,
     )
 
 

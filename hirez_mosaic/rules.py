@@ -5,7 +5,8 @@ first; each takes the best of its candidates that the rules still allow. Cells t
 among all templates that are left. `check_rules` has made sure that there always is one: around a cell lie at most (2 D + 1)^2 - 1
 others, so that many templates may be too near, and the rest must have enough uses for all cells.
 
-Where a small map has a limit of uses alone, the sum of all scores is made the largest there is, by an assignment solver.
+Where a small map that was not refined has a limit of uses alone, the sum of all scores is made the largest there is, by an assignment
+solver.
 
 All of it follows from candidates and scores, in an order that knows neither chunks nor workers.
 """
@@ -85,15 +86,15 @@ class RuledMap:
         self.index_map = np.zeros((grid.rows, grid.columns), np.uint32)
 
     def fill(
-        self, first: Any, candidates: Any, scores: Any, boxes: list[Box], queries: Queries, score: Score, folder: Path
+        self, first: Any, candidates: Any, scores: Any, boxes: list[Box], queries: Queries, score: Score, folder: Path, *, refined: bool
     ) -> Iterator[int]:
         """Choose for all cells; yields numbers of cells done.
 
         first: (rows, columns) what each cell would have without rules. candidates, scores: (rows, columns, k), see `decode`.
-        boxes: their chunks. folder: for what must not be in memory.
+        boxes: their chunks. folder: for what must not be in memory. refined: whether `first` is more than the best score.
         """
         cells, choices = self._grid.cells, len(self._left) * self._poses
-        if not self._rules.min_distance and cells * choices * min(int(self._left[0]), cells) <= _EXACT:
+        if not refined and not self._rules.min_distance and cells * choices * min(int(self._left[0]), cells) <= _EXACT:
             yield from self._assign(queries, score, choices)
             return
         k = candidates.shape[-1] + 1
@@ -199,6 +200,11 @@ def _release(array: NDArray[Any]) -> None:
     if mapping is not None and hasattr(mmap, "MADV_DONTNEED"):
         array.flush()  # type: ignore[attr-defined]
         mapping.madvise(mmap.MADV_DONTNEED)
+
+
+def scratch_bytes(grid: CellGrid, query: int, k: int) -> int:
+    """Bytes on disk that keeping the rules takes at most for a while: ranked candidates, and the queries of all cells."""
+    return 4 * grid.cells * (k + 1 + query)
 
 
 def projected_bytes(grid: CellGrid, query: int, choices: int, k: int) -> int:

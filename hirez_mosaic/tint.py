@@ -27,7 +27,7 @@ class Tint:
     @classmethod
     def of(cls, templates: TemplateSet, colours: Any, strength: Any) -> "Tint":
         """Of the choices of a template set."""
-        return cls(strength, colours, to_lab(np.round(templates.at_cell_size().mean((1, 2)) * 255).astype(np.uint8)[None])[0])
+        return cls(strength, colours, to_lab(templates.mean_colours()[None])[0])
 
     def moves(self, choices: NDArray[np.integer], colours: NDArray[np.uint8], strength: NDArray[np.float32]) -> NDArray[np.float32]:
         """(n, 3) CIELAB that cells move by. choices, strength: (n,). colours: (n, 3)."""

@@ -34,7 +34,9 @@ def filled(folder: Path, grid: CellGrid, rules: Rules, templates: int, poses: in
     candidates, scores = (array.unflatten(0, (grid.rows, grid.columns)).numpy() for array in (found, values))
     made = RuledMap(rules, grid, templates * poses, poses, 3)
     boxes = list(grid.chunks((chunk, chunk)))
-    done = list(made.fill(candidates[..., 0], candidates, scores, boxes, lambda box: asked[box.slices].flatten(0, 1), score, folder))
+    done = list(
+        made.fill(candidates[..., 0], candidates, scores, boxes, lambda box: asked[box.slices].flatten(0, 1), score, folder, refined=False)
+    )
     assert sum(done) == grid.cells
     assert not list(folder.iterdir())
     return made

@@ -2,6 +2,7 @@
 
 import hashlib
 import mmap
+from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -106,23 +107,31 @@ class TemplateSet:
 
     def shrunk(self) -> "TemplateSet":
         """The same choices with px of 8 x 8 alone."""
-        small = np.round(replace(self, rows=None, poses=(UPRIGHT,)).at_cell_size() * 255).astype(np.uint8)
-        return replace(self, pixels=small, small=None)
+        small = [np.round(block * 255).astype(np.uint8) for block in replace(self, rows=None, poses=(UPRIGHT,)).blocks()]
+        return replace(self, pixels=np.concatenate(small), small=None)
+
+    def mean_colours(self) -> NDArray[np.uint8]:
+        """(choices, 3) uint8 sRGB."""
+        return np.concatenate([np.round(block.mean((1, 2)) * 255).astype(np.uint8) for block in self.blocks()])
 
     def at_cell_size(self) -> NDArray[np.float32]:
-        """The choices as a cell sees them: (templates x poses, 8, 8, 3) float32 in [0, 1], area averages.
+        """The choices as a cell sees them: (templates x poses, 8, 8, 3) float32 in [0, 1], area averages."""
+        count = len(self.pixels if self.rows is None else self.rows) * len(self.poses)
+        small, start = np.empty((count, CELL, CELL, 3), np.float32), 0
+        for block in self.blocks():
+            small[start : start + len(block)] = block
+            start += len(block)
+        return small
 
-        Made 16 MiB or one template at a time, whatever the size of the set.
-        """
-        if self.small is not None:
-            small = np.array(self.small if self.rows is None else self.small[self.rows])
-        else:
-            step = max(1, _BLOCK_BYTES // (4 * self.tile[0] * self.tile[1] * 3))
-            rows = np.arange(len(self.pixels)) if self.rows is None else self.rows
-            small = np.concatenate([area_averages(self.pixels[rows[start : start + step]]) for start in range(0, len(rows), step)])
-        if self.poses == (UPRIGHT,):
-            return small
-        return np.stack([pose.of(small) for pose in self.poses], 1).reshape(-1, CELL, CELL, 3).astype(np.float32, copy=False)
+    def blocks(self) -> Iterator[NDArray[np.float32]]:
+        """The same in blocks of (n, 8, 8, 3), made from 16 MiB or one template at a time, whatever the size of the set."""
+        rows = np.arange(len(self.pixels)) if self.rows is None else self.rows
+        width, height = (CELL, CELL) if self.small is not None else self.tile
+        step = max(1, _BLOCK_BYTES // (4 * width * height * 3 * len(self.poses)))
+        for start in range(0, len(rows), step):
+            some = rows[start : start + step]
+            small = area_averages(self.pixels[some]) if self.small is None else self.small[some]
+            yield np.stack([pose.of(small) for pose in self.poses], 1).reshape(-1, CELL, CELL, 3)
 
 
 def area_averages(pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
