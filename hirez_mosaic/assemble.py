@@ -67,7 +67,7 @@ class _Reader:
         self._taken = 0
         if mosaic.tint is not None:
             self._colours = _Bands(mosaic.tint.colours)
-            self._strength = _Bands(np.broadcast_to(mosaic.tint.strength, mosaic.index_map.shape))
+            self._strength = _Bands(np.broadcast_to(np.asarray(mosaic.tint.strength, np.float32), mosaic.index_map.shape))
 
     def px(self, row: int, columns: slice = slice(None), lines: slice = slice(None)) -> NDArray[np.uint8]:
         """(lines, columns x width, 3) uint8: those lines of the cells of a row."""

@@ -10,7 +10,7 @@ from hirez_mosaic.assemble import Mosaic, assemble, check_output, write_preview
 from hirez_mosaic.errors import TileMapError
 from hirez_mosaic.rendering import Listener, cached_templates
 from hirez_mosaic.spec import RenderSpec, parse_colour, parse_tile
-from hirez_mosaic.tilemap import read_ban, read_tile_map
+from hirez_mosaic.tilemap import check_tile_map, read_ban, read_tile_map
 from hirez_mosaic.tint import Tint
 
 
@@ -46,7 +46,7 @@ def assemble_tile_map(
 
     tile_map: .csv, .json or .parquet, as `render` writes it and people edit it.
     tint: for all cells, instead of the map's. ban: file of templates in whose place their runner-up is taken.
-    The rest is as in `render`. Holds 8 bytes a cell, and what assembly takes.
+    The rest is as in `render`. Holds 12 bytes a cell, and what assembly takes.
 
     Raises TileMapError for a map that cannot be used, another subclass of HirezMosaicError for other wrong input.
     """
@@ -65,14 +65,16 @@ def assemble_tile_map(
         ban=None if ban is None else Path(ban),
         jobs=jobs,
     )
-    spec.check_places()
+    spec.check_places("tile map")
     for path in filter(None, (spec.output, spec.preview)):
         check_output(path, overwrite)
     if not source.is_file():
         raise TileMapError(f"There is no tile map {source}.")
+    check_tile_map(source)
+    banned = frozenset() if spec.ban is None else read_ban(spec.ban)
     found = cached_templates(spec.templates, spec.tile, spec.background, listener, jobs)
     start = time.perf_counter()
-    read = read_tile_map(source, found, frozenset() if spec.ban is None else read_ban(spec.ban))
+    read = read_tile_map(source, found, banned)
     strength = read.tint if tint is None else np.float32(tint)
     tinting = Tint.of(read.templates, read.colours, strength) if np.any(strength) else None
     mosaic = Mosaic(read.index_map, read.templates, tinting)

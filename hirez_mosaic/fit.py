@@ -265,7 +265,8 @@ class Trainer:
             at_once = 1
             if device.type == "cuda":
                 each = step_bytes(rows, columns, itemsize) + 5 * 4 * rows * columns * self.decoder.template_count
-                at_once = max(1, torch.cuda.mem_get_info(device)[0] // 2 // each)
+                kept = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+                at_once = max(1, (torch.cuda.mem_get_info(device)[0] + kept) // 2 // each)
             yield from (same[start : start + at_once] for start in range(0, len(same), at_once))
 
 

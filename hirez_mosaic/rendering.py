@@ -259,9 +259,8 @@ def prepare(spec: RenderSpec, listener: Listener, cleanup: ExitStack) -> Job:
 
 def chosen_templates(spec: RenderSpec, listener: Listener) -> TemplateSet:
     """The templates a render chooses from: those of the folder without banned ones and near-duplicates, in all poses allowed."""
-    found = cached_templates(spec.templates, spec.tile, spec.background, listener, spec.jobs)
-    if spec.ban is not None:
-        found = without(found, read_ban(spec.ban))
+    banned = frozenset() if spec.ban is None else read_ban(spec.ban)
+    found = without(cached_templates(spec.templates, spec.tile, spec.background, listener, spec.jobs), banned)
     if spec.dedupe is not None:
         first = near_duplicates(found.at_cell_size(), spec.dedupe)
         kept = np.flatnonzero(first == np.arange(len(first)))

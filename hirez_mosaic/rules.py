@@ -32,7 +32,8 @@ CANDIDATES = 32
 WINDOW = 64
 """Side of the windows in which the queries of cells that had no candidate left are made again, cells; whatever the chunks are."""
 _BATCH = 8192  # cells whose candidates are in memory at once
-_TOGETHER = 1024  # of those cells, that choose at once
+_TOGETHER = 1024  # of those cells, that choose at once, at most
+_RANKED = 1 << 20  # templates ranked for all of them, at most
 _EXACT = 1 << 22  # cells x uses up to which the best assignment is computed
 
 Queries = Callable[[Box], torch.Tensor]
@@ -149,8 +150,9 @@ class RuledMap:
                 found = queries(box)[torch.from_numpy(rows * box.width + columns)]
                 asked[place[(rows + box.top) * self._grid.columns + columns + box.left]] = found.cpu().numpy()
                 _release(asked)
-        for start in range(0, len(late), _TOGETHER):
-            yield from self._rounds(late[start : start + _TOGETHER], torch.from_numpy(asked[start : start + _TOGETHER]).to(found), score)
+        together = _together(self._rules)
+        for start in range(0, len(late), together):
+            yield from self._rounds(late[start : start + together], torch.from_numpy(asked[start : start + together]).to(found), score)
             _release(asked)
         del asked
         (folder / "asked").unlink()
@@ -158,7 +160,7 @@ class RuledMap:
     def _rounds(self, cells: NDArray[np.int64], asked: torch.Tensor, score: Score) -> Iterator[int]:
         """Let cells choose among all that is left, in rounds; the first of a round always finds something. asked: (cells, D) queries."""
         poses, templates = self._poses, len(self._left)
-        k = min(templates, max(CANDIDATES, (2 * self._rules.min_distance + 1) ** 2))
+        k = min(templates, _ranked(self._rules))
         while len(cells):
             gone = torch.zeros(templates, device=asked.device).masked_fill_(torch.from_numpy(self._left <= 0).to(asked.device), -torch.inf)
 
@@ -189,6 +191,15 @@ class RuledMap:
         yield len(cells)
 
 
+def _ranked(rules: Rules) -> int:
+    """Templates that a late cell ranks, so that one at least is not too near: as many as may lie around it, and one more."""
+    return max(CANDIDATES, (2 * rules.min_distance + 1) ** 2)
+
+
+def _together(rules: Rules) -> int:
+    return max(1, min(_TOGETHER, _RANKED // _ranked(rules)))
+
+
 def _posed(templates: slice, poses: int) -> slice:
     """The choices of templates."""
     return slice(templates.start * poses, templates.stop * poses)
@@ -207,14 +218,15 @@ def scratch_bytes(grid: CellGrid, query: int, k: int) -> int:
     return 4 * grid.cells * (k + 1 + query)
 
 
-def projected_bytes(grid: CellGrid, query: int, choices: int, k: int) -> int:
-    """Bytes that keeping the rules holds at most: the map and its order, and a window's queries and candidates."""
+def projected_bytes(rules: Rules, grid: CellGrid, query: int, choices: int, poses: int) -> int:
+    """Bytes that keeping the rules holds at most: the map and its order, a window's queries, late cells' ranks and a block of scores."""
     window = min(WINDOW, grid.rows) * min(WINDOW, grid.columns)
     exact = 3 * 8 * _EXACT if grid.cells * choices <= _EXACT else 0
     return (
         grid.cells * (4 + 4 + 4 + 8 + 8 + 4 + 1)
         + window * query * 4 * 4
-        + _TOGETHER * (query * 4 * 2 + min(choices, k) * 12 * 8)
+        + _together(rules) * (query * 4 * 2 + min(choices, _ranked(rules)) * 100)
+        + 3 * 4 * 1024 * min(2048 * poses, choices)
         + _BATCH * CANDIDATES * 80
         + exact
     )

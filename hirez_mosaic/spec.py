@@ -85,6 +85,8 @@ class RenderSpec:
             raise SettingError(f"--unique allows one use of a template and --max-uses {self.max_uses}; leave one of them out.")
         if not 0 <= self.min_distance <= MAX_DISTANCE:
             raise SettingError(f"The least distance between two uses is {self.min_distance} cells; use 0 to {MAX_DISTANCE}.")
+        if self.rotate and self.tile[0] != self.tile[1]:
+            raise SettingError(f"Only square templates can be turned by a quarter and these are {self.tile[0]} x {self.tile[1]} px.")
         if not 0 <= self.tint <= 1:
             raise SettingError(f"The tint is {self.tint}; use 0 (none) to 1 (the whole way to the source's colour).")
         if self.dedupe is not None and not 0 <= self.dedupe <= 255:
@@ -102,13 +104,17 @@ class RenderSpec:
         if self.preview is not None and self.preview.suffix.lower() not in (".png", ".jpg", ".jpeg", ".webp"):
             raise SettingError(f"The preview {self.preview} has no known suffix; use .png, .jpg or .webp.")
 
-    def check_places(self) -> None:
-        """Raise SettingError where one of source, templates, output, preview and workspace would overwrite another."""
+    def check_places(self, source: str = "source") -> None:
+        """Raise SettingError where one of source, templates, output, preview, tile map, ban file and workspace would overwrite another.
+
+        source: what to call it.
+        """
         named = {
-            "source": self.source,
+            source: self.source,
             "output": self.output,
             "preview": self.preview,
             "tile map": self.tile_map,
+            "ban file": self.ban,
             "workspace": self.workspace,
         }
         places = {name: path.resolve() for name, path in named.items() if path is not None}
@@ -116,9 +122,14 @@ class RenderSpec:
             if first == second or first in second.parents or second in first.parents:
                 raise SettingError(f"The {one} {first} and the {other} {second} are the same or one inside the other; name other paths.")
         folder = self.templates.resolve()
-        workspace = places.get("workspace")
-        if workspace is not None and (workspace == folder or workspace in folder.parents):
-            raise SettingError(f"The workspace {workspace} would replace the templates {folder}; name another --workspace.")
+        for name in ("output", "preview", "tile map", "workspace"):
+            place = places.get(name)
+            if place is not None and (place == folder or folder in place.parents):
+                raise SettingError(
+                    f"The {name} {place} would lie among the templates in {folder}, and be one the next time; name another place."
+                )
+            if place is not None and place in folder.parents:
+                raise SettingError(f"The {name} {place} would replace the templates {folder}; name another place.")
 
     def check_mosaic_size(self, size: tuple[int, int]) -> None:
         """Raise OutputError where the output's format ends below `size` (width, height) px."""

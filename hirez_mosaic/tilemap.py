@@ -24,7 +24,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from hirez_mosaic.errors import SettingError, TileMapError
+from hirez_mosaic.errors import OutputError, SettingError, TileMapError
 from hirez_mosaic.templates import TemplateSet
 from hirez_mosaic.templates.template_set import Pose
 
@@ -70,11 +70,13 @@ def cells_of(index_map: Any, candidates: Any, scores: Any, colours: Any, templat
 
 
 def write_tile_map(cells: Iterable[Cell], path: Path) -> None:
-    """Write a tile map, row by row; the file appears when it is complete."""
+    """Write a tile map, row by row; the file appears when it is complete. Raises OutputError where it cannot be written."""
     fresh = path.with_name(f".{os.getpid()}-{path.name}")
     try:
         {".csv": _write_csv, ".json": _write_json, ".parquet": _write_parquet}[path.suffix.lower()](cells, fresh)
         fresh.replace(path)
+    except OSError as error:
+        raise OutputError(f"The tile map {path} cannot be written: {error.strerror or error}.") from error
     finally:
         fresh.unlink(missing_ok=True)
 
@@ -130,18 +132,23 @@ class TileMap:
 
 
 def read_tile_map(path: Path, templates: TemplateSet, banned: frozenset[str]) -> TileMap:
-    """The tile map in a file; holds 8 bytes a cell.
+    """The tile map in a file; holds 12 bytes a cell, and the whole of a JSON file.
 
     templates: in one pose; the map's own poses are added. banned: templates in whose place their runner-up is taken, upright.
-    Raises TileMapError, with the row, for whatever is wrong with it.
+    Raises TileMapError, with the row, for whatever is wrong with it, and for a banned template that neither map nor folder has.
     """
     rows = columns = count = 0
-    poses = set()
+    poses, unknown = set(), set(banned - set(templates.names))
     for cell in _read(path):
+        unknown.discard(cell.template)
         rows, columns, count = max(rows, cell.row + 1), max(columns, cell.column + 1), count + 1
         poses.add(cell.pose)
     if count != rows * columns or not count:
         raise TileMapError(f"The tile map {path} has {count} rows and its {rows} x {columns} cells want one each; complete it.")
+    if unknown:
+        raise TileMapError(
+            f"The banned template {min(unknown)} is neither in the tile map {path} nor in {templates.folder}; correct its path."
+        )
     mirror, rotate = any(pose.mirrored for pose in poses), any(pose.turns for pose in poses)
     posed = templates.in_poses(mirror=mirror, rotate=rotate)
     numbers = {name: number for number, name in enumerate(templates.names)}
@@ -178,14 +185,11 @@ class _Cell:
 
 
 def _read(path: Path) -> Iterator[_Cell]:
-    try:
-        reader = {".csv": _read_csv, ".json": _read_json, ".parquet": _read_parquet}[path.suffix.lower()]
-    except KeyError as error:
-        raise TileMapError(f"The tile map {path} has no known suffix; use one of {', '.join(SUFFIXES)}.") from error
+    reader = {".csv": _read_csv, ".json": _read_json, ".parquet": _read_parquet}[path.suffix.lower()]
     for number, cell in enumerate(reader(path), 1):
         try:
             yield _parsed(cell)
-        except (KeyError, ValueError, TypeError) as error:
+        except (KeyError, ValueError, TypeError, AttributeError, OverflowError) as error:
             what = f"has no column {error}" if isinstance(error, KeyError) else f"cannot be read: {error}"
             raise TileMapError(f"Line {number} below the head of the tile map {path} {what}; see README for its columns.") from error
 
@@ -199,6 +203,8 @@ def _parsed(cell: Cell) -> _Cell:
         raise ValueError(f"mirror {cell.get('mirror')}, rotate {cell.get('rotate')}")
     if len(colour) != 3 or not 0 <= tint <= 1 or math.isnan(tint):
         raise ValueError(f"colour {cell.get('colour')}, tint {cell.get('tint')}")
+    if not cell["template"]:
+        raise ValueError("no template")
     pose = Pose(bool(int(cell.get("mirror") or 0)), int(turns))
     return _Cell(row, column, str(cell["template"]), pose, str(cell.get("runner_up") or ""), (colour[0], colour[1], colour[2]), tint)
 
@@ -239,7 +245,7 @@ def read_ban(path: Path) -> frozenset[str]:
         raise SettingError(f"The file of banned templates {path} is not there.") from error
     except (UnicodeDecodeError, OSError) as error:
         raise SettingError(f"The file of banned templates {path} is no text in UTF-8.") from error
-    return frozenset(line.strip() for line in lines if line.strip() and not line.startswith("#"))
+    return frozenset(line for line in map(str.strip, lines) if line and not line.startswith("#"))
 
 
 def without(templates: TemplateSet, banned: frozenset[str]) -> TemplateSet:

@@ -112,6 +112,7 @@ BAD = {
     "a tint there is not": (lambda rows: [{**rows[0], "tint": "nan"}, *rows[1:]], "tint nan"),
     "no such column": (lambda rows: [{"row": "0", "template": "x"}], "has no column 'column'"),
     "no number": (lambda rows: [{**rows[0], "row": "one"}, *rows[1:]], "Line 1 .* cannot be read"),
+    "no template": (lambda rows: [{**rows[0], "template": ""}, *rows[1:]], "no template"),
     "a row as large as the world": (lambda rows: [{**rows[0], "row": "99999999999"}, *rows[1:]], "row 99999999999"),
 }
 
@@ -127,12 +128,22 @@ def test_a_wrong_map_is_one_sentence(tmp_path: Path, made: tuple[Path, Path], ca
             (tmp_path / "map.csv").rename(table)
         else:
             rewrite(table, change(rows_of(table)))
-    with pytest.raises(TileMapError, match=said):
+    with pytest.raises((TileMapError, SettingError), match=said):
         assemble_tile_map(table, folder, tmp_path / "b.png", 12)
     assert not (tmp_path / "b.png").exists()
 
 
-@pytest.mark.parametrize(("name", "content"), [("m.json", b"{"), ("m.json", b"[1]"), ("m.parquet", b"PAR1"), ("m.csv", b"\xff\xfe\x00")])
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("m.json", b"{"),
+        ("m.json", b"[1]"),
+        ("m.json", b'[{"row": 0, "column": 0, "template": "a", "colour": 5}]'),
+        ("m.json", b'[{"row": 1e400, "column": 0, "template": "a"}]'),
+        ("m.parquet", b"PAR1"),
+        ("m.csv", b"\xff\xfe\x00"),
+    ],
+)
 def test_a_damaged_map_is_one_sentence(tmp_path: Path, made: tuple[Path, Path], name: str, content: bytes) -> None:
     (tmp_path / name).write_bytes(content)
     with pytest.raises(TileMapError):
@@ -156,6 +167,21 @@ def test_bans_are_checked(tmp_path: Path, made: tuple[Path, Path]) -> None:
     ban.write_text(names[29])
     with pytest.raises(TileMapError, match="is banned and has no runner-up"):
         assemble_tile_map(table, folder, tmp_path / "b.png", 12, ban=ban)
+    ban.write_text("  # a comment\ncat.png")
+    with pytest.raises(TileMapError, match=r"cat\.png is neither in the tile map"):
+        assemble_tile_map(table, folder, tmp_path / "b.png", 12, ban=ban)
+
+
+def test_nothing_is_written_among_the_templates_or_over_the_ban_file(tmp_path: Path, made: tuple[Path, Path]) -> None:
+    source, folder = made
+    some = next(folder.iterdir())
+    for how in ({"output": some}, {"preview": some}, {"tile_map": folder / "map.csv"}, {"workspace": folder / "work"}):
+        settings = {"output": tmp_path / "a.png", **how}
+        with pytest.raises(SettingError, match="would lie among the templates"):
+            render(source, folder, 12, overwrite=True, **settings)
+    with pytest.raises(SettingError, match="are the same"):
+        render(source, folder, 12, tmp_path / "a.png", ban=tmp_path / "m.csv", tile_map=tmp_path / "m.csv", overwrite=True)
+    assert len(list(folder.iterdir())) == 30
 
 
 def test_the_command_tells_and_the_output_is_safe(tmp_path: Path, made: tuple[Path, Path]) -> None:

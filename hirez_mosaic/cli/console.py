@@ -41,9 +41,10 @@ class ConsoleListener(Listener):
     def planned(self, job: Job) -> None:
         plan, grid = job.plan, job.plan.grid
         width, height = grid.mosaic_size
+        poses = f", in {len(job.templates.poses)} poses" if len(job.templates.poses) > 1 else ""
         rows = {
             "source": f"{job.source.path} ({job.source.kind}, {job.source.size[0]:,} x {job.source.size[1]:,} px)",
-            "templates": f"{len(job.templates):,} of {grid.tile[0]} x {grid.tile[1]} px",
+            "templates": f"{len(job.templates.names):,} of {grid.tile[0]} x {grid.tile[1]} px" + poses,
             "cells": f"{grid.columns:,} x {grid.rows:,} = {grid.cells:,}",
             "mosaic": f"{job.spec.output} ({width:,} x {height:,} px, {width * height / 1e6:,.1f} Mpx)",
             "decoder": job.choice.told + (f"; refined in {job.spec.refine} steps" if job.spec.refine else ""),

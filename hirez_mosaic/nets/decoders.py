@@ -266,7 +266,8 @@ def load_decoder(path: Path, templates: int, fingerprint: str) -> LearnedDecoder
     if told.get("fingerprint") != fingerprint:
         raise DecoderError(
             f"The decoder {path} was made for {told.get('templates')} other templates (fingerprint {told.get('fingerprint', '')[:12]}, "
-            f"these {templates}: {fingerprint[:12]}); use its templates and tile, or --decoder residual."
+            f"these {templates}: {fingerprint[:12]}); use its templates and tile without "
+            "--ban, --dedupe, --mirror and --rotate, or --decoder residual."
         )
     with torch.random.fork_rng(devices=[]):
         decoder = _KINDS[told["kind"]](templates, fingerprint)

@@ -28,6 +28,15 @@ class Pose:
         """(n, height, width, 3) in this pose."""
         return np.rot90(pixels[:, :, ::-1] if self.mirrored else pixels, self.turns, axes=(1, 2))
 
+    def part(self, lines: range, tile: tuple[int, int]) -> tuple[slice, slice]:
+        """(rows, columns) of an upright template of `tile` (width, height) px that become these lines in this pose."""
+        width, height = tile
+        whole = slice(None)
+        if self.turns % 2 == 0:
+            return (slice(height - lines.stop, height - lines.start) if self.turns == 2 else slice(lines.start, lines.stop)), whole
+        from_right = (self.turns == 1) != self.mirrored
+        return whole, (slice(width - lines.stop, width - lines.start) if from_right else slice(lines.start, lines.stop))
+
 
 UPRIGHT = Pose()
 
@@ -72,6 +81,8 @@ class TemplateSet:
 
     def subset(self, kept: NDArray[np.int64]) -> "TemplateSet":
         """Those templates alone, by number, in their order."""
+        if len(kept) == len(self.names):
+            return self
         rows = kept if self.rows is None else self.rows[kept]
         names = tuple(self.names[number] for number in kept)
         return replace(self, names=names, rows=rows, fingerprint=_digest(self.fingerprint, "rows", rows.tobytes()))
@@ -91,12 +102,11 @@ class TemplateSet:
         rows = numbers if self.rows is None else self.rows[numbers]
         if len(self.poses) == 1:
             return self.pixels[rows, lines]
-        taken = np.empty((len(choices), len(range(*lines.indices(self.tile[1]))), self.tile[0], 3), np.uint8)
+        wanted = range(*lines.indices(self.tile[1]))
+        taken = np.empty((len(choices), len(wanted), self.tile[0], 3), np.uint8)
         for number in np.unique(poses):
             here = poses == number
-            pose = self.poses[number]
-            upright = self.pixels[rows[here], lines] if pose.turns == 0 else self.pixels[rows[here]]
-            taken[here] = pose.of(upright) if pose.turns == 0 else pose.of(upright)[:, lines]
+            taken[here] = self.poses[number].of(self.pixels[(rows[here], *self.poses[number].part(wanted, self.tile))])
         return taken
 
     def release(self) -> None:
