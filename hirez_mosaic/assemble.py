@@ -53,10 +53,6 @@ class Mosaic:
         (rows, columns), (width, height) = self.index_map.shape, self.templates.tile
         return columns * width, rows * height
 
-    def reader(self) -> "_Reader":
-        """Its px."""
-        return _Reader(self)
-
 
 class _Reader:
     """The px of a mosaic, cell row by cell row; arrays on disk are read a row of chunks at a time."""
@@ -175,7 +171,7 @@ class MosaicStream:
         self.failure: Exception | None = None
         self._stopped = False
         self._image: pyvips.Image | None = None
-        self._reader, self._columns = mosaic.reader(), mosaic.index_map.shape[1]
+        self._reader, self._columns = _Reader(mosaic), mosaic.index_map.shape[1]
         self._progress = progress
         width, height = mosaic.size
         self._rows = strip_rows(mosaic.templates.tile[1], width)
@@ -323,7 +319,7 @@ def _save_zarr(mosaic: Mosaic, fresh: Path, progress: Progress, compression: str
     chunks = (min(down, rows) * height, min(across, columns) * width, 3)
     array = zarr.create_array(fresh, shape=(rows * height, columns * width, 3), chunks=chunks, dtype="u1")
     for top in range(0, rows, down):
-        band, reader = range(top, min(top + down, rows)), mosaic.reader()
+        band, reader = range(top, min(top + down, rows)), _Reader(mosaic)
         for left in range(0, columns, across):
             px = np.concatenate([reader.px(row, slice(left, left + across)) for row in band])
             array[top * height : top * height + px.shape[0], left * width : left * width + px.shape[1]] = px

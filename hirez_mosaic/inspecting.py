@@ -118,7 +118,7 @@ def inspect(
         stage=lambda total: listener.stage("templates", total, "templates"),
     )
     small = found.at_cell_size()
-    means = to_lab(np.round(small.mean((1, 2)) * 255).astype(np.uint8)[None])[0]
+    means = to_lab(found.mean_colours()[None])[0]
     coverage = None if seen is None else _cover(Path(str(source)), *seen, means)
     duplicates = int((near_duplicates(small, levels) != np.arange(len(small))).sum())
     if sheet is not None:

@@ -2,7 +2,7 @@
 
 A greedy choice with a guarantee. The cells with the most to lose, those whose last candidate is furthest behind their first, choose
 first; each takes the best of its candidates that the rules still allow. Cells that have none left choose afterwards, in the same order,
-among all templates that are left. `check_rules` has made sure that there always is one: around a cell lie at most (2 D + 1)^2 - 1
+among all templates that are left. `Rules.check` has made sure that there always is one: around a cell lie at most (2 D + 1)^2 - 1
 others, so that many templates may be too near, and the rest must have enough uses for all cells.
 
 Where a small map that was not refined has a limit of uses alone, the sum of all scores is made the largest there is, by an assignment
@@ -11,7 +11,6 @@ solver.
 All of it follows from candidates and scores, in an order that knows neither chunks nor workers.
 """
 
-import mmap
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,6 +25,7 @@ from hirez_mosaic.decode import best_k
 from hirez_mosaic.errors import TemplateError
 from hirez_mosaic.geometry import Box, CellGrid
 from hirez_mosaic.nets.decoders import Score
+from hirez_mosaic.templates import release
 
 CANDIDATES = 32
 """Choices per cell that are kept for the rules."""
@@ -105,14 +105,14 @@ class RuledMap:
             own = np.asarray(scores[box.slices])
             loss[box.slices] = own[..., 0] - own[..., -1]
             ranked[box.slices] = np.concatenate([np.asarray(first[box.slices])[..., None], np.asarray(candidates[box.slices])], -1)
-            _release(ranked)
+            release(ranked)
         order = np.argsort(-loss.ravel(), kind="stable")
         flat = ranked.reshape(cells, k)
         waiting = np.zeros(cells, np.bool_)
         for start in range(0, cells, _BATCH):
             batch = order[start : start + _BATCH]
             near = flat[batch]
-            _release(ranked)
+            release(ranked)
             for cell, found in zip(batch.tolist(), near.tolist(), strict=True):
                 waiting[cell] = not self._take_first(cell, found)
             yield len(batch) - int(waiting[batch].sum())
@@ -149,11 +149,11 @@ class RuledMap:
             if len(rows):
                 found = queries(box)[torch.from_numpy(rows * box.width + columns)]
                 asked[place[(rows + box.top) * self._grid.columns + columns + box.left]] = found.cpu().numpy()
-                _release(asked)
+                release(asked)
         together = _together(self._rules)
         for start in range(0, len(late), together):
             yield from self._rounds(late[start : start + together], torch.from_numpy(asked[start : start + together]).to(found), score)
-            _release(asked)
+            release(asked)
         del asked
         (folder / "asked").unlink()
 
@@ -203,14 +203,6 @@ def _together(rules: Rules) -> int:
 def _posed(templates: slice, poses: int) -> slice:
     """The choices of templates."""
     return slice(templates.start * poses, templates.stop * poses)
-
-
-def _release(array: NDArray[Any]) -> None:
-    """Let the system take back the memory of what is mapped."""
-    mapping = getattr(array, "_mmap", None)
-    if mapping is not None and hasattr(mmap, "MADV_DONTNEED"):
-        array.flush()  # type: ignore[attr-defined]
-        mapping.madvise(mmap.MADV_DONTNEED)
 
 
 def scratch_bytes(grid: CellGrid, query: int, k: int) -> int:

@@ -85,8 +85,8 @@ class RenderSpec:
             raise SettingError(f"--unique allows one use of a template and --max-uses {self.max_uses}; leave one of them out.")
         if not 0 <= self.min_distance <= MAX_DISTANCE:
             raise SettingError(f"The least distance between two uses is {self.min_distance} cells; use 0 to {MAX_DISTANCE}.")
-        if self.rotate and self.tile[0] != self.tile[1]:
-            raise SettingError(f"Only square templates can be turned by a quarter and these are {self.tile[0]} x {self.tile[1]} px.")
+        if self.rotate:
+            check_turnable(self.tile)
         if not 0 <= self.tint <= 1:
             raise SettingError(f"The tint is {self.tint}; use 0 (none) to 1 (the whole way to the source's colour).")
         if self.dedupe is not None and not 0 <= self.dedupe <= 255:
@@ -158,6 +158,12 @@ def parse_tile(text: str | int | tuple[int, int], what: str = "tile") -> tuple[i
     if not (1 <= width <= MAX_TILE and 1 <= height <= MAX_TILE):
         raise SettingError(f"The {what} is {width} x {height} px; use 1 to {MAX_TILE} px a side.")
     return width, height
+
+
+def check_turnable(tile: tuple[int, int]) -> None:
+    """Raise SettingError where templates of `tile` (width, height) px cannot be turned by a quarter."""
+    if tile[0] != tile[1]:
+        raise SettingError(f"Only square templates can be turned by a quarter and these are {tile[0]} x {tile[1]} px.")
 
 
 def parse_scale(value: str | float | Fraction) -> Fraction:

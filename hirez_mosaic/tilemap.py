@@ -14,7 +14,6 @@ One row a cell, in any order:
 
 import csv
 import json
-import math
 import os
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
@@ -156,17 +155,19 @@ def read_tile_map(path: Path, templates: TemplateSet, banned: frozenset[str]) ->
     colours, tint = np.zeros((rows, columns, 3), np.uint8), np.zeros((rows, columns), np.float32)
     for cell in _read(path):
         name, pose = cell.template, cell.pose
-        where = f"row {cell.row}, column {cell.column} of the tile map {path}"
         if seen[cell.row, cell.column]:
-            raise TileMapError(f"There are two lines for {where}; remove one.")
+            raise TileMapError(f"There are two lines for {cell.place} of the tile map {path}; remove one.")
         if name in banned:
             name, pose = cell.runner_up, Pose()
             if not name or name in banned:
                 raise TileMapError(
-                    f"The template {cell.template} of {where} is banned and has no runner-up that is not; name another there."
+                    f"The template {cell.template} of {cell.place} of the tile map {path} is banned and has no runner-up that is not; "
+                    "name another there."
                 )
         if name not in numbers:
-            raise TileMapError(f"The template {name} of {where} is not in {templates.folder}; name one that is.")
+            raise TileMapError(
+                f"The template {name} of {cell.place} of the tile map {path} is not in {templates.folder}; name one that is."
+            )
         index_map[cell.row, cell.column] = numbers[name] * len(posed.poses) + posed.poses.index(pose)
         colours[cell.row, cell.column], tint[cell.row, cell.column] = cell.colour, cell.tint
         seen[cell.row, cell.column] = True
@@ -182,6 +183,10 @@ class _Cell:
     runner_up: str
     colour: tuple[int, int, int]
     tint: float
+
+    @property
+    def place(self) -> str:
+        return f"row {self.row}, column {self.column}"
 
 
 def _read(path: Path) -> Iterator[_Cell]:
@@ -201,7 +206,7 @@ def _parsed(cell: Cell) -> _Cell:
         raise ValueError(f"row {row}, column {column}")
     if turns not in (0, 1, 2, 3) or int(cell.get("mirror") or 0) not in (0, 1):
         raise ValueError(f"mirror {cell.get('mirror')}, rotate {cell.get('rotate')}")
-    if len(colour) != 3 or not 0 <= tint <= 1 or math.isnan(tint):
+    if len(colour) != 3 or not 0 <= tint <= 1:  # nor is NaN
         raise ValueError(f"colour {cell.get('colour')}, tint {cell.get('tint')}")
     if not cell["template"]:
         raise ValueError("no template")
@@ -250,6 +255,8 @@ def read_ban(path: Path) -> frozenset[str]:
 
 def without(templates: TemplateSet, banned: frozenset[str]) -> TemplateSet:
     """The templates that are not banned. Raises SettingError for a banned one that is not there, or when none is left."""
+    if not banned:
+        return templates
     unknown = sorted(banned - set(templates.names))
     if unknown:
         some = ", ".join(unknown[:5])
@@ -257,4 +264,4 @@ def without(templates: TemplateSet, banned: frozenset[str]) -> TemplateSet:
     kept = np.array([number for number, name in enumerate(templates.names) if name not in banned], np.int64)
     if not len(kept):
         raise SettingError(f"All {len(templates.names)} templates in {templates.folder} are banned; leave one at least.")
-    return templates.subset(kept) if banned else templates
+    return templates.subset(kept)

@@ -5,7 +5,7 @@ from dataclasses import asdict
 
 import click
 
-from hirez_mosaic.spec import COMPRESSIONS
+from hirez_mosaic.cli.options import writes_a_mosaic
 
 
 @click.command(short_help="Make a mosaic again from its tile map.")
@@ -15,14 +15,7 @@ from hirez_mosaic.spec import COMPRESSIONS
 @click.option("-o", "--output", required=True, type=click.Path(), help="Mosaic file: .tif .dzi .png .jpg .webp .zarr.")
 @click.option("--tint", type=float, help="Instead of the map's, for all cells: 0 (none) to 1.")
 @click.option("--ban", type=click.Path(), help="Text file of templates, one path a line, that give way to their runner-up.")
-@click.option("--background", default="white", show_default=True, help="Under transparent px: white, black, grey, #rrggbb or r,g,b.")
-@click.option("--compression", type=click.Choice(COMPRESSIONS), default="jpeg", show_default=True, help="Of .tif.")
-@click.option("--quality", type=int, default=90, show_default=True, help="Of JPEG and WebP, 1 to 100.")
-@click.option("--preview", type=click.Path(), help="Also write the mosaic at 1,600 px: .png, .jpg or .webp.")
-@click.option("--jobs", type=int, help="Threads that decode templates.  [default: all cores]")
-@click.option("--overwrite", is_flag=True, help="Replace an output that is there.")
-@click.option("--json", "as_json", is_flag=True, help="Print the result as one line of JSON on standard output.")
-@click.option("--quiet", is_flag=True, help="Print nothing but errors (and --json).")
+@writes_a_mosaic
 def assemble(as_json: bool, quiet: bool, **settings: object) -> None:
     """Make the mosaic that a tile map describes, without choosing anything anew.
 

