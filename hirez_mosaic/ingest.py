@@ -1,6 +1,7 @@
 """Ingest: from the source to the analysis image, 8 x 8 px a cell."""
 
 from collections.abc import Iterator
+from fractions import Fraction
 from typing import Any
 
 import numpy as np
@@ -17,7 +18,7 @@ def ingest_chunk(source: Source, grid: CellGrid, analysis: Any, colours: Any, bo
 
     Holds about 64 MiB of the source at once, however much it is shrunk.
     """
-    steps = grid.source_step
+    steps = _steps(source, grid)
     for part in _readable(box.scaled(CELL), source, grid):
         rows, columns = (part.top, part.bottom), (part.left, part.right)
         pixels = source.read(Box(*span(*rows, steps[1]), *span(*columns, steps[0])))
@@ -32,8 +33,14 @@ def projected_bytes(source: Source, chunk: tuple[int, int], grid: CellGrid) -> i
     return max(_part_bytes(part, source, grid) for part in parts) + source.chunk_bytes
 
 
+def _steps(source: Source, grid: CellGrid) -> tuple[Fraction, Fraction]:
+    """Px of the source's level per px of the analysis image (horizontally, vertically)."""
+    (across, down), shrink = grid.source_step, source.shrink
+    return across / shrink[0], down / shrink[1]
+
+
 def _part_bytes(part: Box, source: Source, grid: CellGrid) -> int:
-    steps = grid.source_step
+    steps = _steps(source, grid)
     top, bottom = span(part.top, part.bottom, steps[1])
     left, right = span(part.left, part.right, steps[0])
     return (bottom - top) * (right - left) * source.px_bytes

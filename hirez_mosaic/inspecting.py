@@ -162,7 +162,7 @@ def _analyse(path: Path, tile: tuple[int, int], background: tuple[int, int, int]
         analysis = np.empty((CELL * grid.rows, CELL * grid.columns, 3), np.uint8)
         colours = np.empty((grid.rows, grid.columns, 3), np.uint8)
         with tempfile.TemporaryDirectory(prefix="hirez-mosaic-") as scratch:
-            ready = unpack(source, zarr.open_group(scratch, mode="w"), "source", lambda px: None)
+            ready = unpack(source.for_step(grid.source_step), zarr.open_group(scratch, mode="w"), "source", lambda px: None)
             ingest_chunk(ready, grid, analysis, colours, grid.box)
     finally:
         source.close()

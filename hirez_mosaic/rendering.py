@@ -1,5 +1,6 @@
 """A whole render: from a picture and a folder of templates to a mosaic file."""
 
+import math
 import shutil
 import tempfile
 import time
@@ -242,6 +243,7 @@ def prepare(spec: RenderSpec, listener: Listener, cleanup: ExitStack) -> Job:
     source = open_source(spec.source, spec.background)
     cleanup.callback(source.close)
     grid = CellGrid.over(source.size, spec.tile, spec.scale, spec.columns)
+    source = source.for_step(grid.source_step)
     spec.check_mosaic_size(grid.mosaic_size)
     device = resolve_device(spec.device)
     precision = resolve_precision(spec.precision, device)
@@ -346,7 +348,7 @@ def _choose(job: Job, workspace: Workspace, clock: _Clock, listener: Listener) -
     spec, plan, grid = job.spec, job.plan, job.plan.grid
     source = job.source
     if source.bands is not None:
-        with clock.timed("unpack", "px", source.size[0] * source.size[1]) as progress:
+        with clock.timed("unpack", "px", math.prod(source.stored_size)) as progress:
             source = unpack(source, workspace.group, "source", progress)
     analysis = workspace.add("analysis", "u1", channels=3, px=CELL)
     colours = workspace.add("colours", "u1", channels=3)

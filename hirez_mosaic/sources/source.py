@@ -2,13 +2,15 @@
 
 Every source ends as an array that can be read box by box: a Zarr array is one, a tiled TIFF is one through tifffile. What can only
 be read from top to bottom (JPEG, PNG, WebP, TIFF in strips, ...) is first unpacked, once and in bands, into a Zarr array on disk.
+A pyramid holds the picture at several sizes, its levels; the smallest that loses nothing is read, see `Source.for_step`.
 """
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from fractions import Fraction
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import zarr
@@ -22,6 +24,40 @@ _UNPACKED_SIDE = 512  # side of a chunk of the unpacked array, px
 _UNPACKED_BYTES = 64 << 20  # of a row of its chunks, at most while that is 16 px or more
 TURNS = {1: (0, False), 2: (0, True), 3: (2, False), 4: (2, True), 5: (3, True), 6: (3, False), 7: (1, True), 8: (1, False)}
 """EXIF orientation -> (quarter turns counter-clockwise, mirrored left to right afterwards)."""
+MAX_SOURCE_PX = 10**12
+"""Px that a header is believed: the largest photograph there is, of Rembrandt's Night Watch, has 0.717 x 10**12."""
+_T = TypeVar("_T")
+_LEVEL_PX = 4  # of a level for each px asked for, at least, in both directions; the tests tell what 2 would lose
+
+
+@dataclass(frozen=True)
+class Bands:
+    """A picture that can only be read from top to bottom.
+
+    open: starts reading; yields (rows, width, channels) arrays that follow one another.
+    held: bytes of memory that reading holds, about.
+    """
+
+    open: Callable[[], Iterator[NDArray[Any]]]
+    channels: int
+    dtype: np.dtype[Any]
+    held: int
+
+
+@dataclass(frozen=True)
+class Level:
+    """The picture at one size, as stored.
+
+    size: (width, height), px.
+    array: samples, anything with numpy indexing; None while there are only `bands`.
+    axes: what the axes of `array` are: "Y" and "X", "S" for channels, any other letter for an axis of which entry 0 is taken.
+    bands: how to unpack it, until it is.
+    """
+
+    size: tuple[int, int]
+    array: Any = None
+    axes: str = "YXS"
+    bands: Bands | None = None
 
 
 @dataclass(frozen=True)
@@ -30,28 +66,56 @@ class Source:
 
     path: the file or folder it came from.
     kind: the format, for people.
-    array: samples as stored, anything with numpy indexing; None while there are only `bands`.
-    axes: what the axes of `array` are: "Y" and "X", "S" for channels, any other letter for an axis of which entry 0 is taken.
-    size: (width, height) in px, as displayed.
+    levels: the picture at full size, and smaller where the file holds it so; the largest first.
     orientation: EXIF orientation, 1 to 8, that leads from stored to displayed.
-    bands: how to unpack it, until it is. file: what `close` closes.
+    file: what `close` closes.
+    level: number of the level that boxes are read from, and in whose px they are.
     """
 
     path: Path
     kind: str
-    array: Any
-    axes: str
-    size: tuple[int, int]
+    levels: tuple[Level, ...]
     colour: Colour
     orientation: int = 1
     background: tuple[int, int, int] = (255, 255, 255)
-    bands: "Bands | None" = None
     file: Any = None
+    level: int = 0
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """(width, height) of the whole picture, px, as displayed."""
+        return self._displayed(self.levels[0].size)
+
+    @property
+    def shrink(self) -> tuple[Fraction, Fraction]:
+        """Px of the whole picture per px of the level (horizontally, vertically), as displayed.
+
+        A level that is a whole number of times smaller, rounded down or up, has its first px over the whole picture's first; where
+        the picture is turned or mirrored, a level rounded down may therefore lie up to one of its px off.
+        """
+        (width, height), (narrow, low) = self.levels[0].size, self.stored_size
+        return self._displayed((_times_smaller(width, narrow), _times_smaller(height, low)))
 
     @property
     def stored_size(self) -> tuple[int, int]:
-        """(width, height) as stored, px."""
-        return self.size if self.orientation < 5 else (self.size[1], self.size[0])
+        """(width, height) of the level as stored, px."""
+        return self.levels[self.level].size
+
+    @property
+    def bands(self) -> Bands | None:
+        """How to unpack the level, until it is."""
+        return self.levels[self.level].bands
+
+    def for_step(self, step: tuple[Fraction, Fraction]) -> "Source":
+        """The source that reads from the smallest level with 4 px or more for each `step` px of the whole picture.
+
+        step: (horizontally, vertically). With no such level it is the full size.
+        """
+        sources = [replace(self, level=number) for number in range(len(self.levels))]
+        fine = [one for one in sources[1:] if all(px / times >= _LEVEL_PX for px, times in zip(step, one.shrink, strict=True))]
+        if not fine:
+            return sources[0]
+        return replace(fine[-1], kind=f"{self.kind}, level {fine[-1].level + 1} of {len(self.levels)}")
 
     @property
     def unpacked_bytes(self) -> int:
@@ -77,7 +141,7 @@ class Source:
     @property
     def chunk_bytes(self) -> int:
         """Bytes of the decoded chunks of the array itself that reading a box holds besides."""
-        chunks = (0,) if self.bands else self.array.chunks
+        chunks = (0,) if self.bands else self.levels[self.level].array.chunks
         return 4 * math.prod(chunks) * self._sample_type.itemsize
 
     def close(self) -> None:
@@ -87,18 +151,21 @@ class Source:
 
     @property
     def _sample_type(self) -> np.dtype[Any]:
-        return self.bands.dtype if self.bands else self.array.dtype
+        return self.bands.dtype if self.bands else self.levels[self.level].array.dtype
+
+    def _displayed(self, pair: tuple[_T, _T]) -> tuple[_T, _T]:
+        return pair if self.orientation < 5 else (pair[1], pair[0])
 
     @property
     def _row_bytes(self) -> int:
         return self.stored_size[0] * self.bands.channels * self.bands.dtype.itemsize if self.bands else 1
 
     def read(self, box: Box) -> NDArray[np.uint8]:
-        """The box, in displayed px, as (height, width, 3) uint8 sRGB; beyond the picture its edge px repeat.
+        """The box, in px of the level as displayed, as (height, width, 3) uint8 sRGB; beyond the picture its edge px repeat.
 
         Raises SourceError when the file is damaged there.
         """
-        width, height = self.size
+        width, height = self._displayed(self.stored_size)
         inside = Box(
             min(max(box.top, 0), height - 1),
             max(min(box.bottom, height), 1),
@@ -117,32 +184,19 @@ class Source:
         turns, mirrored = TURNS[self.orientation]
         stored = _stored_box(box, self.stored_size, turns, mirrored)
         index = {"Y": stored.slices[0], "X": stored.slices[1], "S": slice(None)}
+        level = self.levels[self.level]
         try:
-            samples = np.asarray(self.array[tuple(index.get(axis, 0) for axis in self.axes)])
+            samples = np.asarray(level.array[tuple(index.get(axis, 0) for axis in level.axes)])
         except Exception as error:  # codecs raise whatever they like on damaged data
             raise SourceError(f"{self.path} is damaged or truncated near row {stored.top}: {first_line(error)}.") from error
-        kept = [axis for axis in self.axes if axis in "YXS"]
+        kept = [axis for axis in level.axes if axis in "YXS"]
         samples = samples.transpose([kept.index(axis) for axis in ("YXS" if "S" in kept else "YX")])
         samples = np.rot90(samples.reshape(stored.height, stored.width, -1), turns)
         return samples[:, ::-1] if mirrored else samples
 
 
-@dataclass(frozen=True)
-class Bands:
-    """A picture that can only be read from top to bottom.
-
-    open: starts reading; yields (rows, width, channels) arrays that follow one another.
-    held: bytes of memory that reading holds, about.
-    """
-
-    open: Callable[[], Iterator[NDArray[Any]]]
-    channels: int
-    dtype: np.dtype[Any]
-    held: int
-
-
 def unpack(source: Source, group: zarr.Group, name: str, progress: Callable[[int], None]) -> Source:
-    """Write a picture of bands into the array `name` of `group`; the source that reads from there.
+    """Write a picture of bands, the level that is read of it, into the array `name` of `group`; the source that reads from there.
 
     Holds `source.unpacking_memory`. progress: called with the px of each band.
     Raises SourceError when the file is damaged; nothing is taken of a truncated picture.
@@ -170,7 +224,45 @@ def unpack(source: Source, group: zarr.Group, name: str, progress: Callable[[int
             if filled == len(waiting) or top + filled == height:
                 array[top : top + filled] = waiting[:filled]
                 top, filled = top + filled, 0
-    return replace(source, array=array, axes="YXS", bands=None)
+    return replace(source, levels=(*source.levels[: source.level], Level((width, height), array), *source.levels[source.level + 1 :]))
+
+
+def proper_levels(levels: Sequence[Level]) -> tuple[Level, ...]:
+    """The first level, and those of the rest that are the same picture: ever smaller, of its shape within a px, of its samples."""
+    full = levels[0]
+    kept = [full]
+    for level in levels[1:]:
+        smaller = 0 < level.size[0] * level.size[1] < kept[-1].size[0] * kept[-1].size[1]
+        if smaller and _same_shape(full.size, level.size) and _samples_of(level) == _samples_of(full):
+            kept.append(level)
+    return tuple(kept)
+
+
+def _samples_of(level: Level) -> tuple[Any, str, list[int]]:
+    """What two levels of one picture have in common."""
+    others = [length for axis, length in zip(level.axes, level.array.shape, strict=True) if axis not in "YX"]
+    return level.array.dtype, level.axes, others
+
+
+def _same_shape(full: tuple[int, int], small: tuple[int, int]) -> bool:
+    """Whether one factor makes both sides of `full` those of `small`, each within a px."""
+    (width, height), (narrow, low) = full, small
+    return width * (low - 1) <= height * (narrow + 1) and height * (narrow - 1) <= width * (low + 1)
+
+
+def _times_smaller(full: int, small: int) -> Fraction:
+    """Px of the full length per px of the small one: a whole number where that, rounded down or up, gives the small length."""
+    whole = round(full / small)
+    return Fraction(whole) if small in (full // whole, -(-full // whole)) else Fraction(full, small)
+
+
+def check_size(path: Path, size: tuple[int, int], most: int) -> None:
+    """Raise SourceError when a header tells of more than `most` px."""
+    if size[0] * size[1] > most:
+        raise SourceError(
+            f"{path} claims to have {size[0]:,} x {size[1]:,} px, and more than {most:,} px are not believed; "
+            "raise --max-source-px if there are as many."
+        )
 
 
 def check_samples(path: Path, dtype: np.dtype[Any] | None) -> None:

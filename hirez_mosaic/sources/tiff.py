@@ -1,8 +1,10 @@
 """TIFF, BigTIFF, OME-TIFF and pyramidal TIFF through tifffile; what it does not know through libvips."""
 
+import math
 from collections.abc import Iterator
 from contextlib import ExitStack
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,14 +16,14 @@ from numpy.typing import NDArray
 from hirez_mosaic.colour import CHANNELS, Alpha, Colour, Model
 from hirez_mosaic.errors import SourceError
 from hirez_mosaic.geometry import Box
-from hirez_mosaic.sources.source import TURNS, Bands, Source, check_samples, first_line, for_channels
+from hirez_mosaic.sources.source import TURNS, Bands, Level, Source, check_samples, check_size, first_line, for_channels, proper_levels
 from hirez_mosaic.sources.with_vips import open_vips
 
 _BAND_BYTES = 16 << 20  # of strips decoded at once, about
 
 
-def open_tiff(path: Path) -> Source:
-    """The first picture of a TIFF at its full size; of axes other than rows, columns and channels the first entry.
+def open_tiff(path: Path, max_px: int) -> Source:
+    """The first picture of a TIFF with its levels; of axes other than rows, columns and channels the first entry.
 
     Raises SourceError for what is damaged, or has samples or channels that no `Colour` describes.
     """
@@ -34,56 +36,82 @@ def open_tiff(path: Path) -> Source:
             raise
         except Exception as error:  # tifffile raises many kinds on damaged headers
             raise SourceError(f"{path} is not a TIFF that can be read: {first_line(error)}.") from error
-        source = _source(path, file, series, colour)
+        source = _source(path, file, series, colour, max_px)
         if source is not None:
             stack.pop_all()  # the source closes it
             return source
-    return open_vips(path)
+    return open_vips(path, max_px)
 
 
-def _source(path: Path, file: tifffile.TiffFile, series: Any, colour: Colour | None) -> Source | None:
+def _source(path: Path, file: tifffile.TiffFile, series: Any, colour: Colour | None, max_px: int) -> Source | None:
     """The source, or None where libvips knows the colour model, or decodes a strip of any height row by row."""
     page = series.keyframe
-    strip = 0 if page.is_tiled else page.rowsperstrip * page.imagewidth * page.samplesperpixel * series.dtype.itemsize
+    check_size(path, (page.imagewidth, page.imagelength), max_px)
+    strip = _strip_bytes(page)
     same_to_vips = page.bitspersample in (1, 2, 4, 8, 16, 32) and 0 not in page.extrasamples
     for_vips = strip > 4 * _BAND_BYTES and len(series.pages) == 1 and same_to_vips
-    if colour is None or for_vips or page.compression != tifffile.COMPRESSION.NONE:
-        _check_complete(path, page)
+    pyramid = series.levels if colour is not None and colour.palette is None and colour.bits > 1 else [series]  # else px cannot be averaged
+    for level in pyramid:
+        _check_complete(path, level.keyframe, made_up=colour is None or for_vips)
     if colour is None or for_vips:
         return None
-    axes = series.axes.replace("C", "S") if "S" not in series.axes else series.axes
-    shape = dict(zip(axes, series.shape, strict=True))
-    if "X" not in shape or "Y" not in shape:
+    axes = _axes(series)
+    if "X" not in axes or "Y" not in axes:
         raise SourceError(f"{path} holds no picture: its axes are {series.axes}.")
-    colour = for_channels(path, colour, shape.get("S", 1))
+    colour = for_channels(path, colour, dict(zip(axes, series.shape, strict=True)).get("S", 1))
     orientation = int(page.tags["Orientation"].value) if "Orientation" in page.tags else 1
     orientation = orientation if orientation in TURNS else 1
-    size = (shape["X"], shape["Y"]) if orientation < 5 else (shape["Y"], shape["X"])
-    array = zarr.open_array(series.aszarr(level=0), mode="r")
+    same = [number for number, level in enumerate(pyramid) if _meaning(level.keyframe) == _meaning(page)]
+    levels = proper_levels([_level(path, series, number, colour) for number in same])
     kind = "OME-TIFF" if file.is_ome else "BigTIFF" if file.is_bigtiff else "TIFF"
-    source = Source(path, kind, array, axes, size, colour, orientation, file=file)
+    return Source(path, kind, levels, colour, orientation, file=file)
+
+
+def _level(path: Path, series: Any, number: int, colour: Colour) -> Level:
+    """The level of a series, with bands where it lies in strips."""
+    one, page = series.levels[number], series.levels[number].keyframe
+    axes = _axes(one)
+    shape = dict(zip(axes, one.shape, strict=True))
+    level = Level((shape["X"], shape["Y"]), zarr.open_array(series.aszarr(level=number), mode="r"), axes)
     if page.is_tiled:
-        return source
-    bands = Bands(lambda: _tiff_bands(source, page.rowsperstrip), shape.get("S", 1), array.dtype, 3 * max(_BAND_BYTES, strip))
-    return replace(source, bands=bands)
+        return level
+    read = partial(_tiff_bands, Source(path, "TIFF", (level,), colour), page.rowsperstrip)
+    return replace(level, bands=Bands(read, shape.get("S", 1), level.array.dtype, 3 * max(_BAND_BYTES, _strip_bytes(page))))
 
 
-def _check_complete(path: Path, page: Any) -> None:
-    """Raise SourceError when px lie beyond the end of the file: libvips and JPEG's decoder would make up what is missing."""
+def _meaning(page: Any) -> tuple[Any, ...]:
+    """What the samples of all levels must have in common."""
+    return page.photometric, page.bitspersample, page.samplesperpixel, tuple(page.extrasamples)
+
+
+def _axes(series: Any) -> str:
+    """The axes of a series in the letters of `Level`."""
+    return series.axes.replace("C", "S") if "S" not in series.axes else series.axes
+
+
+def _strip_bytes(page: Any) -> int:
+    """Bytes of a decoded strip; 0 of a page in tiles."""
+    return 0 if page.is_tiled else page.rowsperstrip * page.imagewidth * page.samplesperpixel * page.dtype.itemsize
+
+
+def _check_complete(path: Path, page: Any, made_up: bool) -> None:
+    """Raise SourceError when px lie nowhere, or beyond the end of the file where a decoder would make them up."""
+    pieces = math.prod(page.chunked)
+    if len(page.dataoffsets) < pieces:
+        raise SourceError(f"{path} is truncated: its px make {pieces:,} tiles or strips, and it has {len(page.dataoffsets):,}.")
     end = max(map(sum, zip(page.dataoffsets, page.databytecounts, strict=False)), default=0)
     size = page.parent.filehandle.size
-    if end > size:
+    if end > size and (made_up or page.compression != tifffile.COMPRESSION.NONE):
         raise SourceError(f"{path} is truncated: its px end at byte {end}, the file ends at byte {size}.")
 
 
 def _tiff_bands(source: Source, rows_per_strip: int) -> Iterator[NDArray[np.generic]]:
     """The stored px of a TIFF in strips, from top to bottom, each strip decoded once."""
-    upright = replace(source, orientation=1, size=source.stored_size)
     width, height = source.stored_size
-    row_bytes = width * source.array.dtype.itemsize * max(1, CHANNELS[source.colour.model])
+    row_bytes = width * source.levels[0].array.dtype.itemsize * max(1, CHANNELS[source.colour.model])
     rows = max(1, _BAND_BYTES // (row_bytes * rows_per_strip)) * rows_per_strip
     for top in range(0, height, rows):
-        yield upright.samples(Box(top, min(top + rows, height), 0, width))
+        yield source.samples(Box(top, min(top + rows, height), 0, width))
 
 
 def _tiff_colour(path: Path, page: Any) -> Colour | None:

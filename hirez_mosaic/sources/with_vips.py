@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from hirez_mosaic.colour import CHANNELS, Alpha, Colour, Model
 from hirez_mosaic.errors import SourceError
-from hirez_mosaic.sources.source import Bands, Source
+from hirez_mosaic.sources.source import Bands, Level, Source, check_size
 from hirez_mosaic.vips import vips_reason
 
 _FETCH_BYTES = 2 << 20  # asked of libvips at once, about: it buffers up to 32 times that; measured
@@ -17,7 +17,7 @@ _VIPS_DTYPES = {"uchar": "u1", "ushort": "u2", "float": "f4"}
 _PLAIN = ("b-w", "grey16", "srgb", "rgb16", "cmyk")
 
 
-def open_vips(path: Path) -> Source:
+def open_vips(path: Path, max_px: int) -> Source:
     """The first page or frame of a picture as bands. Raises SourceError for what libvips cannot read."""
     try:
         image = pyvips.Image.new_from_file(str(path), access="sequential", fail_on="truncated")
@@ -25,12 +25,12 @@ def open_vips(path: Path) -> Source:
         raise SourceError(f"{path} is not a picture that can be read: {vips_reason(error)}.") from error
     except UnicodeEncodeError as error:
         raise SourceError(f"{str(path)!r} cannot be opened: its name is not UTF-8; rename it.") from error
+    check_size(path, (image.width, image.height), max_px)
     colour, channels = _vips_colour(image)
     orientation = image.get("orientation") if image.get_typeof("orientation") else 1
-    size = (image.width, image.height) if orientation < 5 else (image.height, image.width)
     bands = Bands(lambda: _vips_bands(path), channels, np.dtype(_VIPS_DTYPES[_plain(image).format]), _held(image))
     kind = image.get("vips-loader").removesuffix("load").upper()
-    return Source(path, kind, None, "YXS", size, colour, orientation, bands=bands)
+    return Source(path, kind, (Level((image.width, image.height), bands=bands),), colour, orientation)
 
 
 def _held(image: pyvips.Image) -> int:

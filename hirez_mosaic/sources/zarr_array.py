@@ -7,23 +7,39 @@ import zarr
 
 from hirez_mosaic.colour import Colour
 from hirez_mosaic.errors import SourceError
-from hirez_mosaic.sources.source import Source, check_samples, for_channels
+from hirez_mosaic.sources.source import Level, Source, check_samples, check_size, first_line, for_channels, proper_levels
 
 
-def open_zarr(path: Path) -> Source:
-    """A Zarr array, the first level of an OME-Zarr picture, or the only array of a group. Raises SourceError for anything else."""
+def open_zarr(path: Path, max_px: int) -> Source:
+    """A Zarr array, an OME-Zarr picture with its levels, or the only array of a group. Raises SourceError for anything else."""
     try:
         node = zarr.open(path, mode="r")
     except Exception as error:  # zarr raises many kinds on folders that hold no array
         raise SourceError(f"The folder {path} holds no Zarr array or group; the source must be one picture.") from error
-    array = node if isinstance(node, zarr.Array) else _array_of(path, node)
-    axes = _zarr_axes(path, node, array)
+    kind = "Zarr"
+    scales = _multiscales(node) if isinstance(node, zarr.Group) else {}
+    try:
+        if isinstance(node, zarr.Array):
+            array, smaller = node, []
+        elif scales:
+            kind = "OME-Zarr"
+            array = _first_level(path, node, scales)
+            smaller = _smaller_levels(node, scales, array.shape)
+        else:
+            array, smaller = _only_array(path, node), []
+        axes = _zarr_axes(path, scales.get("axes"), array)
+    except (AttributeError, IndexError, KeyError, TypeError, ValueError, ZeroDivisionError) as error:
+        raise SourceError(f"{path} describes its picture in a way that is not OME-Zarr's: {first_line(error)}.") from error
     check_samples(path, array.dtype)
     shape = dict(zip(axes, array.shape, strict=True))
     if not shape["X"] or not shape["Y"]:
         raise SourceError(f"{path} is empty: its shape is {array.shape}.")
+    check_size(path, (shape["X"], shape["Y"]), max_px)
     colour = for_channels(path, Colour("grey", bits=8 * array.dtype.itemsize), shape.get("S", 1))
-    return Source(path, "Zarr", array, axes, (shape["X"], shape["Y"]), colour)
+    levels = [
+        Level((one.shape[axes.index("X")], one.shape[axes.index("Y")]), one, axes) for one in (array, *smaller) if one.ndim == array.ndim
+    ]
+    return Source(path, kind, proper_levels(levels), colour)
 
 
 def _multiscales(group: zarr.Group) -> dict[str, Any]:
@@ -34,20 +50,45 @@ def _multiscales(group: zarr.Group) -> dict[str, Any]:
     return found[0] if found else {}
 
 
-def _array_of(path: Path, group: zarr.Group) -> zarr.Array[Any]:
-    scales = _multiscales(group)
-    names = [scales["datasets"][0]["path"]] if scales else [name for name, _ in group.arrays()]
-    if len(names) != 1:
-        raise SourceError(f"The Zarr group {path} holds {len(names)} arrays; name one of them: {', '.join(sorted(names)) or 'none'}.")
-    array = group.get(names[0])
+def _first_level(path: Path, group: zarr.Group, scales: dict[str, Any]) -> zarr.Array[Any]:
+    name = scales["datasets"][0]["path"]
+    array = group.get(name)
     if not isinstance(array, zarr.Array):
-        raise SourceError(f"The Zarr group {path} names {names[0]!r} as its picture, but holds no such array.")
+        raise SourceError(f"The Zarr group {path} names {name!r} as its picture, but holds no such array.")
     return array
 
 
-def _zarr_axes(path: Path, node: Any, array: zarr.Array[Any]) -> str:
+def _smaller_levels(group: zarr.Group, scales: dict[str, Any], full: tuple[int, ...]) -> list[zarr.Array[Any]]:
+    """The other datasets that are there, but for those whose own scale is not that of their size."""
+    first, *others = scales["datasets"]
+    found = []
+    for dataset in others:
+        array = group.get(dataset["path"])
+        if not isinstance(array, zarr.Array) or array.ndim != len(full):
+            continue
+        factors = [small / large for small, large in zip(_scale(dataset, len(full)), _scale(first, len(full)), strict=True)]
+        told = all(factors) and factors != [1.0] * len(full)
+        sizes = zip(full, factors, array.shape, strict=True)
+        if not told or all(abs(length / factor - small) <= 1 for length, factor, small in sizes):
+            found.append(array)
+    return found
+
+
+def _scale(dataset: dict[str, Any], axes: int) -> list[float]:
+    """The size of a px along every axis, 1 where it is not told."""
+    told = [one["scale"] for one in dataset.get("coordinateTransformations", []) if one["type"] == "scale"]
+    return [float(length) for length in told[0]] if told else [1.0] * axes
+
+
+def _only_array(path: Path, group: zarr.Group) -> zarr.Array[Any]:
+    arrays = dict(group.arrays())
+    if len(arrays) != 1:
+        raise SourceError(f"The Zarr group {path} holds {len(arrays)} arrays; name one of them: {', '.join(sorted(arrays)) or 'none'}.")
+    return next(iter(arrays.values()))
+
+
+def _zarr_axes(path: Path, named: list[Any] | None, array: zarr.Array[Any]) -> str:
     """Axes by OME-Zarr's own word, else by shape: (Y, X), (Y, X, up to 4 channels), (up to 4 channels, Y, X), leading 1s."""
-    named = _multiscales(node).get("axes") if isinstance(node, zarr.Group) else None
     if named:
         letters = "".join((axis["name"] if isinstance(axis, dict) else axis).upper()[0] for axis in named)
         axes = letters.replace("C", "S")
