@@ -1,20 +1,27 @@
 import os
+import shutil
+import struct
 import subprocess
 import sys
+import zlib
 from concurrent.futures import ThreadPoolExecutor
+from fractions import Fraction
 from io import BytesIO
 from pathlib import Path
 
+import imagecodecs
 import numpy as np
 import pytest
 import pyvips
 import tifffile
 import zarr
+from conftest import photo
 from PIL import Image, ImageCms, ImageOps
 
 from hirez_mosaic import sources
 from hirez_mosaic.errors import SourceError, SourceNotFoundError
-from hirez_mosaic.geometry import Box
+from hirez_mosaic.geometry import CELL, Box, CellGrid
+from hirez_mosaic.ingest import ingest_chunk
 from hirez_mosaic.sources import source as source_module
 from hirez_mosaic.sources import tiff as tiff_module
 from hirez_mosaic.sources import unpack, with_vips
@@ -37,8 +44,8 @@ def close_sources():
         TO_CLOSE.pop().close()
 
 
-def open_source(path, background=WHITE):
-    TO_CLOSE.append(sources.open_source(path, background))
+def open_source(path, background=WHITE, **settings):
+    TO_CLOSE.append(sources.open_source(path, background, **settings))
     return TO_CLOSE[-1]
 
 
@@ -206,6 +213,196 @@ def test_unpacking_in_many_bands_gives_the_same_px(tmp_path, kind, monkeypatch):
     assert len(done) > 5
     assert sum(done) == ROWS * COLUMNS
     np.testing.assert_array_equal(source.read(Box(0, ROWS, 0, COLUMNS)), RAMP)
+
+
+# --- levels ------------------------------------------------------------------------------------------------------------
+
+PHOTO = photo(302, 407)
+
+
+def halved(px):
+    """The mean of every 2 x 2 px, what is left over at the right and at the bottom dropped."""
+    height, width = px.shape[0] // 2, px.shape[1] // 2
+    means = px[: 2 * height, : 2 * width].reshape(height, 2, width, 2, -1).mean((1, 3))
+    return np.round(means).astype(px.dtype)
+
+
+LEVELS = [PHOTO, halved(PHOTO), halved(halved(PHOTO)), halved(halved(halved(PHOTO)))]  # 407, 203, 101 and 50 px wide
+
+
+def tiff_levels(path, levels, subifds=True, **settings):
+    settings = {"photometric": "rgb", **TILED} | settings
+    with tifffile.TiffWriter(path, ome=settings.pop("ome", False)) as file:
+        file.write(levels[0], subifds=len(levels) - 1 if subifds else 0, **settings)
+        for level in levels[1:]:
+            file.write(level, subfiletype=1, **settings)
+
+
+def zarr_levels(path, levels, version, axes="yxc", scales=None):
+    datasets = [{"path": str(number)} for number in range(len(levels))]
+    for dataset, scale in zip(datasets, scales or [], strict=bool(scales)):
+        dataset["coordinateTransformations"] = [{"type": "scale", "scale": scale}, {"type": "translation", "translation": [0.0] * 3}]
+    multiscales = [{"axes": [{"name": axis} for axis in axes], "datasets": datasets}]
+    attributes = {"multiscales": multiscales} if version == 2 else {"ome": {"version": "0.5", "multiscales": multiscales}}
+    group = zarr.create_group(path, zarr_format=version, attributes=attributes)
+    for number, level in enumerate(levels):
+        group.create_array(str(number), data=np.ascontiguousarray(level), chunks=tuple(min(64, length) for length in level.shape))
+
+
+def channels_first(levels):
+    return [level.transpose(2, 0, 1) for level in levels]
+
+
+TWICE = [[0.25 * 2**number, 0.25 * 2**number, 1.0] for number in range(4)]  # micrometres a px
+PYRAMIDS = {
+    "pages of libvips": ("TIFF", lambda path: vips(path, PHOTO, ".tif[tile,tile_width=64,tile_height=64,pyramid,depth=onepixel]")),
+    "subifds of libvips": (
+        "TIFF",
+        lambda path: vips(path, PHOTO, ".tif[tile,tile_width=64,tile_height=64,pyramid,depth=onepixel,subifd,compression=deflate]"),
+    ),
+    "pages of a BigTIFF": ("BigTIFF", lambda path: vips(path, PHOTO, ".tif[tile,tile_width=64,tile_height=64,pyramid,bigtiff]")),
+    "subifds": ("TIFF", lambda path: tiff_levels(path, LEVELS)),
+    "pages": ("TIFF", lambda path: tiff_levels(path, LEVELS, subifds=False, compression="lzw")),
+    "strips": ("TIFF", lambda path: tiff_levels(path, LEVELS, tile=None, rowsperstrip=16, compression="deflate")),
+    "ome-tiff": ("OME-TIFF", lambda path: tiff_levels(path, LEVELS, ome=True)),
+    "ome-tiff channel pages": (
+        "OME-TIFF",
+        lambda path: tiff_levels(path, channels_first(LEVELS), ome=True, photometric="minisblack", metadata={"axes": "CYX"}),
+    ),
+    "ome-zarr 0.4": ("OME-Zarr", lambda path: zarr_levels(path, LEVELS, 2)),
+    "ome-zarr 0.5": ("OME-Zarr", lambda path: zarr_levels(path, LEVELS, 3, scales=TWICE)),
+    "ome-zarr channels first": ("OME-Zarr", lambda path: zarr_levels(path, channels_first(LEVELS), 3, "cyx")),
+}
+
+
+def analysed(source, columns, chunk=None):
+    """((8 rows, 8 columns, 3) uint8 the analysis image of a source at so many cells across, the level it was made from)."""
+    grid = CellGrid.over(source.size, (32, 32), columns=columns)
+    source = unpack(source.for_step(grid.source_step), zarr.create_group(store={}), "source", lambda px: None)
+    analysis = np.empty((CELL * grid.rows, CELL * grid.columns, 3), np.uint8)
+    colours = np.empty((grid.rows, grid.columns, 3), np.uint8)
+    for box in grid.chunks(chunk or (grid.rows, grid.columns)):
+        ingest_chunk(source, grid, analysis, colours, box)
+    return analysis, source
+
+
+@pytest.mark.parametrize("kind", PYRAMIDS)
+def test_the_smallest_level_that_loses_nothing_is_read(tmp_path, kind):
+    name, write = PYRAMIDS[kind]
+    write(tmp_path / "picture")
+    tiff(tmp_path / "full.tif", PHOTO, **TILED)
+    source = open_source(tmp_path / "picture")
+    assert source.size == (407, 302)
+    for columns, level in ((12, 0), (6, 1), (3, 2)):  # 4.2, 8.5, 17 px of the source for each of the analysis image
+        made, used = analysed(source, columns)
+        of_all, _ = analysed(open_source(tmp_path / "full.tif"), columns)
+        assert used.level == level
+        assert used.size == (407, 302)
+        assert used.kind == (f"{name}, level {level + 1} of {len(source.levels)}" if level else name)
+        inside = slice(0, 302 * 8 * columns // 407 - 3), slice(0, 8 * columns - 3)  # where a dropped px does not reach
+        off = np.abs(made[inside].astype(int) - of_all[inside])
+        assert off.max() <= 2
+        assert off.mean() < 0.5
+
+
+def test_a_level_coarser_than_that_would_blur(tmp_path, monkeypatch):
+    tiff_levels(tmp_path / "a.tif", LEVELS)
+    fine, _ = analysed(open_source(tmp_path / "a.tif"), 6)
+    monkeypatch.setattr(source_module, "_LEVEL_PX", 2)
+    coarse, used = analysed(open_source(tmp_path / "a.tif"), 6)
+    assert used.level == 2
+    assert np.abs(fine[:30, :40].astype(int) - coarse[:30, :40]).max() > 2
+
+
+@pytest.mark.parametrize("kind", ["subifds", "strips", "ome-zarr 0.5"])
+def test_chunks_of_a_level_are_those_of_the_whole(tmp_path, kind):
+    PYRAMIDS[kind][1](tmp_path / "picture")
+    whole, used = analysed(open_source(tmp_path / "picture"), 5)
+    assert used.level == 1
+    np.testing.assert_array_equal(analysed(open_source(tmp_path / "picture"), 5, chunk=(2, 3))[0], whole)
+
+
+def test_the_level_has_4_px_for_each_px_in_both_directions(tmp_path):
+    tiff_levels(tmp_path / "a.tif", [np.zeros((height, 8 * height, 3), "u1") for height in (512, 256, 128, 64)])
+    source = open_source(tmp_path / "a.tif")
+    steps = {
+        (1, 1): 0,
+        (7, 64): 0,
+        (Fraction(799, 100), 8): 0,
+        (8, 8): 1,
+        (64, 15): 1,
+        (16, 16): 2,
+        (31, 32): 2,
+        (32, 32): 3,
+        (999, 999): 3,
+    }
+    assert {step: source.for_step(tuple(map(Fraction, step))).level for step in steps} == steps
+
+
+@pytest.mark.parametrize(
+    ("sides", "times"),
+    [((203, 151), (2, 2)), ((204, 151), (2, 2)), ((135, 101), (3, 3)), ((271, 201), (Fraction(407, 271), Fraction(302, 201)))],
+)
+def test_a_level_is_a_whole_number_of_times_smaller_rounded_down_or_up_or_of_any_other_size(tmp_path, sides, times):
+    zarr_levels(tmp_path / "a.zarr", [PHOTO, np.zeros((sides[1], sides[0], 3), "u1")], 3)
+    source = open_source(tmp_path / "a.zarr").for_step((Fraction(99), Fraction(99)))
+    assert source.level == 1
+    assert source.shrink == times
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_levels_are_turned_as_the_whole_is(tmp_path, orientation):
+    turned = {"extratags": [(274, 3, 1, orientation, True)]}
+    tiff_levels(tmp_path / "levels.tif", [PHOTO[:300, :400], LEVELS[1][:150, :200]], **turned)
+    tiff(tmp_path / "full.tif", PHOTO[:300, :400], **turned, **TILED)
+    made, used = analysed(open_source(tmp_path / "levels.tif"), 3)
+    assert used.level == 1
+    assert used.size == ((400, 300) if orientation < 5 else (300, 400))
+    whole, _ = analysed(open_source(tmp_path / "full.tif"), 3)
+    assert np.abs(made[:14, :14].astype(int) - whole[:14, :14]).max() <= 2
+
+
+SMALL = np.zeros((151, 203, 3), "u1")
+NO_LEVELS = {
+    "wider": lambda path: tiff_levels(path, [PHOTO, SMALL[:, :199]]),
+    "lower": lambda path: tiff_levels(path, [PHOTO, SMALL[:145]]),
+    "not smaller": lambda path: tiff_levels(path, [PHOTO, PHOTO]),
+    "zarr of other samples": lambda path: zarr_levels(path, [PHOTO, SMALL.astype("u2")], 3),
+    "zarr of fewer channels": lambda path: zarr_levels(path, [PHOTO, SMALL[..., :1]], 3),
+    "zarr of fewer axes": lambda path: zarr_levels(path, [PHOTO, SMALL[..., 0]], 3),
+    "zarr whose scale is another": lambda path: zarr_levels(path, [PHOTO, SMALL], 3, scales=[[1, 1, 1], [4, 4, 1]]),
+    "palette": lambda path: tiff_levels(path, [PHOTO[..., 0], SMALL[..., 0]], photometric="palette", colormap=np.zeros((3, 256), "u2")),
+    "bilevel": lambda path: tiff_levels(path, [PHOTO[..., 0] > 99, SMALL[..., 0] > 99], photometric="minisblack"),
+}
+
+
+@pytest.mark.parametrize("kind", NO_LEVELS)
+def test_what_is_not_the_same_picture_smaller_is_no_level(tmp_path, kind):
+    NO_LEVELS[kind](tmp_path / "picture")
+    source = open_source(tmp_path / "picture")
+    assert len(source.levels) == 1
+    assert source.for_step((Fraction(99), Fraction(99))).level == 0
+
+
+def test_a_zarr_level_that_is_named_and_not_there_is_left_out(tmp_path):
+    zarr_levels(tmp_path / "a.zarr", LEVELS, 3)
+    shutil.rmtree(tmp_path / "a.zarr" / "1")
+    assert [level.size for level in open_source(tmp_path / "a.zarr").levels] == [(407, 302), (101, 75), (50, 37)]
+
+
+@pytest.mark.parametrize("datasets", [[], [{}], 7, [{"path": "0", "coordinateTransformations": [{"type": "scale", "scale": "a"}]}] * 2])
+def test_an_ome_zarr_that_describes_itself_wrongly_is_refused(tmp_path, datasets):
+    group = zarr.create_group(tmp_path / "g.zarr", attributes={"multiscales": [{"datasets": datasets}]})
+    group.create_array("0", data=RAMP)
+    with pytest.raises(SourceError, match="describes its picture in a way that is not OME-Zarr's"):
+        open_source(tmp_path / "g.zarr")
+
+
+def test_a_truncated_level_is_refused(tmp_path):
+    tiff_levels(tmp_path / "a.tif", LEVELS, compression="deflate")
+    os.truncate(tmp_path / "a.tif", (tmp_path / "a.tif").stat().st_size - 2000)
+    with pytest.raises(SourceError, match="truncated"):
+        open_source(tmp_path / "a.tif")
 
 
 # --- orientation -------------------------------------------------------------------------------------------------------
@@ -540,6 +737,93 @@ def test_five_channels_are_refused(tmp_path):
     for name in ("a.tif", "a.zarr"):
         with pytest.raises(SourceError, match="has 5 channels; use grey, RGB or CMYK"):
             open_source(tmp_path / name)
+
+
+# --- headers that lie --------------------------------------------------------------------------------------------------
+
+
+def png_claiming(path, width, height, interlaced=0):
+    """A PNG whose header claims a size, without px."""
+    chunks = [(b"IHDR", struct.pack(">2I5B", width, height, 8, 2, 0, 0, interlaced)), (b"IDAT", zlib.compress(bytes(100))), (b"IEND", b"")]
+    told = [struct.pack(">I", len(data)) + name + data + struct.pack(">I", zlib.crc32(name + data)) for name, data in chunks]
+    path.write_bytes(b"\x89PNG\r\n\x1a\n" + b"".join(told))
+
+
+def tiff_claiming(path, width, height, **settings):
+    """A TIFF whose header claims a size, with the px of a small one."""
+    tiff(path, NOISE, bigtiff=True, **settings)
+    with tifffile.TiffFile(path, mode="r+b") as file:
+        for tag, length in (("ImageWidth", width), ("ImageLength", height)):
+            file.pages[0].tags[tag].overwrite(length, dtype="I")
+
+
+CLAIMS = {
+    "png": png_claiming,
+    "tiff tiles": lambda path, width, height: tiff_claiming(path, width, height, compression="deflate", **TILED),
+    "tiff tiles not compressed": lambda path, width, height: tiff_claiming(path, width, height, **TILED),
+    "tiff strips": lambda path, width, height: tiff_claiming(path, width, height, compression="deflate", rowsperstrip=16),
+    "tiff one strip": tiff_claiming,
+    "zarr": lambda path, width, height: zarr.create_array(path, shape=(height, width, 3), chunks=(64, 64, 3), dtype="u1"),
+}
+
+
+@pytest.mark.parametrize("kind", CLAIMS)
+def test_a_header_that_claims_an_absurd_size_is_refused(tmp_path, kind):
+    CLAIMS[kind](tmp_path / "picture", 2_000_000, 1_000_000)
+    with pytest.raises(SourceError, match=r"claims to have 2,000,000 x 1,000,000 px, and more than 1,000,000,000,000 px are not believed"):
+        open_source(tmp_path / "picture")
+
+
+def test_the_limit_of_what_is_believed_can_be_raised_and_lowered(tmp_path):
+    CLAIMS["zarr"](tmp_path / "a.zarr", 2_000_000, 1_000_000)
+    assert open_source(tmp_path / "a.zarr", max_px=2 * 10**12).size == (2_000_000, 1_000_000)
+    pil(tmp_path / "a.png", RAMP)
+    with pytest.raises(SourceError, match="claims to have 200 x 120 px, and more than 23,999 px are not believed; raise --max-source-px"):
+        open_source(tmp_path / "a.png", max_px=23_999)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="counts memory as Linux does")
+@pytest.mark.parametrize("kind", ["png", "tiff tiles", "tiff tiles not compressed", "tiff strips", "tiff one strip"])
+def test_a_header_that_lies_within_belief_is_found_out_before_memory_or_disk_are_taken(tmp_path, kind):
+    CLAIMS[kind](tmp_path / "picture", 1_000_000, 1_000_000)
+    done = subprocess.run(
+        [sys.executable, "-c", LIE, str(tmp_path / "picture"), str(tmp_path / "unpacked.zarr")], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    megabytes, told = done.stdout.split(maxsplit=1)
+    assert int(megabytes) < 150
+    assert "truncated" in told or "not a picture" in told
+    assert sum(file.stat().st_size for file in (tmp_path / "unpacked.zarr").rglob("*") if file.is_file()) < 1 << 20
+
+
+LIE = """
+import resource, sys
+from pathlib import Path
+import zarr
+from hirez_mosaic.errors import SourceError
+from hirez_mosaic.geometry import Box
+from hirez_mosaic.sources import open_source, unpack
+before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+try:
+    source = unpack(open_source(Path(sys.argv[1])), zarr.open_group(sys.argv[2], mode="w"), "source", lambda px: None)
+    source.read(Box(900_000, 900_100, 900_000, 900_100))
+    told = "nothing"
+except SourceError as error:
+    told = str(error)
+print((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) // 1024, told)
+"""
+
+
+@pytest.mark.parametrize("codecformat", ["jp2", "j2k"])
+def test_jpeg_2000_is_read_where_libvips_reads_it(tmp_path, codecformat):
+    (tmp_path / "a.jp2").write_bytes(imagecodecs.jpeg2k_encode(RAMP, level=0, reversible=True, codecformat=codecformat))
+    if pyvips.type_find("VipsOperation", "jp2kload"):
+        np.testing.assert_array_equal(read(tmp_path / "a.jp2"), RAMP)
+    else:
+        with pytest.raises(
+            SourceError, match="is JPEG 2000, which this libvips cannot read; convert it to TIFF, for instance by opj_decompress"
+        ):
+            open_source(tmp_path / "a.jp2")
 
 
 # --- memory ------------------------------------------------------------------------------------------------------------
