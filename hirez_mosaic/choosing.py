@@ -22,7 +22,7 @@ from hirez_mosaic.spec import RenderSpec
 from hirez_mosaic.templates import TemplateSet
 
 _HASHED = 64  # cells a side that are read at once for a digest
-_VERSION = 3  # of fitting: a cached decoder of another is not used
+_VERSION = 4  # of fitting: a cached decoder of another is not used
 
 
 @dataclass(frozen=True)
@@ -36,6 +36,15 @@ class Choice:
     told: str
     fit_steps: int
     untouched: bool
+
+    @property
+    def identity(self) -> str:
+        """What the decoder is before it is fitted, of these templates: its kind, and a digest of what it has learned."""
+        sha = hashlib.blake2b(digest_size=16)
+        if isinstance(self.decoder, LearnedDecoder) and not self.untouched:
+            for tensor in self.decoder.state_dict().values():
+                sha.update(tensor.cpu().numpy().tobytes())
+        return f"{self.decoder.kind} {sha.hexdigest()}"
 
 
 def trained_path(cache: Path, fingerprint: str) -> Path:
@@ -102,10 +111,7 @@ def _key(choice: Choice, analysis: Any, grid: CellGrid, objective: Objective) ->
     sha = hashlib.blake2b(digest_size=16)
     vgg = objective.loss.vgg
     told = [_VERSION, choice.decoder.fingerprint, choice.fit_steps, objective.far_weight, str(next(vgg.parameters()).dtype), analysis.shape]
-    sha.update(json.dumps(told).encode())
-    if not choice.untouched:
-        for tensor in choice.decoder.state_dict().values():
-            sha.update(tensor.cpu().numpy().tobytes())
+    sha.update(json.dumps([*told, choice.identity]).encode())
     for box in grid.chunks((_HASHED, _HASHED)):
         sha.update(np.ascontiguousarray(analysis[box.scaled(CELL).slices]).data)
     return sha.hexdigest()

@@ -16,13 +16,26 @@ def encode_chunk(encoder: VGG16, grid: CellGrid, analysis: Any, features: Any, m
     The read box is the write box and the encoder's halo, clipped (not reflected) at the image's edge, so that the network's own
     zero padding acts there as it does on the whole image.
     """
-    write = box.scaled(CELL)
-    read = write.grown(encoder.halo, grid.box.scaled(CELL))
-    made = encode(encoder, analysis[read.slices])
-    inner = Box(*(edge // CELL for edge in (read.top, read.bottom, read.left, read.right)))
-    kept = made[:, :, *box.within(inner).slices][0].permute(1, 2, 0)
+    kept = _encode_box(encoder, grid.box.scaled(CELL), analysis, box)
     features[box.slices] = stored(kept)
     moments[box.top // chunk[0], box.left // chunk[1]] = second_moments(kept)
+
+
+def _encode_box(encoder: VGG16, bounds: Box, analysis: Any, box: Box) -> torch.Tensor:
+    """(rows, columns, 256) features of a box of cells; in halves, again and again, where a GPU has no room for the whole."""
+    write = box.scaled(CELL)
+    read = write.grown(encoder.halo, bounds)
+    try:
+        made = encode(encoder, analysis[read.slices])
+    except torch.cuda.OutOfMemoryError:
+        if box.area == 1:
+            raise
+    else:
+        inner = Box(*(edge // CELL for edge in (read.top, read.bottom, read.left, read.right)))
+        return made[:, :, *box.within(inner).slices][0].permute(1, 2, 0)
+    torch.cuda.empty_cache()
+    halves = [_encode_box(encoder, bounds, analysis, half) for half in box.halves()]
+    return torch.cat(halves, 0 if box.height >= box.width else 1)
 
 
 @torch.inference_mode()
@@ -35,7 +48,10 @@ def encode(encoder: VGG16, pixels: NDArray[np.uint8]) -> torch.Tensor:
 
 def as_images(pixels: NDArray[np.uint8], device: torch.device) -> torch.Tensor:
     """(h, w, 3) uint8 -> (1, 3, h, w) float32 in [0, 1] on the device, channels-last in memory."""
-    return torch.from_numpy(np.ascontiguousarray(pixels)).to(device).permute(2, 0, 1)[None].float() / 255
+    here = torch.from_numpy(np.ascontiguousarray(pixels))
+    if device.type == "cuda":
+        here = here.pin_memory()  # so that the copy does not wait for what the GPU is at
+    return here.to(device, non_blocking=True).permute(2, 0, 1)[None].float() / 255
 
 
 def stored_type(precision: torch.dtype) -> type[np.floating[Any]]:

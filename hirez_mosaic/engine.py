@@ -1,18 +1,145 @@
-"""Where chunks run: Dask's threaded scheduler, with torch's own threads kept out of each other's way."""
+"""Where chunks run: one graph of tasks, on Dask's threads in this process or on the workers of a Dask cluster.
+
+Stages that follow one another chunk by chunk run together: a chunk goes on to the next stage as soon as those chunks of the stage before
+that it reads are finished, so reading, computing and writing overlap. What is finished is marked in the workspace by whoever finished
+it; a chunk that is marked is not run again, whether the mark comes from an earlier start or from a worker that was lost.
+"""
 
 import os
 import sys
-from collections.abc import Callable, Iterable, Iterator
+import time
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from dataclasses import dataclass
+from importlib import import_module
+from typing import Any, Protocol
 
 import psutil
 import torch
 from dask.base import compute
 from dask.delayed import delayed
 
-from hirez_mosaic.errors import BudgetError
-from hirez_mosaic.geometry import Box
+from hirez_mosaic.errors import BudgetError, ClusterError
+from hirez_mosaic.geometry import Box, CellGrid
+from hirez_mosaic.nets.device import resolve_device
+from hirez_mosaic.store import Marks
+
+Task = Callable[[Box], None]
+Heard = Callable[[str, Box, float], None]
+"""Called, from whichever thread, with the name of a stage, a chunk it finished, and the seconds that took."""
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One stage of a job: a function of one chunk.
+
+    make: called with a device once in each process, picklable for a cluster; gives the task, which fills the write box of a chunk.
+    marks: which chunks are finished, and how the grid is cut into them.
+    reach: cells beyond a chunk whose chunks it reads of the stage before, where the two run together.
+    """
+
+    name: str
+    make: Callable[[torch.device], Task]
+    grid: CellGrid
+    marks: Marks
+    reach: int = 0
+
+    def on(self, device: torch.device) -> Callable[[Box], float]:
+        """What makes a chunk and marks it, unless it is marked already; it tells the seconds that took."""
+        task = self.make(device)
+
+        def run(box: Box) -> float:
+            start = time.perf_counter()
+            if not self.marks.has(box):
+                task(box)
+                self.marks.set(box)
+            return time.perf_counter() - start
+
+        return run
+
+    def finished(self) -> list[Box]:
+        """The chunks that are marked."""
+        done = self.marks.all()
+        rows, columns = self.marks.chunk
+        return [box for box in self.grid.chunks(self.marks.chunk) if done[box.top // rows, box.left // columns]]
+
+
+class Engine(Protocol):
+    """What runs stages.
+
+    threads: chunks at a time in one process, at most. memory: bytes that a process may take, None where nothing is said.
+    """
+
+    threads: int
+    memory: int | None
+
+    def run(self, stages: Sequence[Stage], workers: int, heard: Heard) -> None:
+        """Run every chunk of these stages that is not finished, `workers` at a time in a process.
+
+        No task runs any more when this returns or raises the first error.
+        """
+
+    def close(self) -> None:
+        """Give back what it runs on."""
+
+
+class Threads:
+    """Threads of this process. A GPU gets two chunks, one of which is on its way in or out."""
+
+    memory: int | None = None
+
+    def __init__(self, device: torch.device) -> None:
+        self.threads, self._device = 2 if device.type == "cuda" else cores(), device
+
+    def run(self, stages: Sequence[Stage], workers: int, heard: Heard) -> None:
+        stopped = False
+        with shared_cores(workers), ThreadPoolExecutor(workers) as pool:
+            tasks = {stage.name: stage.on(self._device) for stage in stages}
+
+            def work(name: str, box: Box, *_: object) -> None:
+                if not stopped:
+                    heard(name, box, tasks[name](box))
+
+            try:
+                compute(*graph(stages, work), scheduler="threads", pool=pool)
+            finally:
+                stopped = True  # Dask raises without waiting for what is running; leaving the pool waits
+
+    def close(self) -> None:
+        """Nothing to give back."""
+
+
+def graph(stages: Sequence[Stage], work: Callable[..., Any]) -> list[Any]:
+    """A delayed `work(name, box, ...)` for every chunk that is not finished, after those of the stage before that it reads."""
+    calls: list[Any] = []
+    before: dict[tuple[int, int], Any] = {}
+    was, job = (1, 1), os.urandom(8).hex()
+    for stage in stages:
+        finished, (rows, columns) = set(stage.finished()), stage.marks.chunk
+        now = {}
+        for box in stage.grid.chunks(stage.marks.chunk):
+            if box not in finished:
+                read = box.grown(stage.reach, stage.grid.box)
+                across = range(read.left // was[1], -(-read.right // was[1]))
+                places = ((row, column) for row in range(read.top // was[0], -(-read.bottom // was[0])) for column in across)
+                needed = [before[there] for there in places if there in before]
+                place = box.top // rows, box.left // columns
+                now[place] = delayed(work)(stage.name, box, *needed, dask_key_name=f"{stage.name}-{job}-{place[0]}-{place[1]}")
+        calls += now.values()
+        before, was = now, stage.marks.chunk
+    return calls
+
+
+def make_engine(scheduler: str | None, device: str) -> Engine:
+    """The engine of a job: threads of this process, or the Dask cluster at an address. Raises ClusterError, DeviceError."""
+    if scheduler is None:
+        return Threads(resolve_device(device))
+    try:
+        cluster: Engine = import_module("hirez_mosaic.cluster").Cluster(scheduler, device)
+    except ModuleNotFoundError as error:
+        raise ClusterError("--scheduler takes the package distributed; install it with pip install 'hirez-mosaic[cluster]'.") from error
+    return cluster
 
 
 def cores() -> int:
@@ -34,26 +161,6 @@ def shared_cores(workers: int) -> Iterator[None]:
         raise BudgetError("Memory ran out in spite of the plan; use a smaller --chunk, or --device cpu.") from error
     finally:
         torch.set_num_threads(before)
-
-
-def run_stage(task: Callable[[Box], None], boxes: Iterable[Box], workers: int, progress: Callable[[int], None]) -> None:
-    """Run `task` on every box, `workers` at a time; the first error stops the stage and is raised.
-
-    No task runs any more when this returns or raises. progress: called, from the worker's thread, with the number of cells of each box
-    that is done.
-    """
-    stopped = False
-
-    def work(box: Box) -> None:
-        if not stopped:
-            task(box)
-            progress(box.area)
-
-    with ThreadPoolExecutor(workers) as pool:
-        try:
-            compute(*(delayed(work, pure=False)(box) for box in boxes), scheduler="threads", pool=pool)
-        finally:
-            stopped = True  # Dask raises without waiting for what is running; leaving the pool waits
 
 
 def peak_memory() -> int:

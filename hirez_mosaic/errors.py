@@ -12,6 +12,7 @@
     ├── DeviceError                                       the device asked for is not there
     ├── BudgetError                                       not even the smallest chunk fits the memory budget
     ├── WorkspaceError                                    the workspace belongs to something else
+    ├── ClusterError                                      the Dask cluster cannot be used
     └── OutputError                                       the mosaic cannot be written
         ├── OutputExistsError   (also FileExistsError)
         └── DiskSpaceError
@@ -21,6 +22,7 @@ A message is one sentence or two: the fact, the values, the remedy.
 
 __all__ = [
     "BudgetError",
+    "ClusterError",
     "DecoderError",
     "DeviceError",
     "DiskSpaceError",
@@ -84,6 +86,10 @@ class BudgetError(HirezMosaicError):
 
 class WorkspaceError(HirezMosaicError):
     """The workspace folder belongs to something else."""
+
+
+class ClusterError(HirezMosaicError):
+    """The Dask cluster cannot be reached, or cannot run the job."""
 
 
 class OutputError(HirezMosaicError):

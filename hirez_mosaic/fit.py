@@ -127,6 +127,13 @@ class Objective:
         self._halves = self.templates.view(-1, 2, CELL // 2, 2, CELL // 2, 3).mean((2, 4)).flatten(1)
         self._halves_bias = -self._halves.square().sum(1)
 
+    def on(self, device: torch.device) -> "Objective":
+        """The same on a device; itself where it is there."""
+        if self.templates.device == device:
+            return self
+        self.loss.vgg.to(device)
+        return Objective(self.loss, self.templates.unflatten(1, (CELL, CELL, 3)).to(device), self.far_weight)
+
     def source_window(self, analysis: Any, box: Box) -> torch.Tensor:
         """(1, 3, 8 rows, 8 columns) float32 in [0, 1] of the cells `box`."""
         return as_images(analysis[box.scaled(CELL).slices], self.templates.device)

@@ -6,17 +6,16 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import psutil
-import torch
 
 from hirez_mosaic import assemble, decode, encode, fit, fitting, ingest, refine, rules
-from hirez_mosaic.engine import cores
+from hirez_mosaic.engine import Engine
 from hirez_mosaic.errors import BudgetError, DiskSpaceError
 from hirez_mosaic.geometry import CellGrid
 from hirez_mosaic.nets.decoders import Decoder
 from hirez_mosaic.nets.vgg import VGG16
 from hirez_mosaic.sources import Source
 from hirez_mosaic.spec import RenderSpec, format_bytes
-from hirez_mosaic.store import workspace_bytes
+from hirez_mosaic.store import is_url, workspace_bytes
 from hirez_mosaic.templates import RESIDENT, TemplateSet
 
 _SIDES = (128, 96, 64, 48, 32, 24, 16, 8, 4, 2, 1)  # of a chunk, cells: larger halve the halo's share, smaller the memory
@@ -55,19 +54,22 @@ def make_plan(
     encoder: VGG16,
     decoder: Decoder,
     templates: TemplateSet,
-    device: torch.device,
+    engine: Engine,
     fit_steps: int,
+    left: tuple[int, int] | None = None,
 ) -> Plan:
-    """The largest chunk and the most workers within the budget.
+    """The largest chunk and the most workers within the budget; where processes of a cluster run them, the budget of each.
 
-    Raises BudgetError when not even the smallest chunk (or the one asked for) fits.
+    left: (rows, columns) of the chunks that an earlier start left, which are gone on with whatever the budget then was.
+    Raises BudgetError when not even the smallest chunk (or the one asked for, or left) fits.
     """
     process = psutil.Process().memory_info().rss
-    budget = spec.memory or process + psutil.virtual_memory().available // 4
-    for workers, side in _choices(spec.chunk, 2 if device.type == "cuda" else cores()):
-        chunk = grid.even_chunk(side) if spec.chunk is None else (min(side, grid.rows), min(side, grid.columns))
+    budget = spec.memory or engine.memory or process + psutil.virtual_memory().available // 4
+    given = left or (None if spec.chunk is None else (min(spec.chunk, grid.rows), min(spec.chunk, grid.columns)))
+    for workers, side in _choices(given and max(given), engine.threads):
+        chunk = given or grid.even_chunk(side)
         count = math.prod(grid.chunk_counts(chunk))
-        if count < workers and spec.chunk is None and side > _SMALL:
+        if count < workers and given is None and side > _SMALL:
             continue  # smaller chunks keep all workers busy
         workers = min(workers, count)
         stages = _stage_bytes(spec, source, grid, encoder, decoder, templates, chunk, workers, fit_steps)
@@ -75,13 +77,13 @@ def make_plan(
         plan = Plan(grid, chunk, workers, projected, budget, stages)
         if projected <= budget:
             return plan
-    raise _too_small(plan, process, spec.chunk is not None)
+    raise _too_small(plan, process, "or --restart" if left else "or a smaller --chunk" if spec.chunk else "")
 
 
-def _too_small(plan: Plan, process: int, chunk_given: bool) -> BudgetError:
+def _too_small(plan: Plan, process: int, chunk_remedy: str) -> BudgetError:
     stage = max(plan.stage_bytes, key=lambda name: plan.stage_bytes[name])
     enough = format_bytes(plan.projected * 1.05).replace(" ", "")
-    remedy = f"or --{stage} 0" if stage in ("fit", "refine") else "or a smaller --chunk" if chunk_given else ""
+    remedy = f"or --{stage} 0" if stage in ("fit", "refine") else chunk_remedy
     return BudgetError(
         f"The memory budget of {format_bytes(plan.budget)} is too small: with one chunk of {plan.chunk[1]} x {plan.chunk[0]} cells at a "
         f"time the job takes {format_bytes(plan.projected)}, {format_bytes(process)} of it this process as it stands and "
@@ -146,20 +148,24 @@ def candidates_kept(spec: RenderSpec, choices: int) -> int:
     return min(choices, max(refine.CANDIDATES if spec.refine else 1, ruled, mapped))
 
 
-def check_disk(spec: RenderSpec, plan: Plan, workspace: Path, feature_bytes: int, unpacked: int, decoder: Decoder) -> None:
-    """Raise DiskSpaceError when the workspace and the mosaic do not fit their disks."""
+def check_disk(spec: RenderSpec, plan: Plan, place: str, feature_bytes: int, unpacked: int, decoder: Decoder) -> None:
+    """Raise DiskSpaceError when the workspace, less what is there, and the mosaic do not fit their disks. An object store has no end."""
     k = candidates_kept(spec, decoder.template_count)
     ruled = rules.scratch_bytes(plan.grid, decoder.query_length, k) if rules_of(spec) else 0
     work = ruled + workspace_bytes(plan.grid, plan.chunk, feature_bytes, k) + unpacked
     mosaic = assemble.output_bytes(plan.grid.mosaic_size, spec.output, spec.compression, spec.quality)
     target = spec.output.absolute().parent
-    shared = _existing(workspace).stat().st_dev == target.stat().st_dev
-    needed = {target: work + mosaic} if shared else {workspace: work, target: mosaic}
-    for place, wanted in needed.items():
-        free = shutil.disk_usage(_existing(place)).free
+    needed = {target: mosaic}
+    if not is_url(place):
+        workspace = Path(place)
+        work = max(0, work - sum(file.stat().st_size for file in workspace.rglob("*") if file.is_file()))
+        shared = _existing(workspace).stat().st_dev == target.stat().st_dev
+        needed = {target: work + mosaic} if shared else {workspace: work, target: mosaic}
+    for folder, wanted in needed.items():
+        free = shutil.disk_usage(_existing(folder)).free
         if free < wanted:
             raise DiskSpaceError(
-                f"The disk of {place} has {format_bytes(free)} free and the job takes about {format_bytes(wanted)} "
+                f"The disk of {folder} has {format_bytes(free)} free and the job takes about {format_bytes(wanted)} "
                 f"(workspace {format_bytes(work)}, mosaic {format_bytes(mosaic)}); free some, or name other disks with --workspace and -o."
             )
 

@@ -4,7 +4,6 @@ The grid is cut into refining windows of 64 x 64 cells, whatever the chunks are,
 are thrown away afterwards; what lies there starts from the same candidates in every window, so neighbours agree where they meet.
 """
 
-from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -21,11 +20,6 @@ CONTEXT = 8
 """Cells around it that are optimised with it; half the reach of conv4_1 at the coarsest scale."""
 _RATE = 0.1
 _INVERSE_TEMPERATURE = (3.0, 60.0)
-
-
-def refining_windows(grid: CellGrid) -> Iterator[Box]:
-    """The write boxes: 64 x 64 cells, fewer at the right and bottom edge."""
-    return grid.chunks((WINDOW, WINDOW))
 
 
 def projected_bytes(grid: CellGrid, itemsize: int) -> int:

@@ -1,45 +1,48 @@
 """A whole render: from a picture and a folder of templates to a mosaic file."""
 
+import errno
 import math
-import shutil
-import tempfile
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass
 from fractions import Fraction
+from functools import partial
 from pathlib import Path
+from threading import Lock
 from typing import Any
 
 import numpy as np
 import torch
 
+from hirez_mosaic import __version__
 from hirez_mosaic.assemble import Mosaic, assemble, check_output, write_preview
 from hirez_mosaic.cache import cache_folder
 from hirez_mosaic.choosing import Choice, choose_decoder, fitted_decoder, loss_network, window_objective
-from hirez_mosaic.decode import box_queries, decode_chunk
-from hirez_mosaic.encode import encode_chunk, stored_type
-from hirez_mosaic.engine import cores, peak_memory, run_stage, shared_cores
-from hirez_mosaic.errors import OutputError
+from hirez_mosaic.decode import box_queries
+from hirez_mosaic.encode import stored_type
+from hirez_mosaic.engine import Engine, Stage, cores, make_engine, peak_memory, shared_cores
+from hirez_mosaic.errors import DiskSpaceError, SourceError
 from hirez_mosaic.fit import Picture
 from hirez_mosaic.fitting import mean_loss
 from hirez_mosaic.geometry import CELL, Box, CellGrid
-from hirez_mosaic.ingest import ingest_chunk
 from hirez_mosaic.nets.decoders import FEATURES, LearnedDecoder
 from hirez_mosaic.nets.device import device_name, resolve_device, resolve_precision
 from hirez_mosaic.nets.vgg import VGG16, make_encoder
 from hirez_mosaic.nets.weights import resolve_weights
 from hirez_mosaic.plan import Plan, candidates_kept, check_disk, make_plan, rules_of
-from hirez_mosaic.refine import refine_window, refining_windows
+from hirez_mosaic.refine import WINDOW
 from hirez_mosaic.rules import RuledMap
-from hirez_mosaic.select import select_chunk
-from hirez_mosaic.sources import Source, open_source, unpack
+from hirez_mosaic.sources import Source, files_of, open_source, unpack, unpacked
 from hirez_mosaic.spec import FAR_WEIGHT, RenderSpec, default_output, parse_bytes, parse_colour, parse_scale, parse_tile
-from hirez_mosaic.store import Workspace
+from hirez_mosaic.stages import decoding, encoding, ingesting, refining, selecting
+from hirez_mosaic.store import Identity, Workspace, discard, held, open_workspace, stored_chunk
 from hirez_mosaic.templates import TemplateSet, load_templates
 from hirez_mosaic.templates.duplicates import near_duplicates
 from hirez_mosaic.tilemap import cells_of, check_tile_map, read_ban, without, write_tile_map
 from hirez_mosaic.tint import Tint
+
+_REFINED = (WINDOW, WINDOW)  # of the index map's chunks where it is refined, cells
 
 
 class Listener:
@@ -62,7 +65,10 @@ class Listener:
 
 @dataclass(frozen=True)
 class Job:
-    """Everything a render works with, once it is planned."""
+    """Everything a render works with, once it is planned.
+
+    place: of the workspace. identity: what is done is of use to a later start of the same one alone.
+    """
 
     spec: RenderSpec
     source: Source
@@ -72,7 +78,10 @@ class Job:
     choice: Choice
     device: torch.device
     precision: torch.dtype
+    engine: Engine
     plan: Plan
+    place: str
+    identity: Identity
 
 
 @dataclass(frozen=True)
@@ -129,6 +138,8 @@ def render(
     chunk: int | None = None,
     memory: int | str | None = None,
     workspace: str | Path | None = None,
+    restart: bool = False,
+    scheduler: str | None = None,
     overwrite: bool = False,
     background: str | tuple[int, int, int] = "white",
     compression: str = "jpeg",
@@ -162,7 +173,10 @@ def render(
     device: "auto", "cpu", "cuda" or "cuda:N". precision: of the encoder: "auto", "float32" or "bfloat16".
     chunk: cells a side of a chunk; as large as the memory budget allows where None.
     memory: bytes, or "2GiB"; a quarter of what is free where None.
-    workspace: folder to keep what every stage left; a temporary one beside the output where None.
+    workspace: folder, or URL that fsspec knows, to keep what every stage left; where None a hidden folder beside the output, removed when
+        the mosaic is made. A render that finds what an earlier start of the same job left there goes on with its last finished chunk.
+    restart: discard what an earlier start left.
+    scheduler: address of a Dask cluster whose workers run the chunks, such as "tcp://host:8786"; threads of this process where None.
     overwrite: replace an output that is there.
     background: under transparent px of source and templates: a name, "#rrggbb" or (r, g, b).
     compression, quality: of TIFF and of lossy formats.
@@ -195,7 +209,9 @@ def render(
         precision=precision,
         chunk=chunk,
         memory=None if memory is None else parse_bytes(memory),
-        workspace=None if workspace is None else Path(workspace),
+        workspace=None if workspace is None else str(workspace),
+        restart=restart,
+        scheduler=scheduler,
         overwrite=overwrite,
         background=parse_colour(background),
         compression=compression,
@@ -218,21 +234,35 @@ def render(
 
 
 def run_render(spec: RenderSpec, listener: Listener) -> RenderResult:
-    """Prepare, plan and run one render."""
+    """Prepare, plan and run one render, or go on with one that was broken off."""
     with ExitStack() as cleanup:
         job = prepare(spec, listener, cleanup)
-        folder = spec.workspace or _temporary_workspace(spec.output, cleanup)
-        check_disk(spec, job.plan, folder, np.dtype(stored_type(job.precision)).itemsize, job.source.unpacked_bytes, job.choice.decoder)
         listener.planned(job)
-        workspace = Workspace.create(folder, job.plan.grid, job.plan.chunk)
-        with shared_cores(job.plan.workers):
-            return _run_stages(job, workspace, listener)
+        workspace = open_workspace(job.place, job.identity, job.plan.grid, job.plan.chunk)
+        try:
+            result = _run_stages(job, workspace, listener)
+        except SourceError:
+            _forget(job)
+            raise
+        except (Exception, KeyboardInterrupt) as error:
+            listener.note(f"What is finished is kept in {job.place}: the same command goes on from there, --restart begins anew.")
+            if isinstance(error, OSError) and error.errno == errno.ENOSPC:
+                raise DiskSpaceError(f"The disk of {job.place} is full; free some space, and the same command goes on.") from error
+            raise
+        _forget(job)
+        return result
+
+
+def _forget(job: Job) -> None:
+    """Remove a workspace that nobody asked for."""
+    if job.spec.workspace is None:
+        discard(job.place)
 
 
 def prepare(spec: RenderSpec, listener: Listener, cleanup: ExitStack) -> Job:
     """Open and check everything a render needs, from the cheapest to the dearest; writes nothing but the caches.
 
-    cleanup: closes what was opened.
+    cleanup: closes what was opened, and gives the workspace free.
     """
     spec.check_places()
     for path in filter(None, (spec.output, spec.preview)):
@@ -245,7 +275,9 @@ def prepare(spec: RenderSpec, listener: Listener, cleanup: ExitStack) -> Job:
     grid = CellGrid.over(source.size, spec.tile, spec.scale, spec.columns)
     source = source.for_step(grid.source_step)
     spec.check_mosaic_size(grid.mosaic_size)
-    device = resolve_device(spec.device)
+    engine = make_engine(spec.scheduler, spec.device)
+    cleanup.callback(engine.close)
+    device = resolve_device("cpu" if spec.scheduler else spec.device)  # on a cluster the networks run on its workers
     precision = resolve_precision(spec.precision, device)
     templates = chosen_templates(spec, listener)
     rules_of(spec).check(grid.rows, grid.columns, len(templates.names))
@@ -255,8 +287,38 @@ def prepare(spec: RenderSpec, listener: Listener, cleanup: ExitStack) -> Job:
         listener.note("The paper's decoder is untrained: its Xavier weights choose templates at random. Name a trained file instead.")
     weights = resolve_weights(spec.weights, cache_folder("weights"), listener.note)
     encoder = make_encoder(weights, device, precision)
-    plan = make_plan(spec, source, grid, encoder, choice.decoder, templates, device, choice.fit_steps)
-    return Job(spec, source, templates, weights, encoder, choice, device, precision, plan)
+    place = spec.workspace or str(spec.output.with_name(f".{spec.output.name}.workspace"))
+    identity = _identity(spec, grid, templates, choice, device, precision)
+    cleanup.enter_context(held(place))
+    left = None if spec.restart else stored_chunk(place, identity)
+    plan = make_plan(spec, source, grid, encoder, choice.decoder, templates, engine, choice.fit_steps, left)
+    check_disk(spec, plan, place, np.dtype(stored_type(precision)).itemsize, source.unpacked_bytes, choice.decoder)
+    if spec.restart:
+        discard(place)
+    return Job(spec, source, templates, weights, encoder, choice, device, precision, engine, plan, place, identity)
+
+
+def _identity(
+    spec: RenderSpec, grid: CellGrid, templates: TemplateSet, choice: Choice, device: torch.device, precision: torch.dtype
+) -> Identity:
+    """All that the arrays of a workspace depend on."""
+    return {
+        "version": __version__,
+        "source": [str(spec.source.absolute()), *files_of(spec.source)],
+        "cells": [grid.columns, grid.rows],
+        "tile": list(spec.tile),
+        "scale": str(grid.scale),
+        "background": list(spec.background),
+        "templates": templates.fingerprint,
+        "decoder": choice.identity,
+        "fit": choice.fit_steps,
+        "refine": spec.refine,
+        "far weight": spec.far_weight if choice.fit_steps or spec.refine else None,
+        "rules": astuple(rules_of(spec)),
+        "candidates": candidates_kept(spec, len(templates)),
+        "device": device.type,
+        "precision": str(precision),
+    }
 
 
 def chosen_templates(spec: RenderSpec, listener: Listener) -> TemplateSet:
@@ -293,26 +355,40 @@ def cached_templates(
 class _Clock:
     """Runs stages, and remembers what each took.
 
-    seconds, peaks: by stage.
+    seconds, peaks: by stage. Where stages run together, each has its share of the time by what its chunks took.
     """
 
     def __init__(self, job: Job, listener: Listener) -> None:
-        self._plan, self._listener = job.plan, listener
-        self.boxes = list(job.plan.grid.chunks(job.plan.chunk))
+        self._cells, self._listener, self._engine = job.plan.grid.cells, listener, job.engine
         self.seconds: dict[str, float] = {}
         self.peaks: dict[str, int] = {}
 
     @contextmanager
     def timed(self, name: str, unit: str = "cells", total: int | None = None) -> Iterator[Callable[[int], None]]:
         start = time.perf_counter()
-        with self._listener.stage(name, self._plan.grid.cells if total is None else total, unit) as progress:
+        with self._listener.stage(name, self._cells if total is None else total, unit) as progress:
             yield progress
         self.seconds[name] = time.perf_counter() - start
         self.peaks[name] = peak_memory()
 
-    def run(self, name: str, task: Callable[[Box], None]) -> None:
-        with self.timed(name) as progress:
-            run_stage(task, self.boxes, self._plan.workers, progress)
+    def run(self, *stages: Stage, workers: int) -> None:
+        start, lock = time.perf_counter(), Lock()
+        busy = dict.fromkeys((stage.name for stage in stages), 0.0)
+        with ExitStack() as bars:
+            progress = {stage.name: bars.enter_context(self._listener.stage(stage.name, self._cells, "cells")) for stage in stages}
+            for stage in stages:
+                progress[stage.name](sum(box.area for box in stage.finished()))
+
+            def heard(name: str, box: Box, seconds: float) -> None:
+                progress[name](box.area)
+                with lock:
+                    busy[name] += seconds
+
+            self._engine.run(stages, workers, heard)
+        wall, peak = time.perf_counter() - start, peak_memory()
+        for name, seconds in busy.items():
+            self.seconds[name] = wall * seconds / (sum(busy.values()) or 1.0)
+            self.peaks[name] = peak
 
 
 @dataclass(frozen=True)
@@ -344,20 +420,22 @@ def _run_stages(job: Job, workspace: Workspace, listener: Listener) -> RenderRes
 
 
 def _choose(job: Job, workspace: Workspace, clock: _Clock, listener: Listener) -> _Chosen:
-    """Ingest, encode, moments, fit, decode, select or refine, rules."""
-    spec, plan, grid = job.spec, job.plan, job.plan.grid
-    source = job.source
+    """Unpack, ingest and encode; moments; fit; decode and select, or refine; rules."""
+    spec, plan, grid, source = job.spec, job.plan, job.plan.grid, job.source
     if source.bands is not None:
-        with clock.timed("unpack", "px", math.prod(source.stored_size)) as progress:
-            source = unpack(source, workspace.group, "source", progress)
+        source = _unpacked(source, workspace, clock)
     analysis = workspace.add("analysis", "u1", channels=3, px=CELL)
     colours = workspace.add("colours", "u1", channels=3)
-    clock.run("ingest", lambda box: ingest_chunk(source, grid, analysis, colours, box))
+    looking = [Stage("ingest", partial(ingesting, source, grid, analysis, colours), grid, workspace.marks("ingest"))]
     decoder, features, norm = job.choice.decoder, None, None
-    if isinstance(decoder, LearnedDecoder):
+    learned = isinstance(decoder, LearnedDecoder)
+    if learned:
         features = workspace.add("features", np.dtype(stored_type(job.precision)).str, channels=FEATURES)
         moments = workspace.add_per_chunk("moments", "f8", (FEATURES + 1, FEATURES + 1))
-        clock.run("encode", lambda box: encode_chunk(job.encoder, grid, analysis, features, moments, plan.chunk, box))
+        encode = partial(encoding, job.encoder, grid, analysis, features, moments, plan.chunk)
+        looking.append(Stage("encode", encode, grid, workspace.marks("encode"), reach=-(-job.encoder.halo // CELL)))
+    clock.run(*looking, workers=plan.workers)
+    if learned:
         with clock.timed("moments", "chunks", plan.chunk_count) as progress:
             picture = Picture(analysis, features, gather_moments(moments, progress))
     rules = rules_of(spec)
@@ -366,37 +444,53 @@ def _choose(job: Job, workspace: Workspace, clock: _Clock, listener: Listener) -
     if job.choice.fit_steps:
         with clock.timed("fit", "steps", job.choice.fit_steps) as progress, shared_cores(1):
             decoder = fitted_decoder(job.choice, picture, grid, objective, cache_folder("decoders"), progress, listener.note)
-            decoder.save(workspace.path / "decoder.safetensors")
+            if workspace.folder is not None:
+                decoder.save(workspace.folder / "decoder.safetensors")
     if isinstance(decoder, LearnedDecoder):
         with torch.no_grad():
             norm = decoder.trunk_norm(picture.moments)
     k = candidates_kept(spec, len(job.templates))
     candidates, scores = workspace.add("candidates", "u4", channels=k), workspace.add("scores", "f4", channels=k)
-    score = decoder.score()
-    clock.run("decode", lambda box: decode_chunk(decoder, norm, score, grid, analysis, features, candidates, scores, box))
-    index_map = workspace.add("index_map", "u4")
+    decode = partial(decoding, decoder, norm, grid, analysis, features, candidates, scores)
+    scoring = Stage("decode", decode, grid, workspace.marks("decode"))
     if spec.refine:
-        with clock.timed("refine") as progress, shared_cores(1):
-            for box in refining_windows(grid):  # one at a time: they are larger than chunks, and may share one of the index map's
-                refine_window(objective, grid, analysis, candidates, scores, index_map, spec.refine, box)
-                progress(box.area)
+        clock.run(scoring, workers=plan.workers)
+        index_map = workspace.add("index_map", "u4", chunk=_REFINED)
+        refine = partial(refining, objective, grid, analysis, candidates, scores, index_map, spec.refine)
+        clock.run(Stage("refine", refine, grid, workspace.marks("refine", _REFINED)), workers=1)
     else:
-        clock.run("select", lambda box: select_chunk(candidates, index_map, box))
+        index_map = workspace.add("index_map", "u4")
+        clock.run(
+            scoring, Stage("select", partial(selecting, candidates, index_map), grid, workspace.marks("select")), workers=plan.workers
+        )
     cost = None
     if rules:
+        first, index_map = index_map, workspace.add("ruled_map", "u4")
+        boxes, score = list(grid.chunks(plan.chunk)), decoder.score()
 
         def queries(box: Box) -> torch.Tensor:
             return box_queries(decoder, norm, grid.box, analysis, features, box)
 
-        with clock.timed("rules") as progress, torch.inference_mode():
-            before = mean_loss(objective, grid, analysis, index_map)
+        with clock.timed("rules") as progress, shared_cores(plan.workers), workspace.scratch() as scratch, torch.inference_mode():
+            before = mean_loss(objective, grid, analysis, first)
             ruled = RuledMap(rules, grid, len(job.templates), len(job.templates.poses), decoder.query_length)
-            for done in ruled.fill(index_map, candidates, scores, clock.boxes, queries, score, workspace.path, refined=spec.refine > 0):
+            for done in ruled.fill(first, candidates, scores, boxes, queries, score, scratch, refined=spec.refine > 0):
                 progress(done)
-            for box in clock.boxes:
+            for box in boxes:
                 index_map[box.slices] = ruled.index_map[box.slices]
             cost = (before, mean_loss(objective, grid, analysis, index_map))
     return _Chosen(index_map, candidates, scores, colours, cost)
+
+
+def _unpacked(source: Source, workspace: Workspace, clock: _Clock) -> Source:
+    """The source in the workspace, where it is unpacked unless an earlier start did."""
+    marks = workspace.marks("unpack", (workspace.grid.rows, workspace.grid.columns))
+    if marks.has(workspace.grid.box):
+        return unpacked(source, workspace.group["source"])
+    with clock.timed("unpack", "px", math.prod(source.stored_size)) as progress:
+        source = unpack(source, workspace.group, "source", progress)
+    marks.set(workspace.grid.box)
+    return source
 
 
 def gather_moments(moments: Any, progress: Callable[[int], None]) -> torch.Tensor:
@@ -418,7 +512,7 @@ def _heard(cells: Iterator[Any], progress: Callable[[int], None]) -> Iterator[An
 
 def _result(job: Job, chosen: _Chosen, clock: _Clock) -> RenderResult:
     used = np.zeros(len(job.templates.names), np.bool_)
-    for box in clock.boxes:
+    for box in job.plan.grid.chunks(job.plan.chunk):
         used[np.asarray(chosen.index_map[box.slices]) // len(job.templates.poses)] = True
     grid = job.plan.grid
     return RenderResult(
@@ -439,12 +533,3 @@ def _result(job: Job, chosen: _Chosen, clock: _Clock) -> RenderResult:
         seconds=clock.seconds,
         peak_bytes=clock.peaks,
     )
-
-
-def _temporary_workspace(output: Path, cleanup: ExitStack) -> Path:
-    try:
-        folder = Path(tempfile.mkdtemp(prefix=f".{output.name}.workspace-", dir=output.absolute().parent))
-    except OSError as error:
-        raise OutputError(f"The output folder {output.absolute().parent} cannot be written to: {error.strerror}.") from error
-    cleanup.callback(shutil.rmtree, folder, ignore_errors=True)
-    return folder

@@ -42,7 +42,9 @@ class RenderSpec:
     precision: str = "auto"
     chunk: int | None = None
     memory: int | None = None
-    workspace: Path | None = None
+    workspace: str | None = None
+    restart: bool = False
+    scheduler: str | None = None
     overwrite: bool = False
     background: tuple[int, int, int] = (255, 255, 255)
     compression: str = "jpeg"
@@ -115,7 +117,7 @@ class RenderSpec:
             "preview": self.preview,
             "tile map": self.tile_map,
             "ban file": self.ban,
-            "workspace": self.workspace,
+            "workspace": None if self.workspace is None or "://" in self.workspace else Path(self.workspace),
         }
         places = {name: path.resolve() for name, path in named.items() if path is not None}
         for (one, first), (other, second) in combinations(places.items(), 2):

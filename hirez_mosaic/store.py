@@ -1,6 +1,6 @@
-"""The workspace: a Zarr group with what each stage of one render left behind.
+"""The workspace: a Zarr group with what each stage of one render left behind, and marks of what is finished.
 
-    workspace/                attributes: hirez_mosaic_schema
+    workspace/                attributes: hirez_mosaic_schema, hirez_mosaic_job, hirez_mosaic_chunk
     ├── source        (H, W, channels)          samples of a source that could only be read from top to bottom
     ├── analysis      (8 rows, 8 columns, 3)    uint8, sRGB
     ├── colours       (rows, columns, 3)        uint8, sRGB: the mean of each cell
@@ -9,81 +9,265 @@
     ├── candidates    (rows, columns, k)        uint32, best first
     ├── scores        (rows, columns, k)        float32
     ├── index_map     (rows, columns)           uint32
-    └── decoder.safetensors                     where it was fitted to this source
+    ├── ruled_map     (rows, columns)           uint32: the index map under rules for repeating
+    ├── done/STAGE    (chunk rows, chunk columns)  uint8: 1 where a chunk of this stage is finished
+    └── decoder.safetensors                     where it was fitted to this source, in a folder
 
-Every array but `source` and `moments` is cut along the same chunks of cells, so one task writes whole Zarr chunks of its own.
+No stage writes what it or another one reads, and each task writes whole Zarr chunks of its own: so any chunk may be made again at any
+time, and a mark that comes after its chunk is all that going on takes. In a folder every write reaches the disk before it counts.
 """
 
+import asyncio
+import json
 import math
+import os
 import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
+import fsspec
+import numpy as np
 import zarr
+from filelock import FileLock, Timeout
+from zarr.core.buffer import Buffer
+from zarr.storage import FsspecStore, LocalStore
 
 from hirez_mosaic.errors import WorkspaceError
-from hirez_mosaic.geometry import CELL, CellGrid
+from hirez_mosaic.geometry import CELL, Box, CellGrid
 
-SCHEMA = 1
-_MARK = "hirez_mosaic_schema"
+SCHEMA = 2
+_MARK, _JOB, _CHUNK = "hirez_mosaic_schema", "hirez_mosaic_job", "hirez_mosaic_chunk"
+_LOCK, _SCRATCH = ".lock", "scratch"
+
+Identity = dict[str, Any]
+"""What a job's result depends on, by name: values that JSON can hold."""
+
+
+class _DurableStore(LocalStore):
+    """A folder whose chunks are on the disk, not on their way there, when `set` is through."""
+
+    async def set(self, key: str, value: Buffer) -> None:
+        await super().set(key, value)
+        await asyncio.to_thread(_flush, self.root / key)
+
+
+def _flush(file: Path) -> None:
+    with file.open("rb") as written:
+        os.fsync(written.fileno())
 
 
 @dataclass(frozen=True)
 class Workspace:
     """The store of one render.
 
-    path: its folder.
+    place: a folder, or a URL that fsspec knows.
     chunk: (rows, columns) of cells in a chunk.
     """
 
-    path: Path
+    place: str
     grid: CellGrid
     chunk: tuple[int, int]
     group: zarr.Group
 
-    @classmethod
-    def create(cls, path: Path, grid: CellGrid, chunk: tuple[int, int]) -> "Workspace":
-        """An empty workspace at `path`; an earlier workspace there is replaced.
+    @property
+    def folder(self) -> Path | None:
+        """Where it is, unless it is at a URL."""
+        return None if is_url(self.place) else Path(self.place)
 
-        Raises WorkspaceError when the folder holds anything else, or cannot be made.
+    def add(
+        self, name: str, dtype: str, *, channels: int | None = None, px: int = 1, chunk: tuple[int, int] | None = None
+    ) -> zarr.Array[Any]:
+        """The array `name` over the grid, made where it is not there: `px` samples to a cell's side, `channels` values each.
+
+        chunk: of this array, if not the workspace's.
         """
-        if path.exists() and (not path.is_dir() or (any(path.iterdir()) and not _is_workspace(path))):
-            raise WorkspaceError(f"{path} is not empty and not a workspace of hirez-mosaic; name another --workspace.")
-        try:
-            for old in list(path.iterdir()) if path.exists() else ():
-                shutil.rmtree(old) if old.is_dir() else old.unlink()
-            group = zarr.create_group(path, attributes={_MARK: SCHEMA})
-        except OSError as error:
-            raise WorkspaceError(f"The workspace {path} cannot be made: {error.strerror}.") from error
-        return cls(path, grid, chunk, group)
-
-    def add(self, name: str, dtype: str, *, channels: int | None = None, px: int = 1) -> zarr.Array[Any]:
-        """Make the array `name` over the grid, `px` samples to a cell's side, `channels` values each."""
         rest = () if channels is None else (channels,)
-        return self.group.create_array(
-            name,
-            shape=(self.grid.rows * px, self.grid.columns * px, *rest),
-            chunks=(self.chunk[0] * px, self.chunk[1] * px, *rest),
-            dtype=dtype,
-            compressors=None,
-        )
+        rows, columns = chunk or self.chunk
+        return self._require(name, dtype, (self.grid.rows * px, self.grid.columns * px, *rest), (rows * px, columns * px, *rest))
 
-    def add_per_chunk(self, name: str, dtype: str, shape: tuple[int, ...]) -> zarr.Array[Any]:
-        """Make the array `name` with one entry of `shape` for each chunk."""
-        counts = self.grid.chunk_counts(self.chunk)
-        return self.group.create_array(name, shape=(*counts, *shape), chunks=(1, 1, *shape), dtype=dtype, compressors=None)
+    def add_per_chunk(self, name: str, dtype: str, shape: tuple[int, ...], chunk: tuple[int, int] | None = None) -> zarr.Array[Any]:
+        """The array `name` with one entry of `shape` for each chunk, made where it is not there."""
+        return self._require(name, dtype, (*self.grid.chunk_counts(chunk or self.chunk), *shape), (1, 1, *shape))
+
+    def _require(self, name: str, dtype: str, shape: tuple[int, ...], chunks: tuple[int, ...]) -> zarr.Array[Any]:
+        if name in self.group:
+            return self.group[name]  # type: ignore[return-value]
+        return self.group.create_array(name, shape=shape, chunks=chunks, dtype=dtype, compressors=None)
+
+    @contextmanager
+    def scratch(self) -> Iterator[Path]:
+        """A folder for files that are gone afterwards: on the workspace's disk, where it has one."""
+        with TemporaryDirectory() if self.folder is None else nullcontext(self.folder / _SCRATCH) as made:
+            folder = Path(made)
+            folder.mkdir(exist_ok=True)
+            yield folder
+            shutil.rmtree(folder)
+
+    def marks(self, stage: str, chunk: tuple[int, int] | None = None) -> "Marks":
+        """Which chunks of a stage are finished. chunk: (rows, columns) of cells of one, if not the workspace's."""
+        return Marks(self.add_per_chunk(f"done/{stage}", "u1", (), chunk), chunk or self.chunk)
+
+
+@dataclass(frozen=True)
+class Marks:
+    """Which chunks of (rows, columns) cells a stage has finished; kept in the workspace."""
+
+    array: Any
+    chunk: tuple[int, int]
+
+    def _place(self, box: Box) -> tuple[int, int]:
+        return box.top // self.chunk[0], box.left // self.chunk[1]
+
+    def all(self) -> "np.ndarray[Any, Any]":
+        """(chunk rows, chunk columns) bool."""
+        return np.asarray(self.array[:]) == 1
+
+    def has(self, box: Box) -> bool:
+        """Whether this chunk is finished."""
+        return bool(self.array[self._place(box)] == 1)
+
+    def set(self, box: Box) -> None:
+        """This chunk is finished, and what it wrote is stored."""
+        self.array[self._place(box)] = 1
+
+
+def is_url(place: str) -> bool:
+    """Whether a workspace is at a URL (s3://bucket/job) and not in a folder."""
+    return "://" in place
+
+
+@contextmanager
+def held(place: str) -> Iterator[None]:
+    """Within, this process alone uses the workspace; a folder that is empty afterwards goes away.
+
+    The system frees the lock of a process that was killed. At a URL, nothing is locked.
+    Raises WorkspaceError where another process holds it, or it is no workspace.
+    """
+    if is_url(place):
+        yield
+        return
+    folder = Path(place)
+    if folder.exists() and not folder.is_dir():
+        raise _foreign(place)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        if not _is_ours(folder):
+            raise _foreign(place)
+        lock = FileLock(folder / _LOCK)
+        lock.acquire(blocking=False)
+        for left in (*folder.rglob("*.partial"), *folder.glob(f"{_SCRATCH}/*")):  # of a process that was killed
+            left.unlink()
+    except Timeout as error:
+        raise WorkspaceError(f"Another render is at work in the workspace {place}; wait for it, or name another --workspace.") from error
+    except OSError as error:
+        raise WorkspaceError(f"The workspace {place} cannot be made: {error.strerror}.") from error
+    try:
+        yield
+    finally:
+        empty = _is_empty(folder)
+        lock.release()
+        if empty:
+            (folder / _LOCK).unlink(missing_ok=True)
+            with suppress(OSError):  # another process may have been quick
+                folder.rmdir()
+
+
+def _is_ours(folder: Path) -> bool:
+    """Whether the folder is empty, or a workspace."""
+    return _is_empty(folder) or _MARK in _attributes(_open_group(str(folder), "r"))
+
+
+def _is_empty(folder: Path) -> bool:
+    return all(entry.name in (_LOCK, _SCRATCH) or entry.suffix == ".partial" for entry in folder.iterdir())
+
+
+def _foreign(place: str) -> WorkspaceError:
+    return WorkspaceError(f"{place} is not empty and not a workspace of hirez-mosaic; name another --workspace.")
+
+
+def stored_chunk(place: str, job: Identity) -> tuple[int, int] | None:
+    """(rows, columns) of cells in a chunk of the workspace that an earlier start of the same job left, None where there is nothing.
+
+    Raises WorkspaceError where it is another job's, or another version's.
+    """
+    group = _open_group(place, "r")
+    told = _attributes(group)
+    if group is None:
+        return None
+    if told.get(_MARK) != SCHEMA:
+        raise WorkspaceError(
+            f"The workspace {place} has the schema {told.get(_MARK)} of another version and this one's is {SCHEMA}; "
+            "use --restart to discard it, or name another --workspace."
+        )
+    there, here = told[_JOB], json.loads(json.dumps(job))
+    other = [name for name in sorted({*there, *here}) if there.get(name) != here.get(name)]
+    if other:
+        raise WorkspaceError(
+            f"The workspace {place} is that of another job: {', '.join(other)} differ; "
+            "use --restart to discard it, or name another --workspace."
+        )
+    return told[_CHUNK][0], told[_CHUNK][1]
+
+
+def open_workspace(place: str, job: Identity, grid: CellGrid, chunk: tuple[int, int]) -> Workspace:
+    """The workspace of this job, made where there is none. Raises WorkspaceError when it cannot be."""
+    with _told(place):
+        group = _open_group(place, "r+")
+        if group is None:
+            group = zarr.create_group(_store(place), attributes={_MARK: SCHEMA, _JOB: job, _CHUNK: list(chunk)})
+    return Workspace(place, grid, chunk, group)
+
+
+def discard(place: str) -> None:
+    """Remove what is in a workspace. Raises OSError where that cannot be done."""
+    if is_url(place):
+        files, path = fsspec.url_to_fs(place)
+        if files.exists(path):
+            files.rm(path, recursive=True)
+        return
+    for entry in Path(place).iterdir():
+        if entry.is_dir():
+            shutil.rmtree(entry)
+        elif entry.name != _LOCK:
+            entry.unlink()
+
+
+def _open_group(place: str, mode: Any) -> zarr.Group | None:
+    """The group there, None where there is none."""
+    with _told(place), suppress(FileNotFoundError):
+        return zarr.open_group(_store(place), mode=mode)
+    return None
+
+
+def _store(place: str) -> Any:
+    return FsspecStore.from_url(place) if is_url(place) else _DurableStore(Path(place).absolute())
+
+
+@contextmanager
+def _told(place: str) -> Iterator[None]:
+    """Raise WorkspaceError for whatever zarr, fsspec and what lies below may raise within."""
+    try:
+        yield
+    except (FileNotFoundError, WorkspaceError):
+        raise
+    except Exception as error:
+        raise WorkspaceError(f"The workspace {place} cannot be opened: {_first_line(error)}.") from error
+
+
+def _attributes(group: zarr.Group | None) -> dict[str, Any]:
+    return {} if group is None else dict(group.attrs)
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".")
 
 
 def workspace_bytes(grid: CellGrid, chunk: tuple[int, int], feature_bytes: int, k: int) -> int:
     """Bytes on disk that a finished workspace with k candidates a cell takes, without an unpacked source."""
     chunks = math.prod(grid.chunk_counts(chunk))
     padded = chunks * chunk[0] * chunk[1]
-    return padded * (3 * CELL * CELL + 256 * feature_bytes + k * 8 + 4 + 3) + chunks * 257 * 257 * 8
-
-
-def _is_workspace(path: Path) -> bool:
-    try:
-        return _MARK in zarr.open_group(path, mode="r").attrs
-    except Exception:  # whatever zarr says of a folder that is no group, it is no workspace
-        return False
+    return padded * (3 * CELL * CELL + 256 * feature_bytes + k * 8 + 4 + 4 + 3) + chunks * 257 * 257 * 8

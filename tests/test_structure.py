@@ -19,7 +19,7 @@ LEVELS = [
     {"fit", "metrics", "assemble", "rules"},
     {"fitting", "refine"},
     {"choosing", "engine"},
-    {"plan"},
+    {"cluster", "plan", "stages"},
     {"rendering"},
     {"training", "comparing", "assembling", "inspecting"},
     {"cli"},

@@ -2,7 +2,7 @@
 
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from typing import TYPE_CHECKING
 
 from rich.console import Console
@@ -28,12 +28,31 @@ if TYPE_CHECKING:
     from hirez_mosaic.comparing import Row
 
 
+class _Rate(ProgressColumn):
+    """Units per second since the stage began."""
+
+    def render(self, task: Task) -> Text:
+        return Text(f"{task.completed / task.elapsed:,.0f} {task.fields['unit']}/s" if task.elapsed else "")
+
+
+_COLUMNS = (
+    TextColumn("{task.description:<9}"),
+    BarColumn(),
+    TaskProgressColumn(),
+    MofNCompleteColumn(),
+    _Rate(),
+    TimeRemainingColumn(elapsed_when_finished=True),
+    TextColumn("{task.fields[status]}"),
+)
+
+
 class ConsoleListener(Listener):
     """Writes to standard error, so that standard output stays free for --json."""
 
     def __init__(self) -> None:
         self.console = Console(stderr=True, highlight=False, width=None if sys.stderr.isatty() else 120)  # a log file has no width
-        self._running: tuple[Progress, TaskID] | None = None
+        self._bars: Progress | None = None
+        self._task = TaskID(0)
 
     def note(self, line: str) -> None:
         self.console.print(Text(line, style="yellow"))
@@ -59,36 +78,18 @@ class ConsoleListener(Listener):
 
     @contextmanager
     def stage(self, name: str, total: int, unit: str) -> Iterator[Callable[[int], None]]:
-        columns = (
-            TextColumn("{task.description:<9}"),
-            BarColumn(),
-            TaskProgressColumn(),
-            MofNCompleteColumn(),
-            _Rate(unit),
-            TimeRemainingColumn(elapsed_when_finished=True),
-            TextColumn("{task.fields[status]}"),
-        )
-        with Progress(*columns, console=self.console) as progress:
-            task = progress.add_task(name, total=total, status="")
-            self._running = progress, task
-            yield lambda done: progress.advance(task, done)
-            progress.update(task, completed=total)
+        with ExitStack() as last:
+            if self._bars is None:  # stages that run together share it
+                self._bars = last.enter_context(Progress(*_COLUMNS, console=self.console))
+                last.callback(setattr, self, "_bars", None)
+            bars = self._bars
+            task = self._task = bars.add_task(name, total=total, status="", unit=unit)
+            yield lambda done: bars.advance(task, done)
+            bars.update(task, completed=total)
 
     def status(self, line: str) -> None:
-        if self._running is not None:
-            progress, task = self._running
-            progress.update(task, status=line)
-
-
-class _Rate(ProgressColumn):
-    """Units per second since the stage began."""
-
-    def __init__(self, unit: str) -> None:
-        super().__init__()
-        self._unit = unit
-
-    def render(self, task: Task) -> Text:
-        return Text(f"{task.completed / task.elapsed:,.0f} {self._unit}/s" if task.elapsed else "")
+        if self._bars is not None:
+            self._bars.update(self._task, status=line)
 
 
 def print_summary(console: Console, result: RenderResult) -> None:

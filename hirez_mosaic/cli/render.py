@@ -34,7 +34,9 @@ from hirez_mosaic.spec import FAR_WEIGHT, PRECISIONS
 @click.option("--precision", type=click.Choice(PRECISIONS), default="auto", show_default=True, help="Of the encoder.")
 @click.option("--chunk", type=int, help="Cells a side of a chunk.  [default: as large as --memory allows]")
 @click.option("--memory", help="Memory budget, such as 2GiB.  [default: a quarter of what is free]")
-@click.option("--workspace", type=click.Path(), help="Keep what every stage left here; replaces an earlier workspace.")
+@click.option("--workspace", help="Folder or URL to keep what every stage left in.  [default: a hidden one, removed at the end]")
+@click.option("--restart", is_flag=True, help="Begin anew, even if an earlier start of this job left something to go on with.")
+@click.option("--scheduler", metavar="ADDRESS", help="Run on the Dask cluster at tcp://HOST:PORT.")
 @click.option("--weights", type=click.Path(), help="File with VGG-16's weights.  [default: cache, package index, model hub]")
 @writes_a_mosaic
 def render(as_json: bool, quiet: bool, **settings: object) -> None:

@@ -1,6 +1,6 @@
 """Source pictures of every kind, read box by box."""
 
-from hirez_mosaic.sources.opening import open_source
-from hirez_mosaic.sources.source import MAX_SOURCE_PX, Source, unpack
+from hirez_mosaic.sources.opening import files_of, open_source
+from hirez_mosaic.sources.source import MAX_SOURCE_PX, Source, unpack, unpacked
 
-__all__ = ["MAX_SOURCE_PX", "Source", "open_source", "unpack"]
+__all__ = ["MAX_SOURCE_PX", "Source", "files_of", "open_source", "unpack", "unpacked"]

@@ -1,7 +1,9 @@
 """Opening a source picture by its content, whatever its name."""
 
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import pyvips
 
@@ -37,4 +39,11 @@ def open_source(path: Path, background: tuple[int, int, int] = (255, 255, 255), 
         if magic.startswith(_JPEG_2000_MAGIC) and not pyvips.type_find("VipsOperation", "jp2kload"):
             raise SourceError(f"{path} is JPEG 2000, which this libvips cannot read; convert it to TIFF, for instance by opj_decompress.")
         source = open_tiff(path, max_px) if magic.startswith(_TIFF_MAGIC) else open_vips(path, max_px)
-    return replace(source, background=background)
+    return replace(source, background=background, reopen=partial(open_source, path.absolute(), background, max_px))
+
+
+def files_of(path: Path) -> list[list[Any]]:
+    """(name, size, time of change) of a source's file, or of all files of its folder: other px mean other files."""
+    files = [path] if path.is_file() else sorted(file for file in path.rglob("*") if file.is_file())
+    found = [(file.name if file == path else file.relative_to(path).as_posix(), file.stat()) for file in files]
+    return [[name, status.st_size, status.st_mtime_ns] for name, status in found]

@@ -70,6 +70,7 @@ class Source:
     orientation: EXIF orientation, 1 to 8, that leads from stored to displayed.
     file: what `close` closes.
     level: number of the level that boxes are read from, and in whose px they are.
+    reopen: what opens it again, in another process.
     """
 
     path: Path
@@ -80,6 +81,17 @@ class Source:
     background: tuple[int, int, int] = (255, 255, 255)
     file: Any = None
     level: int = 0
+    reopen: Callable[[], "Source"] | None = None
+
+    def __getstate__(self) -> dict[str, Any]:
+        """An open file stays here; arrays in a workspace and Zarr sources travel as they are."""
+        return vars(self) if self.file is None else {**vars(self), "levels": (), "file": None}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        vars(self).update(state)
+        if not self.levels and self.reopen is not None:
+            fresh = self.reopen()
+            vars(self).update(levels=fresh.levels, file=fresh.file)
 
     @property
     def size(self) -> tuple[int, int]:
@@ -224,7 +236,13 @@ def unpack(source: Source, group: zarr.Group, name: str, progress: Callable[[int
             if filled == len(waiting) or top + filled == height:
                 array[top : top + filled] = waiting[:filled]
                 top, filled = top + filled, 0
-    return replace(source, levels=(*source.levels[: source.level], Level((width, height), array), *source.levels[source.level + 1 :]))
+    return unpacked(source, array)
+
+
+def unpacked(source: Source, array: Any) -> Source:
+    """The source that reads its level from the array (rows, columns, channels) that the bands were unpacked into."""
+    level = Level(source.stored_size, array)
+    return replace(source, levels=(*source.levels[: source.level], level, *source.levels[source.level + 1 :]), file=None)
 
 
 def proper_levels(levels: Sequence[Level]) -> tuple[Level, ...]:

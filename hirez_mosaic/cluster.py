@@ -1,0 +1,123 @@
+"""The same stages on the workers of a Dask cluster: `dask scheduler` and `dask worker` by hand or by SSH, Kubernetes, Slurm, dask-cuda.
+
+Workspace, source and templates must be where every worker can reach them under the same names: a shared folder, or an object store for the
+workspace. What a stage needs besides, networks and decoder, travels to each worker once, as a plugin; later workers get it when
+they join. A task is no more than a stage's name and a box.
+"""
+
+import asyncio
+import uuid
+from collections.abc import Sequence
+from functools import partial
+from threading import Semaphore, get_ident
+from typing import Any
+
+import torch
+from distributed import Client, KilledWorker, Worker, WorkerPlugin, as_completed, get_worker
+from distributed.comm.core import CommClosedError
+
+from hirez_mosaic import __version__
+from hirez_mosaic.engine import Heard, Stage, graph
+from hirez_mosaic.errors import ClusterError
+from hirez_mosaic.geometry import Box
+from hirez_mosaic.nets.device import resolve_device
+
+_PATIENCE = 30  # seconds for a scheduler to answer, and for a first worker
+
+
+class Cluster:
+    """A Dask cluster as an engine.
+
+    threads: of the worker with the most. memory: bytes of the worker with the least, None where it has no limit.
+    Raises ClusterError where no scheduler answers, no worker comes, or one has another version of this package.
+    """
+
+    def __init__(self, address: str, device: str) -> None:
+        self._address, self._device = address, device
+        try:
+            self._client = Client(address, timeout=_PATIENCE, set_as_default=False)
+        except (OSError, ValueError, TimeoutError) as error:
+            raise ClusterError(f"No Dask scheduler answers at {address}; start one, or name another --scheduler.") from error
+        try:
+            self._client.wait_for_workers(1, timeout=_PATIENCE)
+            versions = self._client.run(_version)
+        except TimeoutError as error:
+            self._client.close()
+            raise ClusterError(f"The Dask scheduler at {address} has no workers; start some: dask worker {address}.") from error
+        except Exception as error:  # whatever a worker that lacks the package raises
+            self._client.close()
+            raise ClusterError(f"A worker of {address} cannot import hirez_mosaic ({error}); install it there.") from error
+        if others := {name: version for name, version in versions.items() if version != __version__}:
+            self._client.close()
+            name, version = next(iter(others.items()))
+            raise ClusterError(f"The worker {name} has hirez-mosaic {version} and this is {__version__}; install the same everywhere.")
+        workers = self._client.scheduler_info(n_workers=-1)["workers"].values()
+        self.threads = max(worker["nthreads"] for worker in workers)
+        self.memory: int | None = min((worker["memory_limit"] for worker in workers if worker["memory_limit"]), default=None)
+
+    def close(self) -> None:
+        """Take leave of the scheduler."""
+        self._client.close()
+
+    def run(self, stages: Sequence[Stage], workers: int, heard: Heard) -> None:
+        plugin = _Stages(uuid.uuid4().hex, stages, workers, self._device)
+        self._client.register_plugin(plugin, name=plugin.name)
+        try:
+            while calls := graph(stages, partial(_on_worker, plugin.name)):
+                if self._run(calls, heard):
+                    return
+        finally:
+            self._client.unregister_worker_plugin(plugin.name)
+
+    def _run(self, calls: list[Any], heard: Heard) -> bool:
+        """Whether all calls ended well; False where workers were lost again and again, but some chunks were finished."""
+        futures = self._client.compute(calls)
+        ended = 0
+        try:
+            for future in as_completed(futures):
+                heard(*future.result())
+                ended += 1
+        except KilledWorker as error:
+            if not ended:
+                raise ClusterError(f"Workers of {self._address} die of the same chunk again and again; give them more memory.") from error
+            return False
+        except CommClosedError as error:
+            raise ClusterError(f"The Dask scheduler at {self._address} is gone.") from error
+        finally:
+            self._client.cancel(futures, force=True)
+        return True
+
+
+def _version() -> str:
+    return __version__
+
+
+def _on_worker(job: str, name: str, box: Box, *_: object) -> tuple[str, Box, float]:
+    plugin: _Stages = get_worker().plugins[job]  # type: ignore[assignment]
+    return name, box, plugin.run(name, box)
+
+
+class _Stages(WorkerPlugin):
+    """The stages of a job on a worker, which runs `at_once` chunks at a time; each computes with its share of the worker's threads."""
+
+    def __init__(self, name: str, stages: Sequence[Stage], at_once: int, device: str) -> None:
+        self.name, self._stages, self._at_once, self._device = name, stages, at_once, device
+
+    def setup(self, worker: Worker) -> None:
+        torch.set_num_threads(max(1, worker.state.nthreads // self._at_once))
+        device = resolve_device(self._device)
+        self._tasks = {stage.name: stage.on(device) for stage in self._stages}
+        self._free = Semaphore(self._at_once)
+        self._running: set[int] = set()
+
+    async def teardown(self, worker: Worker) -> None:
+        while self._running:  # so that nobody writes to the workspace any more when a job is over
+            await asyncio.sleep(0.05)
+
+    def run(self, name: str, box: Box) -> float:
+        self._running.add(get_ident())
+        try:
+            with self._free:
+                return self._tasks[name](box)
+        finally:
+            self._running.remove(get_ident())
