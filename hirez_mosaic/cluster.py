@@ -6,15 +6,15 @@ they join. A task is no more than a stage's name and a box.
 """
 
 import asyncio
+import time
 import uuid
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from threading import Semaphore, get_ident
 from typing import Any
 
 import torch
 from distributed import Client, KilledWorker, Worker, WorkerPlugin, as_completed, get_worker
-from distributed.comm.core import CommClosedError
 
 from hirez_mosaic import __version__
 from hirez_mosaic.engine import Heard, Stage, graph
@@ -40,17 +40,14 @@ class Cluster:
             raise ClusterError(f"No Dask scheduler answers at {address}; start one, or name another --scheduler.") from error
         try:
             self._client.wait_for_workers(1, timeout=_PATIENCE)
-            versions = self._client.run(_version)
         except TimeoutError as error:
             self._client.close()
             raise ClusterError(f"The Dask scheduler at {address} has no workers; start some: dask worker {address}.") from error
-        except Exception as error:  # whatever a worker that lacks the package raises
-            self._client.close()
-            raise ClusterError(f"A worker of {address} cannot import hirez_mosaic ({error}); install it there.") from error
-        if others := {name: version for name, version in versions.items() if version != __version__}:
-            self._client.close()
-            name, version = next(iter(others.items()))
-            raise ClusterError(f"The worker {name} has hirez-mosaic {version} and this is {__version__}; install the same everywhere.")
+        for name, version in self._client.run(_version, on_error="return").items():
+            if version != __version__ and not isinstance(version, OSError):  # that worker is lost already
+                self._client.close()
+                told = f"lacks hirez-mosaic ({version})" if isinstance(version, Exception) else f"has hirez-mosaic {version}"
+                raise ClusterError(f"The worker {name} {told} and this is {__version__}; install the same everywhere.")
         workers = self._client.scheduler_info(n_workers=-1)["workers"].values()
         self.threads = max(worker["nthreads"] for worker in workers)
         self.memory: int | None = min((worker["memory_limit"] for worker in workers if worker["memory_limit"]), default=None)
@@ -61,28 +58,37 @@ class Cluster:
 
     def run(self, stages: Sequence[Stage], workers: int, heard: Heard) -> None:
         plugin = _Stages(uuid.uuid4().hex, stages, workers, self._device)
-        self._client.register_plugin(plugin, name=plugin.name)
+        self._tell_all(lambda: self._client.register_plugin(plugin, name=plugin.name))
         try:
             while calls := graph(stages, partial(_on_worker, plugin.name)):
                 if self._run(calls, heard):
                     return
         finally:
-            self._client.unregister_worker_plugin(plugin.name)
+            self._tell_all(lambda: self._client.unregister_worker_plugin(plugin.name))
+
+    def _tell_all(self, tell: Callable[[], object]) -> None:
+        """Tell all workers something; again where one was lost meanwhile, of which the scheduler then tells instead of an answer."""
+        for left in reversed(range(_PATIENCE)):
+            try:
+                tell()
+                return
+            except OSError as error:
+                if not left:
+                    raise ClusterError(f"The Dask scheduler at {self._address} does not answer any more ({error}).") from error
+                time.sleep(1)
 
     def _run(self, calls: list[Any], heard: Heard) -> bool:
         """Whether all calls ended well; False where workers were lost again and again, but some chunks were finished."""
         futures = self._client.compute(calls)
         ended = 0
         try:
-            for future in as_completed(futures):
+            for future in as_completed(futures, loop=self._client.loop):
                 heard(*future.result())
                 ended += 1
         except KilledWorker as error:
             if not ended:
                 raise ClusterError(f"Workers of {self._address} die of the same chunk again and again; give them more memory.") from error
             return False
-        except CommClosedError as error:
-            raise ClusterError(f"The Dask scheduler at {self._address} is gone.") from error
         finally:
             self._client.cancel(futures, force=True)
         return True
