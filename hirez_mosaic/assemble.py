@@ -7,9 +7,7 @@ index map, one strip of px at a time. So the mosaic never exists in memory or on
 
 import errno
 import os
-import shutil
 import struct
-import tempfile
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor, wait
 from dataclasses import dataclass, replace
@@ -22,6 +20,7 @@ import zarr
 from numpy.typing import NDArray
 
 from hirez_mosaic.errors import DiskSpaceError, OutputError, OutputExistsError
+from hirez_mosaic.fresh import private, remove
 from hirez_mosaic.geometry import CellGrid
 from hirez_mosaic.templates import RESIDENT, TemplateSet
 from hirez_mosaic.tint import Tint, tinted
@@ -341,7 +340,8 @@ class _Fresh:
 
     def __enter__(self) -> Path:
         try:
-            self._folder = Path(tempfile.mkdtemp(prefix=f".{self._output.name}.", dir=self._output.parent))
+            self._folder = private(self._output)
+            self._folder.mkdir()
         except OSError as error:
             raise OutputError(f"The output folder {self._output.parent} cannot be written to: {error.strerror}.") from error
         return self._folder / self._output.name
@@ -355,4 +355,4 @@ class _Fresh:
                         part.rename(self._folder / f"old-{part.name}")
                     made.replace(part)
         finally:
-            shutil.rmtree(self._folder, ignore_errors=True)
+            remove(self._folder)

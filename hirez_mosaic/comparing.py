@@ -1,7 +1,6 @@
 """Compare: the ways to choose templates side by side, on the same pictures, by the same measures."""
 
 import csv
-import os
 import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -20,6 +19,7 @@ from hirez_mosaic.encode import as_images
 from hirez_mosaic.errors import OutputError, SettingError, WeightsError
 from hirez_mosaic.fit import Picture, placed, soft_mosaic
 from hirez_mosaic.fitting import STEPS
+from hirez_mosaic.fresh import fresh
 from hirez_mosaic.geometry import CELL, Box
 from hirez_mosaic.loss import MultiScaleLoss
 from hirez_mosaic.metrics import Judge, Judgement
@@ -220,15 +220,13 @@ def _soft(workspace: Path, templates: torch.Tensor, fingerprint: str) -> torch.T
 
 
 def _write_table(rows: Sequence[Row], path: Path) -> None:
-    fresh = path.with_name(f".{path.name}.{os.getpid()}")
-    with fresh.open("w", newline="") as file:
+    with fresh(path) as made, made.open("w", newline="") as file:
         writer = csv.writer(file)
         scales = [f"scale {scale}" for scale in range(len(rows[0].judgement.per_scale))]
         writer.writerow(["source", "selection", *scales, "Eq. 3", "LPIPS", "cell means", "distinct", "seconds"])
         for row in rows:
             one = row.judgement
             writer.writerow([row.source, row.selection, *one.per_scale, one.eq3, one.lpips, one.cell_means, row.distinct, row.seconds])
-    fresh.replace(path)
 
 
 def _write_figure(panels: dict[str, NDArray[np.uint8]], tile: tuple[int, int], path: Path) -> None:
@@ -240,6 +238,5 @@ def _write_figure(panels: dict[str, NDArray[np.uint8]], tile: tuple[int, int], p
         factor = min(1.0, _FIGURE_SIDE / max(image.width, image.height * taller))
         image = image.resize(factor, vscale=factor * taller, kernel="lanczos3")
         images.append(captioned(image, name))
-    fresh = path.with_name(f".{os.getpid()}-{path.name}")
-    pyvips.Image.arrayjoin(images, across=4, shim=8, background=[255, 255, 255]).write_to_file(str(fresh))
-    fresh.replace(path)
+    with fresh(path) as made:
+        pyvips.Image.arrayjoin(images, across=4, shim=8, background=[255, 255, 255]).write_to_file(str(made))

@@ -1,6 +1,5 @@
 """Inspect: what a folder of templates holds, and which colours of a source it cannot reach."""
 
-import os
 import tempfile
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
@@ -18,6 +17,7 @@ from hirez_mosaic.cache import cache_folder
 from hirez_mosaic.colour import from_lab, to_lab
 from hirez_mosaic.engine import cores
 from hirez_mosaic.errors import OutputError, SettingError
+from hirez_mosaic.fresh import fresh
 from hirez_mosaic.geometry import CELL, CellGrid
 from hirez_mosaic.ingest import ingest_chunk
 from hirez_mosaic.rendering import Listener
@@ -223,14 +223,11 @@ def _write_sheet(templates: TemplateSet, means: NDArray[np.float32], coverage: C
     sheet = captioned(thumbs.embed(0, 0, _WIDTH, thumbs.height, extend="white"), f"{templates.folder.name}: {shown} templates")
     if coverage is not None:
         sheet = _coverage_panel(coverage, templates.tile).join(sheet, "vertical", shim=8, background=255)
-    fresh = path.with_name(f".{os.getpid()}-{path.name}")
     try:
-        sheet.write_to_file(str(fresh))
-        fresh.replace(path)
+        with fresh(path) as made:
+            sheet.write_to_file(str(made))
     except pyvips.Error as error:
         raise OutputError(f"The contact sheet {path} cannot be written: {vips_reason(error)}.") from error
-    finally:
-        fresh.unlink(missing_ok=True)
 
 
 def _coverage_panel(coverage: Coverage, tile: tuple[int, int]) -> pyvips.Image:

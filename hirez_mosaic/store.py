@@ -21,16 +21,21 @@ import asyncio
 import json
 import math
 import os
+import platform
 import shutil
+import time
+import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from threading import Event, Thread
 from typing import Any
 
 import fsspec
 import numpy as np
+import psutil
 import zarr
 from filelock import FileLock, Timeout
 from zarr.core.buffer import Buffer
@@ -42,6 +47,7 @@ from hirez_mosaic.geometry import CELL, Box, CellGrid
 SCHEMA = 2
 _MARK, _JOB, _CHUNK = "hirez_mosaic_schema", "hirez_mosaic_job", "hirez_mosaic_chunk"
 _LOCK, _SCRATCH = ".lock", "scratch"
+_BEAT = 30  # seconds between two signs of life at a URL
 
 Identity = dict[str, Any]
 """What a job's result depends on, by name: values that JSON can hold."""
@@ -144,27 +150,29 @@ def is_url(place: str) -> bool:
 def held(place: str) -> Iterator[None]:
     """Within, this process alone uses the workspace; a folder that is empty afterwards goes away.
 
-    The system frees the lock of a process that was killed. At a URL, nothing is locked.
     Raises WorkspaceError where another process holds it, or it is no workspace.
     """
-    if is_url(place):
+    with _held_at_url(place) if is_url(place) else _held_folder(Path(place)):
         yield
-        return
-    folder = Path(place)
+
+
+@contextmanager
+def _held_folder(folder: Path) -> Iterator[None]:
+    """By a lock that the system frees if this process is killed."""
     if folder.exists() and not folder.is_dir():
-        raise _foreign(place)
+        raise _foreign(folder)
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        if not _is_ours(folder):
-            raise _foreign(place)
+        if not _is_empty(folder) and not _is_marked(str(folder)):
+            raise _foreign(folder)
         lock = FileLock(folder / _LOCK)
         lock.acquire(blocking=False)
         for left in (*folder.rglob("*.partial"), *folder.glob(f"{_SCRATCH}/*")):  # of a process that was killed
             left.unlink()
     except Timeout as error:
-        raise WorkspaceError(f"Another render is at work in the workspace {place}; wait for it, or name another --workspace.") from error
+        raise _taken(folder) from error
     except OSError as error:
-        raise WorkspaceError(f"The workspace {place} cannot be made: {error.strerror}.") from error
+        raise WorkspaceError(f"The workspace {folder} cannot be made: {error.strerror}.") from error
     try:
         yield
     finally:
@@ -176,17 +184,59 @@ def held(place: str) -> Iterator[None]:
                 folder.rmdir()
 
 
-def _is_ours(folder: Path) -> bool:
-    """Whether the folder is empty, or a workspace."""
-    return _is_empty(folder) or _MARK in _attributes(_open_group(str(folder), "r"))
+@contextmanager
+def _held_at_url(place: str) -> Iterator[None]:
+    """By an object that is written again and again; that of a process that was killed counts for a minute and a half."""
+    mine, over = {"host": platform.node(), "process": os.getpid(), "job": uuid.uuid4().hex}, Event()
+
+    def beat() -> None:
+        files.pipe_file(f"{path}/{_LOCK}", json.dumps({**mine, "time": time.time()}).encode())
+
+    def go_on() -> None:
+        while not over.wait(_BEAT):
+            with suppress(Exception):  # the next one may get through
+                beat()
+
+    with _told(place):
+        files, path = fsspec.url_to_fs(place)
+        files.invalidate_cache()
+        found = [name.rstrip("/").rpartition("/")[2] for name in files.ls(path, detail=False)] if files.exists(path) else []
+        if set(found) - {_LOCK, path.rpartition("/")[2]} and not _is_marked(place):
+            raise _foreign(place)
+        if _LOCK in found and _alive(json.loads(files.cat_file(f"{path}/{_LOCK}"))):
+            raise _taken(place)
+        beat()
+        if json.loads(files.cat_file(f"{path}/{_LOCK}"))["job"] != mine["job"]:
+            raise _taken(place)
+    Thread(target=go_on, daemon=True).start()
+    try:
+        yield
+    finally:
+        over.set()
+        with suppress(Exception):
+            files.rm_file(f"{path}/{_LOCK}")
+
+
+def _alive(lock: dict[str, Any]) -> bool:
+    """Whether who wrote a lock may still be at work."""
+    gone = lock["host"] == platform.node() and not psutil.pid_exists(lock["process"])
+    return not gone and time.time() - lock["time"] < 3 * _BEAT
+
+
+def _is_marked(place: str) -> bool:
+    return _MARK in _attributes(_open_group(place, "r"))
 
 
 def _is_empty(folder: Path) -> bool:
     return all(entry.name in (_LOCK, _SCRATCH) or entry.suffix == ".partial" for entry in folder.iterdir())
 
 
-def _foreign(place: str) -> WorkspaceError:
+def _foreign(place: str | Path) -> WorkspaceError:
     return WorkspaceError(f"{place} is not empty and not a workspace of hirez-mosaic; name another --workspace.")
+
+
+def _taken(place: str | Path) -> WorkspaceError:
+    return WorkspaceError(f"Another render is at work in the workspace {place}; wait for it, or name another --workspace.")
 
 
 def stored_chunk(place: str, job: Identity) -> tuple[int, int] | None:

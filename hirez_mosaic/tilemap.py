@@ -14,7 +14,6 @@ One row a cell, in any order:
 
 import csv
 import json
-import os
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,6 +23,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hirez_mosaic.errors import OutputError, SettingError, TileMapError
+from hirez_mosaic.fresh import fresh
 from hirez_mosaic.templates import TemplateSet
 from hirez_mosaic.templates.template_set import Pose
 
@@ -70,14 +70,11 @@ def cells_of(index_map: Any, candidates: Any, scores: Any, colours: Any, templat
 
 def write_tile_map(cells: Iterable[Cell], path: Path) -> None:
     """Write a tile map, row by row; the file appears when it is complete. Raises OutputError where it cannot be written."""
-    fresh = path.with_name(f".{os.getpid()}-{path.name}")
     try:
-        {".csv": _write_csv, ".json": _write_json, ".parquet": _write_parquet}[path.suffix.lower()](cells, fresh)
-        fresh.replace(path)
+        with fresh(path) as made:
+            {".csv": _write_csv, ".json": _write_json, ".parquet": _write_parquet}[path.suffix.lower()](cells, made)
     except OSError as error:
         raise OutputError(f"The tile map {path} cannot be written: {error.strerror or error}.") from error
-    finally:
-        fresh.unlink(missing_ok=True)
 
 
 def _write_csv(cells: Iterable[Cell], path: Path) -> None:

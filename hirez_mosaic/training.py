@@ -12,7 +12,6 @@ All that is random follows from the seed and the step, so a resumed run sees wha
 import csv
 import dataclasses
 import json
-import os
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -30,6 +29,7 @@ from hirez_mosaic.engine import cores, shared_cores
 from hirez_mosaic.errors import OutputError, SettingError, TrainingError
 from hirez_mosaic.fit import PAPER, Objective, Picture, Recipe, Told, Trainer, window_of
 from hirez_mosaic.fitting import RICH_SET, best_start
+from hirez_mosaic.fresh import fresh
 from hirez_mosaic.geometry import CELL, Box
 from hirez_mosaic.loss import MultiScaleLoss
 from hirez_mosaic.nets.decoders import LearnedDecoder, new_decoder, read_whole, save_whole
@@ -403,6 +403,5 @@ def _write_preview(path: Path, decoder: LearnedDecoder, objective: Objective, pi
         _, mosaic = objective.hard_mosaic(decoder, score, picture, picture.box)
         pixels = mosaic[0].permute(1, 2, 0).mul(255).round().byte().cpu().numpy()
         columns.append(pyvips.Image.new_from_array(np.ascontiguousarray(np.concatenate([picture.analysis, pixels]))))
-    fresh = path.with_name(f".{os.getpid()}-{path.name}")
-    pyvips.Image.arrayjoin(columns, across=len(columns), shim=8).write_to_file(str(fresh))
-    fresh.replace(path)
+    with fresh(path) as made:
+        pyvips.Image.arrayjoin(columns, across=len(columns), shim=8).write_to_file(str(made))

@@ -159,8 +159,8 @@ def test_from_python_the_same_errors_can_be_caught(here: Path) -> None:
     assert issubclass(errors.SettingError, ValueError)
 
 
-def test_a_workspace_is_kept_and_replaced_by_the_next_run(here: Path) -> None:
-    words = ("render", "starry.png", "--templates", "templates", "--workspace", "work", "--overwrite", "--quiet")
+def test_a_workspace_is_kept_and_replaced_when_asked(here: Path) -> None:
+    words = ("render", "starry.png", "--templates", "templates", "--workspace", "work", "--overwrite", "--quiet", "--restart")
     for tile in ("16", "8"):
         assert call(*words, "--tile", tile).exit_code == 0
     assert {"analysis", "features", "moments", "candidates", "index_map"} <= listing(here / "work")
@@ -168,12 +168,14 @@ def test_a_workspace_is_kept_and_replaced_by_the_next_run(here: Path) -> None:
 
 @pytest.mark.skipif(sys.platform == "win32", reason="sends a POSIX signal")
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_an_interrupted_render_leaves_nothing_and_says_so(
-    number: signal.Signals, tmp_path: Path, make_templates: Callable[[int], Path]
+def test_an_interrupted_render_goes_on_at_the_next_start(
+    number: signal.Signals, tmp_path: Path, make_templates: Callable[[int], Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "out").mkdir()
     source = save(tmp_path / "big.png", photo(1600, 1600))
     command = [sys.executable, "-m", "hirez_mosaic", "render", source, "--templates", make_templates(20), "--tile", "8", "-o", "out/m.tif"]
+    command += ["--chunk", "16", "--fit", "0"]
+    monkeypatch.chdir(tmp_path)
     child = subprocess.Popen(
         [*map(str, command)],
         cwd=tmp_path,
@@ -182,14 +184,18 @@ def test_an_interrupted_render_leaves_nothing_and_says_so(
         preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # a shell ignores it for what it starts in the background
     )
     deadline = time.monotonic() + 120
-    while not list((tmp_path / "out").glob(".m.tif.workspace-*/features/c")) and time.monotonic() < deadline and child.poll() is None:
-        time.sleep(0.05)  # until encode has begun
+    while not list((tmp_path / "out").glob(".m.tif.workspace/done/encode/c")) and time.monotonic() < deadline and child.poll() is None:
+        time.sleep(0.05)  # until a chunk is encoded
     child.send_signal(number)
     _, said = child.communicate(timeout=120)
     assert child.returncode == 130, said
     assert "Interrupted; nothing is left half-written." in said
+    assert "What is finished is kept in out/.m.tif.workspace: the same command goes on from there" in said
     assert "Traceback" not in said
-    assert listing(tmp_path / "out") == set()
+    assert listing(tmp_path / "out") == {".m.tif.workspace"}
+    result = call(*map(str, command[3:]), "--overwrite", "--quiet")
+    assert result.exit_code == 0, result.stderr
+    assert listing(tmp_path / "out") == {"m.tif"}
 
 
 def test_weights_verifies_what_is_there(tmp_path: Path, own_cache: Path) -> None:

@@ -107,6 +107,7 @@ def test_chunked_equals_whole_for_any_size_chunk_and_template(
             chunk=chunk,
             memory="16GiB",
             workspace=tmp_path / name,
+            restart=True,
             overwrite=True,
         )
         return tmp_path / name

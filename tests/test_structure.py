@@ -12,7 +12,7 @@ from hirez_mosaic.cli.main import main
 ROOT = Path(hirez_mosaic.__file__).parent
 LEVELS = [
     {"errors"},
-    {"geometry", "cache", "vips"},
+    {"geometry", "cache", "fresh", "vips"},
     {"spec", "colour", "resample"},
     {"store", "sources", "templates", "nets", "photos"},
     {"ingest", "encode", "decode", "select", "tint", "loss", "tilemap"},

@@ -14,7 +14,6 @@ ReLU, 3x3; `TrunkNorm` holds that picture-wide mean and variance.
 
 import errno
 import json
-import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,6 +26,7 @@ from torch import nn
 from torch.nn import functional
 
 from hirez_mosaic.errors import DecoderError
+from hirez_mosaic.fresh import fresh
 from hirez_mosaic.geometry import CELL
 from hirez_mosaic.nets.blur import blur_tiled
 
@@ -156,15 +156,11 @@ class LearnedDecoder(Decoder):
 
 def save_whole(tensors: Mapping[str, torch.Tensor], path: Path, metadata: dict[str, str]) -> None:
     """Write safetensors; the file appears, or replaces another, when it is complete. Raises OSError where it cannot be written."""
-    fresh = path.with_name(f".{path.name}.{os.getpid()}")
     try:
-        save_file({name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}, fresh, metadata=metadata)
-        fresh.chmod(0o644)  # others may share the cache
-        fresh.replace(path)
+        with fresh(path) as made:
+            save_file({name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}, made, metadata=metadata)
     except SafetensorError as error:
         raise OSError(errno.EIO, f"{path} cannot be written: {error}") from error
-    finally:
-        fresh.unlink(missing_ok=True)
 
 
 def read_whole(path: Path, key: str) -> tuple[dict[str, Any], dict[str, torch.Tensor]]:

@@ -24,6 +24,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
 from hirez_mosaic.errors import WeightsError
+from hirez_mosaic.fresh import fresh
 from hirez_mosaic.nets.vgg import VGG16
 
 Weights = dict[str, torch.Tensor]
@@ -244,13 +245,8 @@ def _from_model_hub(say: Say) -> Weights:
 
 def _keep(weights: Weights, cached: Path, told: dict[str, str]) -> None:
     """Write the cache file; it appears when it is complete."""
-    with tempfile.NamedTemporaryFile(dir=cached.parent, prefix=".weights-", delete=False) as file:
-        fresh = Path(file.name)
     try:
-        save_file(weights, fresh, metadata=told)
-        fresh.chmod(0o644)  # others may share the cache
-        fresh.replace(cached)
+        with fresh(cached) as made:
+            save_file(weights, made, metadata=told)
     except OSError as error:
         raise WeightsError(f"The weights cannot be kept in {cached.parent}: {error.strerror}.") from error
-    finally:
-        fresh.unlink(missing_ok=True)

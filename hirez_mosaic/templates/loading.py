@@ -10,7 +10,6 @@ import hashlib
 import json
 import os
 import shutil
-import tempfile
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, contextmanager
@@ -22,6 +21,7 @@ import pyvips
 from numpy.typing import NDArray
 
 from hirez_mosaic.errors import DiskSpaceError, TemplateError
+from hirez_mosaic.fresh import private, remove
 from hirez_mosaic.geometry import CELL
 from hirez_mosaic.spec import format_bytes
 from hirez_mosaic.templates.template_set import TemplateSet, area_averages
@@ -104,8 +104,8 @@ def _build(
     skipped: list[tuple[str, str]] = []
     digest = hashlib.blake2b(repr(tile).encode(), digest_size=16)
     try:
-        home.parent.mkdir(parents=True, exist_ok=True)
-        fresh = Path(tempfile.mkdtemp(prefix=".building-", dir=home.parent))
+        fresh = private(home)
+        fresh.mkdir(parents=True)
     except OSError as error:
         raise TemplateError(f"The templates cannot be kept in {home.parent}: {error.strerror}.") from error
     try:
@@ -131,7 +131,6 @@ def _build(
             raise TemplateError(f"None of the {len(names)} files in {folder} is a readable picture ({name}: {reason}).")
         told = {"names": kept, "skipped": skipped, "fingerprint": digest.hexdigest()}
         (fresh / "set.json").write_text(json.dumps(told))
-        fresh.chmod(0o755)  # others may share the cache
         try:
             fresh.rename(home)
         except OSError:
@@ -140,7 +139,7 @@ def _build(
     except OSError as error:
         raise TemplateError(f"The templates cannot be kept in {home.parent}: {error.strerror}.") from error
     finally:
-        shutil.rmtree(fresh, ignore_errors=True)
+        remove(fresh)
 
 
 def _decode_all(

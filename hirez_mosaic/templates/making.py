@@ -1,7 +1,5 @@
 """Template sets that are drawn: characters of a font, and oriented edges."""
 
-import shutil
-import tempfile
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import product
 from pathlib import Path
@@ -11,6 +9,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
 from hirez_mosaic.errors import OutputExistsError, SettingError, TemplateError
+from hirez_mosaic.fresh import private, remove
 
 ASCII = "".join(map(chr, range(32, 127)))
 KATAKANA = "".join(map(chr, range(0xFF66, 0xFF9E))) + "0123456789"
@@ -93,10 +92,10 @@ def write_templates(made: Iterable[Named], folder: Path, *, overwrite: bool, pro
     if folder.exists() and not (folder / _MARK).is_file():
         raise OutputExistsError(f"{folder} was not made by this command, which will not replace it; name another folder.")
     folder.absolute().parent.mkdir(parents=True, exist_ok=True)
-    fresh = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.absolute().parent))
-    old = fresh.with_name(f"{fresh.name}.old")
+    fresh, old = private(folder.absolute()), private(folder.absolute())
     count = 0
     try:
+        fresh.mkdir()
         for name, pixels in made:
             Image.fromarray(pixels).save(fresh / name)
             count += 1
@@ -104,11 +103,10 @@ def write_templates(made: Iterable[Named], folder: Path, *, overwrite: bool, pro
         if not count:
             raise SettingError("No template would be made; name characters or colours.")
         (fresh / _MARK).write_text("Made by hirez-mosaic templates; it may be replaced by --overwrite.\n")
-        fresh.chmod(0o755)
         if folder.exists():
             folder.rename(old)
         fresh.rename(folder)
     finally:
         for left in (fresh, old):
-            shutil.rmtree(left, ignore_errors=True)
+            remove(left)
     return count

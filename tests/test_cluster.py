@@ -1,0 +1,125 @@
+"""The same stages on a Dask cluster, the workspace in an object store: the bytes of a render on one machine."""
+
+import os
+import signal
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+from conftest import photo, save
+
+from hirez_mosaic import cluster
+from hirez_mosaic.errors import ClusterError, WorkspaceError
+from hirez_mosaic.rendering import Listener, render
+from hirez_mosaic.store import held
+
+distributed = pytest.importorskip("distributed")
+pytestmark = [
+    pytest.mark.skipif(sys.platform == "win32", reason="kills as POSIX does"),
+    pytest.mark.filterwarnings("ignore::ResourceWarning", "ignore::pytest.PytestUnraisableExceptionWarning"),
+]
+
+
+@pytest.fixture(scope="module")
+def s3() -> Iterator[str]:
+    """A bucket of an S3 server on loopback."""
+    boto3, server = pytest.importorskip("boto3"), pytest.importorskip("moto.server")
+    with pytest.MonkeyPatch.context() as patch:
+        started = server.ThreadedMotoServer("127.0.0.1", port=0, verbose=False)
+        started.start()
+        host, port = started.get_host_and_port()
+        given = {"AWS_ENDPOINT_URL": f"http://{host}:{port}", "AWS_ACCESS_KEY_ID": "a", "AWS_SECRET_ACCESS_KEY": "b"}
+        for name, value in {**given, "AWS_DEFAULT_REGION": "us-east-1"}.items():
+            patch.setenv(name, value)
+        boto3.client("s3").create_bucket(Bucket="jobs")
+        yield "s3://jobs"
+        started.stop()
+
+
+@pytest.fixture(scope="module")
+def workers(s3: str) -> Iterator[Any]:
+    """Two processes with a thread each, started where the object store is known."""
+    with distributed.LocalCluster(n_workers=2, threads_per_worker=1, dashboard_address=None) as local:
+        yield local
+
+
+@pytest.fixture
+def job(tmp_path: Path, make_templates: Callable[[int], Path], own_cache: Path, with_random_weights: None) -> Callable[..., bytes]:
+    """Renders a picture of 30 x 36 cells, in 9 chunks; the mosaic's bytes."""
+    source, folder = save(tmp_path / "s.tif", photo(240, 288)), make_templates(9)
+
+    def run(**settings: Any) -> bytes:
+        given = {"fit": 0, "chunk": 12, "overwrite": True, "device": "cpu", "precision": "float32", **settings}
+        return render(source, folder, 8, tmp_path / "m.png", **given).output.read_bytes()
+
+    return run
+
+
+@pytest.mark.parametrize("settings", [{}, {"refine": 1}, {"decoder": "ssim", "min_distance": 1}, {"fit": 2}], ids=str)
+def test_a_cluster_makes_what_one_machine_makes(settings: dict[str, Any], job: Callable[..., bytes], workers: Any) -> None:
+    assert job(scheduler=workers.scheduler_address, **settings) == job(**settings)
+
+
+def test_a_workspace_in_an_object_store(job: Callable[..., bytes], workers: Any, s3: str) -> None:
+    import s3fs
+
+    place = f"{s3}/one/job"
+    whole = job(workspace=place, scheduler=workers.scheduler_address)
+    assert whole == job()
+    assert {"zarr.json", "features", "done", "index_map"} <= {name.split("/")[-1] for name in s3fs.S3FileSystem().ls("jobs/one/job")}
+    assert whole == job(workspace=place), "gone on with from another machine, everything done"
+    with pytest.raises(WorkspaceError, match="that of another job: background differ"):
+        job(workspace=place, background="black")
+    assert job(workspace=place, background="black", restart=True) == whole
+    with held(place), pytest.raises(WorkspaceError, match="Another render is at work in the workspace s3://"):
+        job(workspace=place)
+
+
+def test_what_is_no_workspace_in_an_object_store_is_left_alone(job: Callable[..., bytes], s3: str) -> None:
+    import s3fs
+
+    files = s3fs.S3FileSystem()
+    files.pipe_file("jobs/photos/holiday.jpg", b"dear")
+    with pytest.raises(WorkspaceError, match="is not empty and not a workspace of hirez-mosaic"):
+        job(workspace=f"{s3}/photos", restart=True)
+    assert files.cat_file("jobs/photos/holiday.jpg") == b"dear"
+    with pytest.raises(WorkspaceError, match="cannot be opened"):
+        job(workspace="s3://no-such-bucket/job")
+
+
+def test_a_lost_worker_costs_its_chunks_alone(job: Callable[..., bytes], workers: Any) -> None:
+    whole, encoded = job(), []
+
+    class Killer(Listener):
+        """Kills a worker after the second and the fifth chunk."""
+
+        @contextmanager
+        def stage(self, name: str, total: int, unit: str) -> Iterator[Callable[[int], None]]:
+            def heard(done: int) -> None:
+                if name == "encode" and done:
+                    encoded.append(done)
+                    if len(encoded) in (2, 5):
+                        os.kill(next(iter(workers.workers.values())).pid, signal.SIGKILL)
+
+            yield heard
+
+    assert job(scheduler=workers.scheduler_address, listener=Killer()) == whole
+    assert sum(encoded) == 30 * 36
+
+
+def test_a_cluster_that_cannot_be_used_is_told_in_a_sentence(
+    job: Callable[..., bytes], monkeypatch: pytest.MonkeyPatch, workers: Any
+) -> None:
+    monkeypatch.setattr(cluster, "_PATIENCE", 1)
+    with pytest.raises(ClusterError, match=r"No Dask scheduler answers at tcp://127\.0\.0\.1:9"):
+        job(scheduler="tcp://127.0.0.1:9")
+    with pytest.raises(ClusterError, match="No Dask scheduler answers at nonsense"):
+        job(scheduler="nonsense")
+    monkeypatch.setattr(cluster, "__version__", "99")
+    with pytest.raises(ClusterError, match=r"has hirez-mosaic \S+ and this is 99; install the same everywhere"):
+        job(scheduler=workers.scheduler_address)
+    with distributed.LocalCluster(n_workers=0, dashboard_address=None) as empty, pytest.raises(ClusterError, match="has no workers"):
+        job(scheduler=empty.scheduler_address)

@@ -1,0 +1,252 @@
+"""A render that was broken off goes on with its last finished chunk, and ends with the bytes of one that was not."""
+
+import errno
+import json
+import random
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import zarr
+from conftest import photo, save
+
+from hirez_mosaic import rendering, stages
+from hirez_mosaic.engine import Stage
+from hirez_mosaic.errors import DiskSpaceError, SourceError, WorkspaceError
+from hirez_mosaic.geometry import Box
+from hirez_mosaic.rendering import Listener, RenderResult, render
+from hirez_mosaic.store import held
+
+pytestmark = pytest.mark.usefixtures("own_cache", "with_random_weights")
+STAGES = {"ingest": "ingest_chunk", "encode": "encode_chunk", "decode": "decode_chunk", "select": "select_chunk", "refine": "refine_window"}
+
+PLAIN = {name: getattr(stages, function) for name, function in STAGES.items()}
+
+
+class Killed(BaseException):
+    """What no `except Exception` catches, as SIGKILL is not caught."""
+
+
+class Notes(Listener):
+    def __init__(self) -> None:
+        self.lines: list[str] = []
+
+    def note(self, line: str) -> None:
+        self.lines.append(line)
+
+
+Job = Callable[..., RenderResult]
+
+
+@pytest.fixture
+def job(tmp_path: Path, make_templates: Callable[[int], Path], monkeypatch: pytest.MonkeyPatch) -> Job:
+    """Renders a picture of 30 x 36 cells, in 9 chunks or refining windows, to out/m.png."""
+    source, folder = save(tmp_path / "s.png", photo(240, 288)), make_templates(9)
+    monkeypatch.setattr(rendering, "_REFINED", (12, 12))
+    (tmp_path / "out").mkdir()
+
+    def run(**settings: Any) -> RenderResult:
+        given = {"fit": 0, "chunk": 12, "overwrite": True, "device": "cpu", "precision": "float32", **settings}
+        return render(source, folder, 8, tmp_path / "out" / "m.png", **given)
+
+    return run
+
+
+@pytest.fixture
+def made(monkeypatch: pytest.MonkeyPatch) -> Iterator[dict[str, list[Box]]]:
+    """The chunks that each stage makes."""
+    boxes: dict[str, list[Box]] = {name: [] for name in STAGES}
+    for name, function in STAGES.items():
+        plain = getattr(stages, function)
+
+        def counted(*given: Any, name: str = name, plain: Callable[..., None] = plain) -> None:
+            plain(*given)
+            boxes[name].append(given[-1])
+
+        monkeypatch.setattr(stages, function, counted)
+    return boxes
+
+
+def listing(folder: Path) -> set[str]:
+    return {entry.name for entry in folder.iterdir()}
+
+
+def break_off(monkeypatch: pytest.MonkeyPatch, stage: str, after: int, error: BaseException) -> None:
+    """Let the stage's chunk number `after` fail, half of its write box written."""
+    plain, done = getattr(stages, STAGES[stage]), []
+
+    def fails(*given: Any) -> None:
+        done.append(given[-1])
+        if len(done) > after:
+            if stage in ("ingest", "select"):
+                PLAIN[stage](*given[:-1], given[-1].halves()[0])
+            raise error
+        plain(*given)
+
+    monkeypatch.setattr(stages, STAGES[stage], fails)
+
+
+@pytest.mark.parametrize("stage", STAGES)
+@pytest.mark.parametrize("error", [Killed(), KeyboardInterrupt(), OSError(errno.ENOSPC, "No space left on device")], ids=repr)
+def test_it_goes_on_with_the_last_finished_chunk(
+    stage: str, error: BaseException, job: Job, made: dict[str, list[Box]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings = {"refine": 1} if stage == "refine" else {}
+    job(**settings)
+    whole = (tmp_path / "out" / "m.png").read_bytes()
+    every = {name: sorted(map(repr, boxes)) for name, boxes in made.items()}
+    for boxes in made.values():
+        boxes.clear()
+    with monkeypatch.context() as broken:
+        break_off(broken, stage, 2, error)
+        with pytest.raises(DiskSpaceError if isinstance(error, OSError) else type(error)):
+            job(**settings)
+    assert ".m.png.workspace" in listing(tmp_path / "out")
+    assert made[stage], "nothing was finished before"
+    job(**settings)
+    assert (tmp_path / "out" / "m.png").read_bytes() == whole
+    assert {name: sorted(map(repr, boxes)) for name, boxes in made.items()} == every, "a finished chunk was made again"
+    assert listing(tmp_path / "out") == {"m.png"}
+
+
+def test_a_mosaic_broken_off_while_it_is_assembled_is_assembled_again(
+    job: Job, made: dict[str, list[Box]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    job()
+    whole = (tmp_path / "out" / "m.png").read_bytes()
+    with monkeypatch.context() as broken:
+        broken.setattr("hirez_mosaic.assemble._Reader.px", lambda *_, **__: (_ for _ in ()).throw(OSError(errno.ENOSPC, "No space left")))
+        with pytest.raises(DiskSpaceError):
+            job()
+    for boxes in made.values():
+        boxes.clear()
+    job()
+    assert not any(made.values())
+    assert (tmp_path / "out" / "m.png").read_bytes() == whole
+    assert listing(tmp_path / "out") == {"m.png"}
+
+
+@pytest.mark.parametrize(
+    ("changed", "named"),
+    [
+        ({"columns": 20}, "cells, scale"),
+        ({"background": "black"}, "background"),
+        ({"decoder": "l2"}, "decoder"),
+        ({"refine": 2}, "candidates, far weight, refine"),
+        ({"precision": "bfloat16"}, "precision"),
+        ({"no_repeat_neighbours": True}, "candidates, rules"),
+        ({"mirror": True}, "templates"),
+    ],
+    ids=str,
+)
+def test_the_workspace_of_another_job_is_refused(changed: dict[str, Any], named: str, job: Job, tmp_path: Path) -> None:
+    place = tmp_path / "work"
+    job(workspace=place)
+    with pytest.raises(WorkspaceError, match=rf"another job: {named} differ; use --restart to discard it"):
+        job(workspace=place, **changed)
+    job(workspace=place, restart=True, **changed)
+    job(workspace=place, **changed)
+
+
+def test_another_source_version_or_schema_is_another_job(job: Job, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    place = tmp_path / "work"
+    job(workspace=place)
+    with monkeypatch.context() as later:
+        later.setattr(rendering, "__version__", "99")
+        with pytest.raises(WorkspaceError, match="version differ"):
+            job(workspace=place)
+    save(tmp_path / "s.png", photo(240, 288, seed=9))
+    with pytest.raises(WorkspaceError, match="source differ"):
+        job(workspace=place)
+    zarr.open_group(place).attrs["hirez_mosaic_schema"] = 1
+    with pytest.raises(WorkspaceError, match="has the schema 1 of another version"):
+        job(workspace=place)
+
+
+def test_the_second_render_in_a_workspace_is_told_so(job: Job, tmp_path: Path) -> None:
+    with held(str(tmp_path / "work")), pytest.raises(WorkspaceError, match="Another render is at work in the workspace"):
+        job(workspace=tmp_path / "work")
+    job(workspace=tmp_path / "work")
+
+
+def test_chunks_stay_those_of_the_first_start(job: Job, tmp_path: Path) -> None:
+    job(workspace=tmp_path / "work")
+    assert job(workspace=tmp_path / "work", chunk=None, memory="20GiB").chunk == (12, 12)
+
+
+def test_a_damaged_source_leaves_nothing_behind(job: Job, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    break_off(monkeypatch, "ingest", 2, SourceError("It is damaged."))
+    with pytest.raises(SourceError):
+        job()
+    assert listing(tmp_path / "out") == set()
+
+
+def test_rules_are_kept_anew_from_an_index_map_that_nobody_changed(job: Job, tmp_path: Path) -> None:
+    rule = {"workspace": tmp_path / "work", "no_repeat_neighbours": True}
+    job(**rule)
+    group, whole = zarr.open_group(tmp_path / "work", mode="r"), (tmp_path / "out" / "m.png").read_bytes()
+    assert (np.asarray(group["index_map"]) != np.asarray(group["ruled_map"])).any()
+    job(**rule)
+    assert (tmp_path / "out" / "m.png").read_bytes() == whole
+
+
+def test_a_mark_follows_its_chunk(tmp_path: Path) -> None:
+    """A stage that fails leaves no mark, so a half-written chunk is written again."""
+    from fractions import Fraction
+
+    from hirez_mosaic.geometry import CellGrid
+    from hirez_mosaic.store import open_workspace
+
+    grid = CellGrid(4, 4, (8, 8), Fraction(1))
+    (tmp_path / "work").mkdir()
+    workspace = open_workspace(str(tmp_path / "work"), {}, grid, (2, 2))
+    stage = Stage("ingest", lambda device: lambda box: 1 / 0, grid, workspace.marks("ingest"))  # type: ignore[arg-type, return-value]
+    import torch
+
+    with pytest.raises(ZeroDivisionError):
+        stage.on(torch.device("cpu"))(Box(0, 2, 0, 2))
+    assert stage.finished() == []
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(sys.platform == "win32", reason="kills as POSIX does")
+@pytest.mark.timeout(3000)
+def test_forty_kills_at_random_moments(tmp_path: Path, make_templates: Callable[[int], Path], monkeypatch: pytest.MonkeyPatch) -> None:
+    """SIGKILL in every stage, real weights, processes of their own: the same bytes, and nothing left."""
+    monkeypatch.delenv("HIREZ_MOSAIC_CACHE")
+    source, rng = save(tmp_path / "s.png", photo(1200, 1600)), random.Random(5)
+    words = ["--templates", make_templates(40), "--tile", "8", "--fit", "20", "--refine", "3", "--chunk", "24", "--min-distance", "1"]
+    words += ["--tile-map", tmp_path / "out" / "map.csv", "--overwrite", "--json"]
+    command = [str(word) for word in [sys.executable, "-m", "hirez_mosaic", "render", source, *words, "-o", tmp_path / "out" / "m.tif"]]
+    (tmp_path / "out").mkdir()
+    monkeypatch.setenv("HIREZ_MOSAIC_CACHE", str(tmp_path / "other cache"))
+    monkeypatch.setenv("HIREZ_MOSAIC_WEIGHTS", "")
+    subprocess.run(command, check=True, capture_output=True)
+    whole = {name: (tmp_path / "out" / name).read_bytes() for name in ("m.tif", "map.csv")}
+    kills, ended = [], False
+    while not ended or len(kills) < 40:
+        if ended:
+            for name in whole:
+                (tmp_path / "out" / name).unlink()
+        child = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+        try:
+            said, complaint = child.communicate(timeout=rng.uniform(3, 14) if len(kills) < 40 else None)
+            assert child.returncode == 0, complaint
+            ended = True
+            assert json.loads(said)["output"]
+            assert {name: (tmp_path / "out" / name).read_bytes() for name in whole} == whole
+            assert listing(tmp_path / "out") == set(whole)
+        except subprocess.TimeoutExpired:
+            stage = max((tmp_path / "out").glob(".m.tif.workspace/*"), key=lambda path: path.stat().st_mtime, default=Path("start"))
+            child.send_signal(signal.SIGKILL)
+            child.wait()
+            kills.append(stage.name)
+            ended = False
+        time.sleep(0.01)
+    print(kills)
