@@ -10,7 +10,7 @@ import pyvips
 from numpy.typing import NDArray
 
 from hirez_mosaic.errors import TrainingError
-from hirez_mosaic.vips import fetch, vips_reason
+from hirez_mosaic.vips import fetch, too_large, vips_reason
 
 _TRIES = 50  # pictures that may turn out damaged, one after another, before reading gives up
 
@@ -66,7 +66,7 @@ class Photos:
         except UnicodeEncodeError:
             return "its name is not UTF-8"
         small = min(image.width, image.height) < self._crop // 2
-        return f"{image.width} x {image.height} px" if small else ""
+        return f"{image.width} x {image.height} px" if small else too_large(image)
 
     def _read(self, files: range, group: int, member: int) -> NDArray[np.uint8]:
         rng = np.random.default_rng([self._seed, group, member])

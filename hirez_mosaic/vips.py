@@ -14,6 +14,11 @@ pyvips.cache_set_max(0)
 pyvips.operation_block_set("VipsForeignLoadCsv", True)
 pyvips.operation_block_set("VipsForeignLoadMatrix", True)
 
+_FLOWING = ("jpegload", "pngload", "svgload", "tiffload", "webpload")  # loaders that shrink a picture without holding all of it
+_SAMPLE_BYTES = {"uchar": 1, "ushort": 2}
+_MOST_PX = 500_000_000
+_MOST_HELD = 512 << 20
+
 
 def fetch(image: pyvips.Image, width: int, height: int) -> NDArray[np.uint8]:
     """The first rows and columns of an 8-bit image as (height, width, bands), computed in this thread alone."""
@@ -37,6 +42,17 @@ def captioned(image: pyvips.Image, text: str) -> pyvips.Image:
     band = Image.new("RGB", (image.width, 30), "white")
     ImageDraw.Draw(band).text((8, 4), text, fill="black", font_size=18)  # Pillow's own font: a server may have none
     return pyvips.Image.new_from_array(np.asarray(band)).copy(interpretation="srgb").join(image, "vertical")
+
+
+def too_large(image: pyvips.Image) -> str:
+    """Why a picture is not shrunk to a template or to train on, from its header alone; empty if it may be.
+
+    500 Mpx are the most; and 512 MiB of px where its decoder holds all of them, as those of progressive JPEG and interlaced PNG do.
+    """
+    px = image.width * image.height
+    flows = image.get("vips-loader") in _FLOWING and not image.get_typeof("interlaced")
+    held = 0 if flows else px * image.bands * _SAMPLE_BYTES.get(image.format, 4)
+    return f"{image.width} x {image.height} px are too many" if px > _MOST_PX or held > _MOST_HELD else ""
 
 
 def vips_reason(error: pyvips.Error) -> str:

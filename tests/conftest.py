@@ -1,5 +1,7 @@
 """Fixtures: pictures and templates one can compute in one's head, random weights that say so, a cache of the test's own."""
 
+import struct
+import zlib
 from collections.abc import Callable
 from pathlib import Path
 
@@ -24,6 +26,14 @@ def photo(height: int, width: int, seed: int = 0) -> np.ndarray:
     waves = [np.sin(x / rng.uniform(3, 30) + y / rng.uniform(3, 30)) for _ in range(3)]
     picture = 127 + 90 * np.stack(waves, -1) + 40 * (x > width // 2)[..., None] + rng.normal(0, 12, (height, width, 3))
     return np.clip(picture, 0, 255).astype(np.uint8)
+
+
+def png_claiming(path: Path, width: int, height: int, *, interlaced: bool = False) -> None:
+    """Write a PNG whose header claims a size, without the px."""
+    header = struct.pack(">2I5B", width, height, 8, 2, 0, 0, interlaced)
+    chunks = [(b"IHDR", header), (b"IDAT", zlib.compress(bytes(100))), (b"IEND", b"")]
+    told = [struct.pack(">I", len(data)) + name + data + struct.pack(">I", zlib.crc32(name + data)) for name, data in chunks]
+    path.write_bytes(b"\x89PNG\r\n\x1a\n" + b"".join(told))
 
 
 @pytest.fixture

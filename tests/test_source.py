@@ -1,9 +1,7 @@
 import os
 import shutil
-import struct
 import subprocess
 import sys
-import zlib
 from concurrent.futures import ThreadPoolExecutor
 from fractions import Fraction
 from io import BytesIO
@@ -15,7 +13,7 @@ import pytest
 import pyvips
 import tifffile
 import zarr
-from conftest import photo
+from conftest import photo, png_claiming
 from PIL import Image, ImageCms, ImageOps
 
 from hirez_mosaic import sources
@@ -740,13 +738,6 @@ def test_five_channels_are_refused(tmp_path):
 
 
 # --- headers that lie --------------------------------------------------------------------------------------------------
-
-
-def png_claiming(path, width, height, interlaced=0):
-    """A PNG whose header claims a size, without px."""
-    chunks = [(b"IHDR", struct.pack(">2I5B", width, height, 8, 2, 0, 0, interlaced)), (b"IDAT", zlib.compress(bytes(100))), (b"IEND", b"")]
-    told = [struct.pack(">I", len(data)) + name + data + struct.pack(">I", zlib.crc32(name + data)) for name, data in chunks]
-    path.write_bytes(b"\x89PNG\r\n\x1a\n" + b"".join(told))
 
 
 def tiff_claiming(path, width, height, **settings):

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import pyvips
 import tifffile
+from conftest import png_claiming
 from PIL import Image, ImageOps
 
 from hirez_mosaic.errors import TemplateError
@@ -170,6 +171,17 @@ def test_truncated_files_are_skipped_and_named(folder, load, kind):
     templates = load()
     assert templates.names == ("whole.png",)
     assert [name for name, _ in templates.skipped] == ["cut"]
+
+
+@pytest.mark.parametrize(("side", "interlaced"), [(60_000, False), (14_000, True)])
+def test_files_that_claim_too_many_px_are_skipped_and_named(folder, load, side, interlaced):
+    flat(folder / "a.png", RED)
+    png_claiming(folder / "large.png", side, side, interlaced=interlaced)
+    png_claiming(folder / "less.png", 13_000, 13_000, interlaced=True)  # may be read, and turns out to be truncated
+    templates = load()
+    assert templates.names == ("a.png",)
+    assert templates.skipped[0] == ("large.png", f"{side} x {side} px are too many")
+    assert "too many" not in templates.skipped[1][1]
 
 
 def test_files_whose_names_are_not_utf_8_are_skipped_and_named(folder, load):

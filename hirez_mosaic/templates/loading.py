@@ -25,7 +25,7 @@ from hirez_mosaic.fresh import private, remove
 from hirez_mosaic.geometry import CELL
 from hirez_mosaic.spec import format_bytes
 from hirez_mosaic.templates.template_set import TemplateSet, area_averages
-from hirez_mosaic.vips import fetch, vips_reason
+from hirez_mosaic.vips import fetch, too_large, vips_reason
 
 _VERSION = 2  # of the cached form and of the way templates are shrunk
 _BATCH = 1024  # files handed to the threads at once, at most
@@ -157,7 +157,10 @@ def _decode(path: Path, tile: tuple[int, int], background: tuple[int, int, int])
     width, height = tile
     try:
         settings = {"height": height, "size": "both", "crop": "centre", "fail_on": "truncated"}
-        if pyvips.Image.new_from_file(str(path)).get_typeof("icc-profile-data"):
+        header = pyvips.Image.new_from_file(str(path))
+        if reason := too_large(header):
+            return reason
+        if header.get_typeof("icc-profile-data"):
             settings["output_profile"] = "srgb"  # given without need it would double the time
         image = pyvips.Image.thumbnail(str(path), width, **settings)
         image = image.colourspace("srgb")
