@@ -20,17 +20,17 @@ def ingest_chunk(source: Source, grid: CellGrid, analysis: Any, colours: Any, bo
     """
     steps = _steps(source, grid)
     for part in _readable(box.scaled(CELL), source, grid):
-        rows, columns = (part.top, part.bottom), (part.left, part.right)
-        pixels = source.read(Box(*span(*rows, steps[1]), *span(*columns, steps[0])))
-        analysis[part.slices] = resample(pixels, rows, columns, steps)
+        pixels = source.read(_read_box(part, steps))
+        analysis[part.slices] = resample(pixels, (part.top, part.bottom), (part.left, part.right), steps)
     cells = np.asarray(analysis[box.scaled(CELL).slices]).reshape(box.height, CELL, box.width, CELL, 3)
     colours[box.slices] = np.round(cells.mean((1, 3), dtype=np.float32)).astype(np.uint8)
 
 
 def projected_bytes(source: Source, chunk: tuple[int, int], grid: CellGrid) -> int:
-    """Bytes that one task of `chunk` (rows, columns) cells holds at most; chunks of the source's own count where they are larger."""
+    """Bytes that one task of `chunk` (rows, columns) cells holds at most, the chunks of the source's own that it decodes included."""
     parts = _readable(Box(0, chunk[0], 0, chunk[1]).scaled(CELL), source, grid)
-    return max(_part_bytes(part, source, grid) for part in parts) + source.chunk_bytes
+    boxes = [_read_box(part, _steps(source, grid)) for part in parts]
+    return max(box.area * source.px_bytes + source.chunk_bytes(box.height, box.width) for box in boxes)
 
 
 def _steps(source: Source, grid: CellGrid) -> tuple[Fraction, Fraction]:
@@ -39,16 +39,14 @@ def _steps(source: Source, grid: CellGrid) -> tuple[Fraction, Fraction]:
     return across / shrink[0], down / shrink[1]
 
 
-def _part_bytes(part: Box, source: Source, grid: CellGrid) -> int:
-    steps = _steps(source, grid)
-    top, bottom = span(part.top, part.bottom, steps[1])
-    left, right = span(part.left, part.right, steps[0])
-    return (bottom - top) * (right - left) * source.px_bytes
+def _read_box(part: Box, steps: tuple[Fraction, Fraction]) -> Box:
+    """The px of the source's level that a part of the analysis image depends on."""
+    return Box(*span(part.top, part.bottom, steps[1]), *span(part.left, part.right, steps[0]))
 
 
 def _readable(part: Box, source: Source, grid: CellGrid) -> Iterator[Box]:
     """The box in pieces whose source px can be held; at the smallest one px."""
-    if part.area == 1 or _part_bytes(part, source, grid) <= _PART_BYTES:
+    if part.area == 1 or _read_box(part, _steps(source, grid)).area * source.px_bytes <= _PART_BYTES:
         yield part
     else:
         for half in part.halves():

@@ -345,3 +345,71 @@ def test_a_large_mosaic_is_previewed_from_small_templates(tmp_path, monkeypatch)
     assert px.shape == (80, 40, 3)
     assert px[20, [5, 15, 25, 35], 0].tolist() == [0, 0, 0, 255]
     assert px[60, [5, 15, 25, 35], 0].tolist() == [0, 255, 0, 0]
+
+
+# --- more than 100,000 px a side ---------------------------------------------------------------------------------------
+
+
+class DeepZoom:
+    """Windows of a Deep Zoom image, which overlap by a px."""
+
+    def __init__(self, path):
+        self._folders = levels_of(path)[::-1]
+
+    def window(self, level, top, left, side):
+        made = np.zeros((side, side, 3), "u1")
+        for row in range(top // 254, (top + side - 1) // 254 + 1):
+            for column in range(left // 254, (left + side - 1) // 254 + 1):
+                px = pyvips.Image.new_from_file(str(self._folders[level] / f"{column}_{row}.jpg")).numpy()
+                px = px[min(row, 1) :, min(column, 1) :][:254, :254]
+                down, across = max(0, top - row * 254), max(0, left - column * 254)
+                first, start = max(0, row * 254 - top), max(0, column * 254 - left)
+                part = px[down : down + side - first, across : across + side - start]
+                made[first : first + part.shape[0], start : start + part.shape[1]] = part
+        return made
+
+
+class Tiff:
+    """Windows of a pyramidal TIFF."""
+
+    def __init__(self, path):
+        with tifffile.TiffFile(path) as file:
+            assert file.is_bigtiff
+            self._path, self._sizes = path, [level.shape[:2] for level in file.series[0].levels]
+
+    def window(self, level, top, left, side):
+        image = pyvips.Image.new_from_file(str(self._path), page=level)
+        assert (image.height, image.width) == self._sizes[level]
+        return image.crop(left, top, side, side).numpy()
+
+
+def window_of(cells, templates, level, top, left, side):
+    """What a window of a level shows, by index map and templates: the mean of every 2 x 2 px of the level before, rounded."""
+    times, tile = 1 << level, templates.shape[1]
+    first, start = top * times // tile, left * times // tile
+    last, stop = -(-(top + side) * times // tile), -(-(left + side) * times // tile)
+    px = templates[cells[first:last, start:stop]].transpose(0, 2, 1, 3, 4).reshape((last - first) * tile, (stop - start) * tile, 3)
+    px = px[top * times - first * tile :, left * times - start * tile :][: side * times, : side * times].astype(np.float32)
+    for _ in range(level):
+        px = np.floor(px.reshape(px.shape[0] // 2, 2, px.shape[1] // 2, 2, 3).mean((1, 3)) + 0.5)
+    return px
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("size", [(1563, 32), (32, 1563)], ids=["high", "wide"])
+@pytest.mark.parametrize(("name", "tolerance"), [("a.tif", 0), ("a.dzi", 12)])
+def test_mosaics_of_more_than_100000_px_a_side_show_index_map_and_templates_in_every_window(tmp_path, name, tolerance, size):
+    rng = np.random.default_rng(0)
+    coarse = rng.integers(40, 216, (300, 4, 4, 1), dtype="u1")
+    templates = coarse.repeat(16, 1).repeat(16, 2).repeat(3, 3)  # squares of 16 px in greys, which JPEG bears well
+    cells = rng.integers(0, len(templates), size, dtype="u4")
+    assemble(of(cells, templates), tmp_path / name, quiet, compression="deflate", quality=95)
+    file = {"a.tif": Tiff, "a.dzi": DeepZoom}[name](tmp_path / name)
+    for level in range(4):
+        height, width = size[0] * 64 >> level, size[1] * 64 >> level
+        side = 192
+        corners = [(0, 0), (height - side, width - side), (0, width - side), (height - side, 0)]
+        places = corners + [(int(rng.integers(height - side)), int(rng.integers(width - side))) for _ in range(20)]
+        for top, left in places:
+            off = np.abs(file.window(level, top, left, side) - window_of(cells, templates, level, top, left, side))
+            assert off.max() <= tolerance, (level, top, left)

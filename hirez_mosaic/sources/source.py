@@ -26,6 +26,7 @@ TURNS = {1: (0, False), 2: (0, True), 3: (2, False), 4: (2, True), 5: (3, True),
 """EXIF orientation -> (quarter turns counter-clockwise, mirrored left to right afterwards)."""
 MAX_SOURCE_PX = 10**12
 """Px that a header is believed: the largest photograph there is, of Rembrandt's Night Watch, has 0.717 x 10**12."""
+_READ_BYTES = 16 << 20  # of chunks decoded at once, about, where a row of them is not more
 _T = TypeVar("_T")
 _LEVEL_PX = 4  # of a level for each px asked for, at least, in both directions; the tests tell what 2 would lose
 
@@ -49,7 +50,7 @@ class Level:
     """The picture at one size, as stored.
 
     size: (width, height), px.
-    array: samples, anything with numpy indexing; None while there are only `bands`.
+    array: samples, a Zarr array or what looks like one; None, or slow, while there are `bands`.
     axes: what the axes of `array` are: "Y" and "X", "S" for channels, any other letter for an axis of which entry 0 is taken.
     bands: how to unpack it, until it is.
     """
@@ -150,11 +151,14 @@ class Source:
         plain = self.colour.alpha == "none" and self._sample_type.itemsize == 1
         return 16 if plain else 90
 
-    @property
-    def chunk_bytes(self) -> int:
-        """Bytes of the decoded chunks of the array itself that reading a box holds besides."""
-        chunks = (0,) if self.bands else self.levels[self.level].array.chunks
-        return 4 * math.prod(chunks) * self._sample_type.itemsize
+    def chunk_bytes(self, height: int, width: int) -> int:
+        """Bytes of chunks, encoded and decoded, that reading a box of (height, width) displayed px holds besides the box."""
+        if self.bands:
+            return 3 * _READ_BYTES
+        level, across = self.levels[self.level], width if self.orientation < 5 else height
+        lengths = dict(zip(level.axes, level.array.chunks, strict=True))
+        touched = min(-(-across // lengths["X"]) + 1, -(-level.size[0] // lengths["X"]))
+        return 3 * max(_READ_BYTES, touched * math.prod(level.array.chunks) * self._sample_type.itemsize)
 
     def close(self) -> None:
         """Close the file; nothing can be read from it afterwards."""
@@ -195,16 +199,28 @@ class Source:
         """The samples of a box within the picture, (height, width, channels), turned as displayed."""
         turns, mirrored = TURNS[self.orientation]
         stored = _stored_box(box, self.stored_size, turns, mirrored)
-        index = {"Y": stored.slices[0], "X": stored.slices[1], "S": slice(None)}
         level = self.levels[self.level]
         try:
-            samples = np.asarray(level.array[tuple(index.get(axis, 0) for axis in level.axes)])
+            samples = _read_in_bands(level, stored)
         except Exception as error:  # codecs raise whatever they like on damaged data
             raise SourceError(f"{self.path} is damaged or truncated near row {stored.top}: {first_line(error)}.") from error
         kept = [axis for axis in level.axes if axis in "YXS"]
         samples = samples.transpose([kept.index(axis) for axis in ("YXS" if "S" in kept else "YX")])
         samples = np.rot90(samples.reshape(stored.height, stored.width, -1), turns)
         return samples[:, ::-1] if mirrored else samples
+
+
+def _read_in_bands(level: Level, box: Box) -> NDArray[np.generic]:
+    """The samples of a stored box, axes as they are; a few rows of chunks at a time, for Zarr holds all it decodes at once."""
+    lengths = dict(zip(level.axes, level.array.chunks, strict=True))
+    row_bytes = math.prod(level.array.chunks) * level.array.dtype.itemsize * (box.width // lengths["X"] + 1)
+    step = lengths["Y"] * max(1, _READ_BYTES // row_bytes)
+    bands = []
+    for top in range(box.top // step * step, box.bottom, step):
+        index = {"Y": slice(max(top, box.top), min(top + step, box.bottom)), "X": box.slices[1], "S": slice(None)}
+        bands.append(np.asarray(level.array[tuple(index.get(axis, 0) for axis in level.axes)]))
+    kept = [axis for axis in level.axes if axis in "YXS"]
+    return np.concatenate(bands, kept.index("Y")) if len(bands) > 1 else bands[0]
 
 
 def unpack(source: Source, group: zarr.Group, name: str, progress: Callable[[int], None]) -> Source:
