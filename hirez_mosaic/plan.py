@@ -64,7 +64,7 @@ def make_plan(
     Raises BudgetError when not even the smallest chunk (or the one asked for, or left) fits.
     """
     process = psutil.Process().memory_info().rss
-    budget = spec.memory or engine.memory or process + psutil.virtual_memory().available // 4
+    budget = spec.memory or engine.memory or process + free_memory() // 4
     given = left or (None if spec.chunk is None else (min(spec.chunk, grid.rows), min(spec.chunk, grid.columns)))
     for workers, side in _choices(given and max(given), engine.threads):
         chunk = given or grid.even_chunk(side)
@@ -78,6 +78,38 @@ def make_plan(
         if projected <= budget:
             return plan
     raise _too_small(plan, process, "or --restart" if left else "or a smaller --chunk" if spec.chunk else "")
+
+
+def free_memory(root: Path = Path("/")) -> int:
+    """Bytes that may still be taken: what the machine has left, or the container or batch job this process runs in where that is less.
+
+    Those are limited by Linux control groups, of version 2 or 1, or by a group around theirs. Cached files that have not been used lately
+    count as free, as they do for the machine. root: where the system's files are.
+    """
+    free = psutil.virtual_memory().available
+    told = root / "proc/self/cgroup"  # lines "number:controllers:/group", of version 2 without controllers
+    for line in told.read_text().splitlines() if told.exists() else ():
+        _, controllers, group = line.split(":", 2)
+        if not controllers:
+            top, limit, usage, cached = root / "sys/fs/cgroup", "memory.max", "memory.current", "inactive_file"
+        elif "memory" in controllers.split(","):
+            top, limit, usage, cached = (
+                root / "sys/fs/cgroup/memory",
+                "memory.limit_in_bytes",
+                "memory.usage_in_bytes",
+                "total_inactive_file",
+            )
+        else:
+            continue
+        parts = Path(group).parts[1:]
+        for folder in (top.joinpath(*parts[:depth]) for depth in range(len(parts) + 1)):  # a container sees its own group as the top
+            try:
+                most, used = (int((folder / name).read_text()) for name in (limit, usage))
+                unused = dict(entry.split() for entry in (folder / "memory.stat").read_text().splitlines())[cached]
+            except (OSError, ValueError, KeyError):  # no such group here, or its limit is "max"
+                continue
+            free = min(free, most - used + int(unused))
+    return max(0, free)
 
 
 def _too_small(plan: Plan, process: int, chunk_remedy: str) -> BudgetError:
