@@ -19,7 +19,6 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from scipy.optimize import linear_sum_assignment
 
 from hirez_mosaic.decode import best_k
 from hirez_mosaic.errors import TemplateError
@@ -35,6 +34,7 @@ _BATCH = 8192  # cells whose candidates are in memory at once
 _TOGETHER = 1024  # of those cells, that choose at once, at most
 _RANKED = 1 << 20  # templates ranked for all of them, at most
 _EXACT = 1 << 22  # cells x uses up to which the best assignment is computed
+_SOLVER = 48 << 20  # bytes of scipy.optimize once it is imported; measured 40 MiB
 
 Queries = Callable[[Box], torch.Tensor]
 """Gives the (cells, D) queries of a box of cells, row-major."""
@@ -181,6 +181,8 @@ class RuledMap:
 
     def _assign(self, queries: Queries, score: Score, choices: int) -> Iterator[int]:
         """The assignment with the largest sum of scores: a limit of uses is so many copies of each template."""
+        from scipy.optimize import linear_sum_assignment  # slow to import, 40 MiB, and needed on this way alone
+
         values = score(queries(self._grid.box), slice(0, choices)).unflatten(1, (-1, self._poses))
         best, pose = values.max(2)
         copies = int(min(self._left[0], self._grid.cells))
@@ -213,7 +215,7 @@ def scratch_bytes(grid: CellGrid, query: int, k: int) -> int:
 def projected_bytes(rules: Rules, grid: CellGrid, query: int, choices: int, poses: int) -> int:
     """Bytes that keeping the rules holds at most: the map and its order, a window's queries, late cells' ranks and a block of scores."""
     window = min(WINDOW, grid.rows) * min(WINDOW, grid.columns)
-    exact = 3 * 8 * _EXACT if grid.cells * choices <= _EXACT else 0
+    exact = 3 * 8 * _EXACT + _SOLVER if grid.cells * choices <= _EXACT else 0
     return (
         grid.cells * (4 + 4 + 4 + 8 + 8 + 4 + 1)
         + window * query * 4 * 4
