@@ -5,8 +5,8 @@
 Job: 5,280 x 3,960 px (a source of another size is scaled to it and kept as a tiled, deflated TIFF), 17,500 templates of 32 px,
 --scale 2, so 330 x 248 cells and a tiled pyramidal BigTIFF, JPEG Q 90, of 10,560 x 7,936 px.
 
-Method: the command `hirez-mosaic render`, a process of its own with its templates cached, and the floor (see floor.py), another, take
-turns; medians and extremes of --rounds are printed. Start-up is the process's wall time less its stages: imports, weights, the
+Method: the command `hirez-mosaic render`, a process of its own with its templates cached, and the floor (hirez_mosaic/floor.py), another,
+take turns; medians and extremes of --rounds are printed. Start-up is the process's wall time less its stages: imports, weights, the
 template cache. The ratio is the job's stages over the floor's parts, round by round. Exits 0 whatever comes out.
 """
 
@@ -18,18 +18,10 @@ from fractions import Fraction
 from pathlib import Path
 
 import click
-import torch
 from common import Run, machine_facts, print_table, run, scaled_source, spread
-from floor import decoder_floor, encoder_floor, write_floor
 
-from hirez_mosaic.cache import cache_folder
-from hirez_mosaic.engine import cores
-from hirez_mosaic.geometry import CellGrid
-from hirez_mosaic.nets.decoders import new_decoder
-from hirez_mosaic.nets.device import resolve_precision
-from hirez_mosaic.nets.vgg import make_encoder
-from hirez_mosaic.nets.weights import resolve_weights
-from hirez_mosaic.templates import load_templates
+from hirez_mosaic.benching import apart
+from hirez_mosaic.floor import render_floor
 
 SIZE, TILE, SCALE = (5280, 3960), (32, 32), Fraction(2)
 
@@ -61,54 +53,20 @@ def job_command(picture: Path, templates: Path, output: Path, *more: str) -> lis
 @click.option("--memory", default="2GiB", help="Budget of the job.")
 @click.option("--rounds", default=5, help="Times that job and floor take turns.")
 @click.option("--folder", type=click.Path(path_type=Path), help="Folder for source and mosaic.  [default: a temporary one]")
-@click.option("--floor", "floor_of", hidden=True, help="Measure the floor alone, for chunks of COLUMNS,ROWS.")
-def main(source: Path, templates: Path, precision: str, memory: str, rounds: int, folder: Path | None, floor_of: str | None) -> None:
+def main(source: Path, templates: Path, precision: str, memory: str, rounds: int, folder: Path | None) -> None:
     """Run job and floor in turn and print their ratio."""
-    if floor_of is not None:
-        print(json.dumps(measure_floor(source, templates, precision, floor_of)))
-        return
     with tempfile.TemporaryDirectory() as temporary:
         place = folder or Path(temporary)
         place.mkdir(parents=True, exist_ok=True)
         mosaic = place / "fig5.tif"
         job = job_command(scaled_source(source, *SIZE, place), templates, mosaic, "--precision", precision, "--memory", memory)
         first = run(job)  # caches templates and weights
-        chunk = ",".join(map(str, json.loads(first.output)["chunk"]))
-        floor = [
-            sys.executable,
-            __file__,
-            "--source",
-            str(mosaic),
-            "--templates",
-            str(templates),
-            "--precision",
-            precision,
-            "--floor",
-            chunk,
-        ]
+        chunk = tuple(json.loads(first.output)["chunk"])
         jobs, floors = [], []
         for _ in range(rounds):
             jobs.append(run(job))
-            floors.append(json.loads(run(floor).output))
+            floors.append(apart(render_floor, mosaic, templates, TILE, chunk, precision=precision))
     report(jobs, floors, first.wall)
-
-
-def measure_floor(mosaic: Path, templates: Path, precision: str, chunk: str) -> dict[str, float]:
-    """Seconds of the floor's three parts."""
-    grid = CellGrid.over(SIZE, TILE, scale=SCALE)
-    columns, rows = map(int, chunk.split(","))
-    device = torch.device("cpu")
-    found = load_templates(templates, TILE, cache=cache_folder("templates"), jobs=cores())
-    decoder = new_decoder("residual", torch.from_numpy(found.at_cell_size()), found.fingerprint)
-    encoder = make_encoder(resolve_weights(None, cache_folder("weights")), device, resolve_precision(precision, device))
-    written = mosaic.with_suffix(".floor.tif")
-    parts = {
-        "encode": encoder_floor(encoder, grid, (rows, columns)),
-        "decode": decoder_floor(decoder, grid, (rows, columns)),
-        "assemble": write_floor(mosaic, written),
-    }
-    written.unlink()
-    return parts
 
 
 def report(jobs: list[Run], floors: list[dict[str, float]], uncached: float) -> None:

@@ -15,13 +15,13 @@ LEVELS = [
     {"geometry", "cache", "fresh", "vips"},
     {"spec", "colour", "resample"},
     {"store", "sources", "templates", "nets", "photos"},
-    {"ingest", "encode", "decode", "select", "tint", "loss", "tilemap"},
+    {"ingest", "encode", "decode", "select", "synthetic", "tint", "loss", "tilemap"},
     {"fit", "metrics", "assemble", "rules"},
     {"fitting", "refine"},
     {"choosing", "engine"},
-    {"cluster", "plan", "stages"},
+    {"cluster", "floor", "plan", "stages"},
     {"rendering"},
-    {"training", "comparing", "assembling", "inspecting"},
+    {"training", "comparing", "assembling", "inspecting", "benching"},
     {"cli"},
 ]
 LEVEL = {room: level for level, rooms in enumerate(LEVELS) for room in rooms}

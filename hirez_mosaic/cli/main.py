@@ -9,6 +9,7 @@ import click
 
 from hirez_mosaic import __version__
 from hirez_mosaic.cli.assemble import assemble
+from hirez_mosaic.cli.bench import bench
 from hirez_mosaic.cli.compare import compare
 from hirez_mosaic.cli.render import render
 from hirez_mosaic.cli.run import run
@@ -54,6 +55,7 @@ def main() -> None:
 
 
 main.add_command(assemble)
+main.add_command(bench)
 main.add_command(compare)
 main.add_command(render)
 main.add_command(run)
