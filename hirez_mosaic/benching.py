@@ -115,9 +115,10 @@ class Projection:
 
 @dataclass(frozen=True)
 class BenchResult:
-    """What was measured, and what follows from it.
+    """What was measured.
 
-    synthetic: whether the templates were made up. budget: bytes of memory allowed. lines: (fixed, per cell) seconds of every stage.
+    available: templates there would be; more than were loaded where the folder holds more. synthetic: whether they were made up.
+    budget: bytes of memory allowed.
     """
 
     cores: int
@@ -127,23 +128,55 @@ class BenchResult:
     tile: tuple[int, int]
     scale: float
     synthetic: bool
+    available: int
     budget: int
     loading: Loading
     runs: tuple[Measured, ...]
-    lines: dict[str, tuple[float, float]]
-    projection: Projection | None
 
-    def told(self) -> dict[str, Any]:
+    def lines(self) -> dict[str, tuple[float, float]]:
+        """(fixed, per cell) seconds of the start-up and of every stage; see the module's docstring."""
+        cells = [run.cells for run in self.runs]
+        lines = {"start-up": (float(np.median([run.start_up for run in self.runs])), 0.0)}
+        for stage in self.runs[-1].result.seconds:
+            took = [run.result.seconds.get(stage, 0.0) for run in self.runs]
+            lines[stage] = (float(np.mean(took)), 0.0) if stage in _FIXED else line(cells, took)
+        return lines
+
+    def project(self, size: tuple[int, int], templates: int | None = None) -> Projection:
+        """What a mosaic of `size` (width, height) px, rounded up to whole cells, of so many templates, all available where None, will take.
+
+        Memory: a line over the mosaic's width, since strips of it are what grows, up to the budget. Bytes on disk: per cell, and per
+        template, those of the largest run.
+        """
+        count = self.available if templates is None else templates
+        columns, rows = (-(-side // of) for side, of in zip(size, self.tile, strict=True))
+        cells, more, largest = columns * rows, count / self.loading.templates, self.runs[-1]
+        seconds = {"templates": self.loading.seconds * more}
+        for stage, (fixed, per_cell) in self.lines().items():
+            seconds[stage] = (fixed + per_cell * cells) * (more if stage == "decode" else 1)
+        peaks = [max(run.result.peak_bytes.values()) for run in self.runs]
+        fixed, per_px = line([run.result.size[0] for run in self.runs], peaks)
+        return Projection(
+            size=(columns * self.tile[0], rows * self.tile[1]),
+            cells=cells,
+            templates=count,
+            seconds=seconds,
+            memory=min(self.budget, int(fixed + per_px * columns * self.tile[0])),
+            workspace_bytes=int(largest.workspace_bytes * cells / largest.cells),
+            mosaic_bytes=int(largest.mosaic_bytes * cells / largest.cells),
+            cache_bytes=int(self.loading.cached_bytes * more),
+        )
+
+    def told(self, job: Projection | None = None) -> dict[str, Any]:
         """All of it for JSON, with the rates: units per second of each stage of each run, and templates scored per second."""
         rates = []
         for run in self.runs:
             per_second = {stage: run.work(stage)[0] / took for stage, took in run.result.seconds.items() if took}
             scored = {"templates scored": per_second["decode"] * run.result.templates} if "decode" in per_second else {}
             rates.append(per_second | {"total": run.mosaic_mpx / run.result.total_seconds} | scored)
-        derived = {"templates_per_second": self.loading.templates / self.loading.seconds, "rates": rates}
-        job = self.projection
-        totals = {} if job is None else {"projected_seconds": job.total_seconds, "projected_disk_bytes": job.disk_bytes}
-        return asdict(self) | derived | totals
+        derived = {"lines": self.lines(), "templates_per_second": self.loading.templates / self.loading.seconds, "rates": rates}
+        projection = {} if job is None else asdict(job) | {"total_seconds": job.total_seconds, "disk_bytes": job.disk_bytes}
+        return asdict(self) | derived | {"projection": projection or None}
 
 
 def bench(
@@ -157,8 +190,6 @@ def bench(
     device: str = "auto",
     precision: str = "auto",
     memory: int | str = "2GiB",
-    project: str | tuple[int, int] | None = None,
-    project_templates: int | None = None,
     folder: str | Path | None = None,
     seed: int = 0,
     listener: Listener | None = None,
@@ -167,8 +198,6 @@ def bench(
 
     sizes: of the mosaics, Mpx; about square. Sources are synthetic, see `synthetic`: so many px that `scale` gives the mosaic.
     templates: folder, of which at most `count`, evenly spread, are used; `count` synthetic ones where None. fit: steps.
-    project: (width, height) px, or "100000x100000", of a mosaic whose time, memory and disk are wanted, of `project_templates`
-    templates; as many as the folder holds, or as are measured, where None.
     folder: for sources, workspaces and mosaics, which are deleted; the system's temporary one where None.
     The rest is as in `render`. Processes are spawned: a script that calls this does so below `if __name__ == "__main__"`.
     Raises a subclass of HirezMosaicError.
@@ -177,9 +206,8 @@ def bench(
     grids = [_grid(mpx, shape, factor) for mpx in sizes]
     if not grids or sorted(set(grids)) != grids:
         raise SettingError(f"The sizes are {', '.join(f'{mpx:g}' for mpx in sizes) or 'none'} Mpx; name some that grow.")
-    if count < 1 or (project_templates or 1) < 1:
-        raise SettingError(f"The number of templates is {min(count, project_templates or 1)}; use 1 or more.")
-    wanted = None if project is None else parse_size(project)
+    if count < 1:
+        raise SettingError(f"The number of templates is {count}; use 1 or more.")
     if folder is not None:
         check_output(Path(folder) / "bench.tif", overwrite=True)
     with tempfile.TemporaryDirectory(prefix="hirez-mosaic-bench-", dir=folder) as temporary:
@@ -212,15 +240,10 @@ def bench(
                 sizes_on_disk = _bytes_below(place / "workspace"), (place / "mosaic.tif").stat().st_size
                 runs.append(Measured(size, made, start_up, floor, *sizes_on_disk))
                 shutil.rmtree(place / "workspace")
-    lines = _lines(runs)
-    projection = None
-    if wanted is not None:
-        projection = _project(wanted, project_templates or found, shape, loading, runs, lines, budget)
     first = runs[0].result
     total = psutil.virtual_memory().total
     return BenchResult(
-        *(cores(), total, first.device, first.precision, shape, float(factor), templates is None, budget),
-        *(loading, tuple(runs), lines, projection),
+        *(cores(), total, first.device, first.precision, shape, float(factor), templates is None, found, budget, loading, tuple(runs))
     )
 
 
@@ -240,14 +263,12 @@ def _enter(environment: dict[str, str]) -> None:
     os.environ.update(environment)
 
 
-def parse_size(text: str | tuple[int, int]) -> tuple[int, int]:
+def parse_size(text: str) -> tuple[int, int]:
     """(width, height) px of a mosaic. Raises SettingError.
 
     >>> parse_size("100000x80000")
     (100000, 80000)
     """
-    if isinstance(text, tuple):
-        text = f"{text[0]}x{text[1]}"
     match = re.fullmatch(r"([1-9]\d{0,7})[xX]([1-9]\d{0,7})", text.strip())
     if match is None:
         raise SettingError(f"The size to project is {text!r}; use WxH in px such as 100000x100000, below 100000000 a side.")
@@ -315,50 +336,11 @@ def _bytes_below(folder: Path) -> int:
     return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
 
 
-def _lines(runs: Sequence[Measured]) -> dict[str, tuple[float, float]]:
-    """Seconds of each stage over the cells, and the start-up's; see the module's docstring."""
-    cells = [run.cells for run in runs]
-    lines = {}
-    for stage in runs[-1].result.seconds:
-        took = [run.result.seconds.get(stage, 0.0) for run in runs]
-        lines[stage] = (float(np.mean(took)), 0.0) if stage in _FIXED else line(cells, took)
-    return {"start-up": (float(np.median([run.start_up for run in runs])), 0.0), **lines}
-
-
-def _project(
-    size: tuple[int, int],
-    count: int,
-    tile: tuple[int, int],
-    loading: Loading,
-    runs: Sequence[Measured],
-    lines: dict[str, tuple[float, float]],
-    budget: int,
-) -> Projection:
-    """Memory: a line over the mosaic's width, since strips of it are what grows, up to the budget; bytes on disk as in the largest run."""
-    columns, rows = (-(-side // of) for side, of in zip(size, tile, strict=True))
-    cells, more, largest = columns * rows, count / loading.templates, runs[-1]
-    seconds = {"templates": loading.seconds * more}
-    for stage, (fixed, per_cell) in lines.items():
-        seconds[stage] = (fixed + per_cell * cells) * (more if stage == "decode" else 1)
-    peaks = [max(run.result.peak_bytes.values()) for run in runs]
-    fixed, per_px = line([run.result.size[0] for run in runs], peaks)
-    return Projection(
-        size=(columns * tile[0], rows * tile[1]),
-        cells=cells,
-        templates=count,
-        seconds=seconds,
-        memory=min(budget, int(fixed + per_px * columns * tile[0])),
-        workspace_bytes=int(largest.workspace_bytes * cells / largest.cells),
-        mosaic_bytes=int(largest.mosaic_bytes * cells / largest.cells),
-        cache_bytes=int(loading.cached_bytes * more),
-    )
-
-
 def duration(seconds: float) -> str:
     """For people.
 
     >>> duration(8.4), duration(200), duration(40_000)
-    ('8.4 s', '3 min 20 s', '11 h 7 min')
+    ('8.4 s', '3 min 20 s', '11 h 6 min')
     """
     if seconds < 60:
         return f"{seconds:.1f} s"

@@ -23,7 +23,9 @@ if TYPE_CHECKING:
 @click.option("--scale", default="1", show_default=True, help="Mosaic px per source px.")
 @click.option("--fit", type=click.IntRange(0), default=0, show_default=True, help="Steps of fitting, a cost that no size changes.")
 @click.option("--project", metavar="WxH", help="End with time, memory and disk of a mosaic of this size, px.")
-@click.option("--project-templates", type=int, help="Of so many templates.  [default: all of the folder; as many as are measured]")
+@click.option(
+    "--project-templates", type=click.IntRange(1), help="Of so many templates.  [default: all of the folder; as many as are measured]"
+)
 @click.option("--device", default="auto", show_default=True, metavar="auto|cpu|cuda|cuda:N", help="Where the networks run.")
 @click.option("--precision", type=click.Choice(PRECISIONS), default="auto", show_default=True, help="Of the encoder.")
 @click.option("--memory", default="2GiB", show_default=True, help="Memory budget.")
@@ -33,7 +35,16 @@ if TYPE_CHECKING:
 @click.option("--overwrite", is_flag=True, help="Replace a plot that is there.")
 @click.option("--json", "as_json", is_flag=True, help="Print the result as one line of JSON on standard output.")
 @click.option("--quiet", is_flag=True, help="Print nothing but errors (and --json).")
-def bench(sizes: str, output: Path | None, overwrite: bool, as_json: bool, quiet: bool, **settings: Any) -> None:
+def bench(
+    sizes: str,
+    project: str | None,
+    project_templates: int | None,
+    output: Path | None,
+    overwrite: bool,
+    as_json: bool,
+    quiet: bool,
+    **settings: Any,
+) -> None:
     """Measure how fast this machine makes mosaics of growing size, stage by stage, and project a job of any size.
 
     \b
@@ -48,18 +59,20 @@ def bench(sizes: str, output: Path | None, overwrite: bool, as_json: bool, quiet
         mpx = [float(one) for one in sizes.split(",")]
     except ValueError as error:
         raise SettingError(f"The sizes are {sizes!r}; use numbers of Mpx such as 4,12,36.") from error
+    wanted = None if project is None else benching.parse_size(project)
     if output is not None:
         benching.check_plot(output, overwrite)
     listener = Listener() if quiet else ConsoleListener()
     result = benching.bench(mpx, listener=listener, **settings)
+    job = None if wanted is None else result.project(wanted, project_templates)
     if output is not None:
         benching.write_plot(result, output)
     if isinstance(listener, ConsoleListener):
-        listener.console.print("\n".join(_report(result)), soft_wrap=True, markup=False)
+        listener.console.print("\n".join(_report(result) + ([] if job is None else _projected(result, job))), soft_wrap=True, markup=False)
         if output is not None:
             listener.console.print(str(output), style="bold green")
     if as_json:
-        click.echo(json.dumps(result.told(), default=str))
+        click.echo(json.dumps(result.told(job), default=str))
 
 
 def _report(result: "BenchResult") -> list[str]:
@@ -96,7 +109,7 @@ def _report(result: "BenchResult") -> list[str]:
     lines.append(
         "Rate, floor, ratio and peak are those of the largest; the floor is the same networks and libvips alone, on data in memory."
     )
-    return lines + ([] if result.projection is None else _told(result, result.projection))
+    return lines
 
 
 def _rate(work: tuple[float, str], seconds: float) -> str:
@@ -109,7 +122,7 @@ def _floor(seconds: float, floor: float | None) -> str:
     return " " * 16 if floor is None else f"{floor:>9.2f}{seconds / floor:>7.2f}"
 
 
-def _told(result: "BenchResult", job: "Projection") -> list[str]:
+def _projected(result: "BenchResult", job: "Projection") -> list[str]:
     from hirez_mosaic.benching import duration
 
     parts = ", ".join(f"{stage} {duration(seconds)}" for stage, seconds in job.seconds.items() if seconds >= 0.5)
@@ -123,6 +136,6 @@ def _told(result: "BenchResult", job: "Projection") -> list[str]:
         "Seconds of each stage are a line over the cells through the sizes measured (decode: times the share of templates);",
         "memory is a line over the width, up to --memory; bytes on disk go with the cells.",
         "Not measured: "
-        + ("" if result.lines.get("fit") else "fitting, a cost that no size changes (add --fit 100); ")
+        + ("" if "fit" in result.lines() else "fitting, a cost that no size changes (add --fit 100); ")
         + "rules, refining, other formats.",
     ]
