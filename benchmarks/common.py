@@ -7,16 +7,25 @@ import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from fractions import Fraction
 from pathlib import Path
 
-import numpy
+import numpy as np
 import pyvips
 import torch
 import zarr
+from numpy.typing import NDArray
 
 import hirez_mosaic
+from hirez_mosaic.cache import cache_folder
+from hirez_mosaic.choosing import loss_network
+from hirez_mosaic.encode import as_images
+from hirez_mosaic.geometry import CELL, CellGrid
+from hirez_mosaic.loss import MultiScaleLoss
+from hirez_mosaic.metrics import Judge
+from hirez_mosaic.nets.weights import resolve_weights
 
 
 @dataclass(frozen=True)
@@ -30,23 +39,56 @@ class Run:
 
 
 _LAUNCH = """
-import json, resource, subprocess, sys, time
+import json, os, resource, signal, subprocess, sys, time
+seconds, memory, command = float(sys.argv[1]), int(sys.argv[2]), sys.argv[3:]
+limit = (lambda: resource.setrlimit(resource.RLIMIT_AS, (memory, memory))) if memory else None
 start = time.perf_counter()
-done = subprocess.run(sys.argv[1:], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+job = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, preexec_fn=limit, start_new_session=True)
+try:
+    output, error = job.communicate(timeout=seconds or None)
+except subprocess.TimeoutExpired:
+    os.killpg(job.pid, signal.SIGKILL)
+    output, error = job.communicate()
+    error += f"\\nstopped after {seconds:.0f} s"
 used = resource.getrusage(resource.RUSAGE_CHILDREN)
-print(json.dumps([done.returncode, time.perf_counter() - start, used.ru_utime + used.ru_stime, used.ru_maxrss, done.stdout, done.stderr]))
+print(json.dumps([job.returncode, time.perf_counter() - start, used.ru_utime + used.ru_stime, used.ru_maxrss, output, error]))
 """
 
 
-def run(command: Sequence[str | Path], **environment: str) -> Run:
-    """Run a command to its end, in a launcher of its own so that its peak memory is its alone; stops the benchmark if it fails."""
+@dataclass
+class BrokenRunError(Exception):
+    """A process that failed: how far it got, s and bytes, and the end of what it said."""
+
+    wall: float
+    peak: int
+    said: str
+
+
+def attempt(command: Sequence[str | Path], *, seconds: float = 0, memory: int = 0, environment: Mapping[str, str] | None = None) -> Run:
+    """Run a command to its end, in a launcher of its own so that its peak memory is its alone. Raises BrokenRunError.
+
+    seconds, memory: it may take so long, and map so many bytes; 0 for no limit.
+    """
     launched = subprocess.run(
-        [sys.executable, "-c", _LAUNCH, *map(str, command)], capture_output=True, text=True, check=True, env={**os.environ, **environment}
+        [sys.executable, "-c", _LAUNCH, str(seconds), str(memory), *map(str, command)],
+        capture_output=True,
+        text=True,
+        check=True,
+        env={**os.environ, **(environment or {})},
     )
     code, wall, cpu, peak, output, error = json.loads(launched.stdout)
+    peak *= 1 if platform.system() == "Darwin" else 1024
     if code:
-        sys.exit(f"{' '.join(map(str, command))} failed with {code}: {error[-2000:]}")
-    return Run(wall, cpu, peak * (1 if platform.system() == "Darwin" else 1024), output)
+        raise BrokenRunError(wall, peak, error[-2000:].strip() or f"exit code {code}")
+    return Run(wall, cpu, peak, output)
+
+
+def run(command: Sequence[str | Path], **environment: str) -> Run:
+    """Run a command to its end; stops the benchmark if it fails."""
+    try:
+        return attempt(command, environment=environment)
+    except BrokenRunError as broken:
+        sys.exit(f"{' '.join(map(str, command))} failed: {broken.said}")
 
 
 def machine_facts() -> str:
@@ -56,7 +98,7 @@ def machine_facts() -> str:
     flags = Path("/proc/cpuinfo").read_text() if Path("/proc/cpuinfo").exists() else ""
     bfloat16 = "avx512_bf16" in flags or "amx_bf16" in flags
     gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else "no GPU"
-    versions = f"Python {platform.python_version()}, torch {torch.__version__}, zarr {zarr.__version__}, numpy {numpy.__version__}"
+    versions = f"Python {platform.python_version()}, torch {torch.__version__}, zarr {zarr.__version__}, numpy {np.__version__}"
     vips = ".".join(str(pyvips.version(part)) for part in range(3))
     return (
         f"{platform.machine()}, {cores} cores, {memory:.0f} GiB, {'with' if bfloat16 else 'without'} bfloat16 instructions, {gpu}; "
@@ -74,6 +116,34 @@ def print_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
     widths = [max(len(row[column]) for row in [header, *rows]) for column in range(len(header))]
     for row in [header, ["-" * width for width in widths], *rows]:
         print("| " + " | ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)) + " |", flush=True)
+
+
+def render_command(picture: Path, templates: Path, tile: int, output: Path, *more: str) -> list[str]:
+    """The command line of a render, without a fit, that says how it went as JSON."""
+    words = [sys.executable, "-m", "hirez_mosaic", "render", picture, "--templates", templates, "--tile", tile, "--fit", 0]
+    return [str(word) for word in [*words, "-o", output, "--overwrite", "--quiet", "--json", *more]]
+
+
+def judged(source: Path, mosaic: Path, columns: int) -> float:
+    """Eq. 3 between a picture and a mosaic of it with `columns` square cells across: the mean over windows of 64 x 64 cells.
+
+    Both are shrunk to 8 px a cell by area averages, the mosaic in one pass over its file, whatever its size; a mosaic of another shape is
+    compared from the top left corner as far as both go. The loss is that of `hirez-mosaic compare`, in float32.
+    """
+    small = [_shrunk(path, columns * CELL) for path in (source, mosaic)]
+    rows, across = (min(one.shape[axis] for one in small) // CELL for axis in (0, 1))
+    weights = resolve_weights(None, cache_folder("weights"))
+    judge = Judge(MultiScaleLoss(loss_network(weights, torch.device("cpu"), torch.float32), edge="replicate"), None)
+    windows = CellGrid(rows, across, (CELL, CELL), Fraction(1)).chunks((min(64, rows), min(64, across)))
+    whole = [box.scaled(CELL).slices for box in windows if box.height >= min(64, rows) and box.width >= min(64, across)]
+    return statistics.fmean(judge(*(as_images(one[part], torch.device("cpu")) for one in small)).eq3 for part in whole)
+
+
+def _shrunk(path: Path, width: int) -> NDArray[np.uint8]:
+    """(rows, width, 3) uint8 of a picture, by area averages."""
+    image = pyvips.Image.new_from_file(str(path), access="sequential").colourspace("srgb")[:3]
+    factor = image.width / width
+    return np.asarray(image.shrink(factor, factor) if factor >= 1 else image.resize(1 / factor))[:, :width]
 
 
 def scaled_source(source: Path, width: int, height: int, folder: Path) -> Path:

@@ -12,13 +12,12 @@ template cache. The ratio is the job's stages over the floor's parts, round by r
 
 import json
 import statistics
-import sys
 import tempfile
 from fractions import Fraction
 from pathlib import Path
 
 import click
-from common import Run, machine_facts, print_table, run, scaled_source, spread
+from common import Run, machine_facts, print_table, render_command, run, scaled_source, spread
 
 from hirez_mosaic.benching import apart
 from hirez_mosaic.floor import render_floor
@@ -28,22 +27,7 @@ SIZE, TILE, SCALE = (5280, 3960), (32, 32), Fraction(2)
 
 def job_command(picture: Path, templates: Path, output: Path, *more: str) -> list[str]:
     """The command line of the job."""
-    command = [
-        sys.executable,
-        "-m",
-        "hirez_mosaic",
-        "render",
-        picture,
-        "--templates",
-        templates,
-        "--tile",
-        TILE[0],
-        "--scale",
-        SCALE,
-        "--fit",
-        0,
-    ]
-    return [str(word) for word in [*command, "-o", output, "--overwrite", "--quiet", "--json", *more]]
+    return render_command(picture, templates, TILE[0], output, "--scale", str(SCALE), *more)
 
 
 @click.command()
