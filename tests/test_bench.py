@@ -130,7 +130,7 @@ def test_without_matplotlib_the_plot_alone_is_refused(here: Path, monkeypatch: p
 def test_bad_settings_are_one_sentence(here: Path) -> None:
     (here / "empty").mkdir()
     for words, code, said in (
-        (["--sizes", "many"], 2, "use numbers of Mpx such as 4,12,36"),
+        (["--sizes", "many"], 2, "use numbers of Mpx such as 2,8,24"),
         (["--sizes", "4,2"], 2, "name some that grow"),
         (["--sizes", "4,4.00001"], 2, "name some that grow"),
         (["--sizes", "0"], 2, "use more than 0"),

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 
 @click.command(short_help="Measure this machine, and project a job.")
-@click.option("--sizes", default="4,12,36", show_default=True, help="Mosaics to make, Mpx, growing.")
+@click.option("--sizes", default="2,8,24", show_default=True, help="Mosaics to make, Mpx, growing.")
 @click.option("--templates", type=click.Path(), help="Folder of pictures to make them of.  [default: synthetic ones]")
 @click.option(
     "--count", type=int, default=5000, show_default=True, help="Templates: so many synthetic ones, or at most so many of the folder."
@@ -58,7 +58,7 @@ def bench(
     try:
         mpx = [float(one) for one in sizes.split(",")]
     except ValueError as error:
-        raise SettingError(f"The sizes are {sizes!r}; use numbers of Mpx such as 4,12,36.") from error
+        raise SettingError(f"The sizes are {sizes!r}; use numbers of Mpx such as 2,8,24.") from error
     wanted = None if project is None else benching.parse_size(project)
     if output is not None:
         benching.check_plot(output, overwrite)
