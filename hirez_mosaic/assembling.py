@@ -9,7 +9,7 @@ import numpy as np
 from hirez_mosaic.assemble import Mosaic, assemble, check_output, write_preview
 from hirez_mosaic.errors import TileMapError
 from hirez_mosaic.rendering import Listener, cached_templates
-from hirez_mosaic.spec import RenderSpec, parse_colour, parse_tile
+from hirez_mosaic.spec import RenderSpec
 from hirez_mosaic.tilemap import check_tile_map, read_ban, read_tile_map
 from hirez_mosaic.tint import Tint
 
@@ -51,18 +51,18 @@ def assemble_tile_map(
     Raises TileMapError for a map that cannot be used, another subclass of HirezMosaicError for other wrong input.
     """
     listener, source = listener or Listener(), Path(tile_map)
-    spec = RenderSpec(
+    spec = RenderSpec.parse(
         source=source,
-        templates=Path(templates),
-        tile=parse_tile(tile),
-        output=Path(output),
-        tint=tint or 0.0,
+        templates=templates,
+        tile=tile,
+        output=output,
+        tint=tint,
         overwrite=overwrite,
-        background=parse_colour(background),
+        background=background,
         compression=compression,
         quality=quality,
-        preview=None if preview is None else Path(preview),
-        ban=None if ban is None else Path(ban),
+        preview=preview,
+        ban=ban,
         jobs=jobs,
     )
     spec.check_places("tile map")

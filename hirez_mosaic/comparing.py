@@ -73,6 +73,7 @@ def compare(
 ) -> list[Row]:
     """Make a mosaic of each source in every way, judge them, and leave a table and a figure for each source in the folder `output`.
 
+    sources: pictures whose names, without suffix, differ.
     side: px of the longer side of the analysis image, 8 to a cell; at most 2,048, because pictures are judged whole.
     selections: some of `SELECTIONS`; "trained" is left out where there is no trained decoder.
     trained: decoder files; the cache's for these templates where there are none.

@@ -34,7 +34,7 @@ from hirez_mosaic.plan import Plan, candidates_kept, check_disk, make_plan, rule
 from hirez_mosaic.refine import WINDOW
 from hirez_mosaic.rules import RuledMap
 from hirez_mosaic.sources import Source, files_of, open_source, unpack, unpacked
-from hirez_mosaic.spec import FAR_WEIGHT, RenderSpec, default_output, parse_bytes, parse_colour, parse_scale, parse_tile
+from hirez_mosaic.spec import FAR_WEIGHT, RenderSpec
 from hirez_mosaic.stages import decoding, encoding, ingesting, refining, selecting
 from hirez_mosaic.store import Identity, Workspace, discard, held, open_workspace, stored_chunk
 from hirez_mosaic.templates import TemplateSet, load_templates
@@ -194,43 +194,9 @@ def render(
 
     Raises a subclass of HirezMosaicError for whatever is wrong with the input; then no output is touched.
     """
-    spec = RenderSpec(
-        source=Path(source),
-        templates=Path(templates),
-        tile=parse_tile(tile),
-        output=Path(output) if output is not None else default_output(Path(source)),
-        scale=None if scale is None else parse_scale(scale),
-        columns=columns,
-        decoder=str(decoder),
-        fit=fit,
-        refine=refine,
-        far_weight=far_weight,
-        device=device,
-        precision=precision,
-        chunk=chunk,
-        memory=None if memory is None else parse_bytes(memory),
-        workspace=None if workspace is None else str(workspace),
-        restart=restart,
-        scheduler=scheduler,
-        overwrite=overwrite,
-        background=parse_colour(background),
-        compression=compression,
-        quality=quality,
-        preview=None if preview is None else Path(preview),
-        max_uses=max_uses,
-        min_distance=min_distance,
-        unique=unique,
-        no_repeat_neighbours=no_repeat_neighbours,
-        tint=tint,
-        mirror=mirror,
-        rotate=rotate,
-        tile_map=None if tile_map is None else Path(tile_map),
-        ban=None if ban is None else Path(ban),
-        dedupe=dedupe,
-        jobs=jobs,
-        weights=None if weights is None else Path(weights),
-    )
-    return run_render(spec, listener or Listener())
+    settings = dict(locals())  # the parameters and nothing else, for nothing else has a name yet
+    heard = settings.pop("listener") or Listener()
+    return run_render(RenderSpec.parse(**settings), heard)
 
 
 def run_render(spec: RenderSpec, listener: Listener) -> RenderResult:

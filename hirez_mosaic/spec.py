@@ -2,10 +2,12 @@
 
 import math
 import re
+from collections.abc import Callable
 from dataclasses import dataclass
 from fractions import Fraction
 from itertools import combinations
 from pathlib import Path
+from typing import Any, Self
 
 from hirez_mosaic.errors import OutputError, SettingError
 
@@ -62,6 +64,16 @@ class RenderSpec:
     dedupe: float | None = None
     jobs: int | None = None
     weights: Path | None = None
+
+    @classmethod
+    def parse(cls, **settings: Any) -> Self:
+        """The spec of settings as people give them: None for what they leave out, and text for paths, sizes, bytes and colours.
+
+        Raises SettingError for text that is none of these.
+        """
+        given = {name: _PARSERS.get(name, _as_it_is)(value) for name, value in settings.items() if value is not None}
+        given.setdefault("output", default_output(given["source"]))
+        return cls(**given)
 
     def __post_init__(self) -> None:
         if self.scale is not None and self.columns is not None:
@@ -206,6 +218,20 @@ def parse_colour(text: str | tuple[int, int, int]) -> tuple[int, int, int]:
 
 
 _NAMED = {"white": "#ffffff", "black": "#000000", "grey": "#808080", "gray": "#808080"}
+
+
+def _as_it_is(value: Any) -> Any:
+    return value
+
+
+_PARSERS: dict[str, Callable[[Any], Any]] = {
+    **dict.fromkeys(("source", "templates", "output", "workspace", "preview", "tile_map", "ban", "weights"), Path),
+    "tile": parse_tile,
+    "scale": parse_scale,
+    "memory": parse_bytes,
+    "background": parse_colour,
+    "decoder": str,
+}
 
 
 def format_bytes(count: float) -> str:

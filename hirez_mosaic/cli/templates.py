@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from hirez_mosaic.cli.options import BACKGROUND, tile
+from hirez_mosaic.cli.recipe import FileOr, RecipeCommand
 from hirez_mosaic.spec import DUPLICATE_LEVELS, parse_colour, parse_tile
 
 if TYPE_CHECKING:
@@ -14,12 +16,16 @@ if TYPE_CHECKING:
     from hirez_mosaic.templates.making import Named
 
 
-@click.group(short_help="Make template sets, and look into them.")
+class _Makers(click.Group):
+    command_class = RecipeCommand
+
+
+@click.group(cls=_Makers, short_help="Make template sets, and look into them.")
 def templates() -> None:
     """Make a folder of templates, or look into one."""
 
 
-_TILE = click.option("--tile", default="32", show_default=True, help="Size of a template, px: 32 or WxH.")
+_TILE = tile(32, "Size of a template")
 _SEED = click.option("--seed", type=click.IntRange(0), default=0, show_default=True, help="Another seed, other templates.")
 _QUIET = click.option("--quiet", is_flag=True, help="Print nothing but errors.")
 
@@ -35,7 +41,13 @@ def _folder(command: Callable[..., Any]) -> Callable[..., Any]:
 
 @templates.command(short_help="Characters of a font.")
 @click.option("--font", type=click.Path(path_type=Path), help="TrueType or OpenType file.  [default: Pillow's own, Latin only]")
-@click.option("--chars", default="ascii", show_default=True, help="ascii, katakana, a text file, or the characters themselves.")
+@click.option(
+    "--chars",
+    type=FileOr("ascii", "katakana"),
+    default="ascii",
+    show_default=True,
+    help="ascii, katakana, a text file, or the characters themselves.",
+)
 @click.option("--colours", multiple=True, default=["black/white"], show_default=True, help="INK/PAPER; again for more.")
 @_output
 def glyphs(font: Path | None, chars: str, colours: tuple[str, ...], output: Path, tile: str, overwrite: bool) -> None:
@@ -191,7 +203,7 @@ def _print_skipped(skipped: list[tuple[str, str]]) -> None:
 @click.option(
     "--levels", type=float, default=DUPLICATE_LEVELS, show_default=True, help="RMS difference, of 255, up to which two are near-duplicates."
 )
-@click.option("--background", default="white", show_default=True, help="Under transparent px: white, black, grey, #rrggbb or r,g,b.")
+@BACKGROUND
 @click.option("-o", "--output", type=click.Path(path_type=Path), help="Contact sheet to write: .png, .jpg or .webp.")
 @click.option("--overwrite", is_flag=True, help="Replace a contact sheet that is there.")
 def inspect_(folder: Path, overwrite: bool, **settings: Any) -> None:

@@ -5,30 +5,31 @@ from dataclasses import asdict
 
 import click
 
-from hirez_mosaic.spec import PRECISIONS
+from hirez_mosaic.cli.options import BACKGROUND, DEVICE, JSON, QUIET, WEIGHTS, far_weight, precision, tile
+from hirez_mosaic.cli.recipe import RecipeCommand
 
 
-@click.command(short_help="Train a decoder for a set of templates.")
+@click.command(cls=RecipeCommand, short_help="Train a decoder for a set of templates.")
 @click.option("--templates", required=True, type=click.Path(), help="Folder of pictures that mosaics will be made of.")
 @click.option("--images", required=True, type=click.Path(), help="Folder of pictures to learn from; subfolders count.")
 @click.option("-o", "--output", required=True, type=click.Path(), help="Decoder file, .safetensors; checkpoints go to OUTPUT.training.")
-@click.option("--tile", default="32", show_default=True, help="Size of a template in the mosaics to come, px: 32 or WxH.")
+@tile(32, "Size of a template in the mosaics to come")
 @click.option("--decoder", type=click.Choice(["residual", "paper"]), default="residual", show_default=True, help="Which network.")
 @click.option("--recipe", type=click.Choice(["default", "paper"]), default="default", show_default=True, help="How it is trained.")
 @click.option("--steps", type=int, help="Steps, instead of the recipe's.")
 @click.option("--batch", type=int, help="Windows a step, instead of the recipe's.")
 @click.option("--rate", type=float, help="Learning rate of the trunk, instead of the recipe's.")
-@click.option("--far-weight", type=float, help="Of colour seen from afar, instead of the recipe's; 0 is the paper's loss.")
+@far_weight(None, "instead of the recipe's; 0 is the paper's loss")
 @click.option("--scales", default="0,1,2", show_default=True, help="Levels of the loss's pyramid: 0 is the finest.")
 @click.option("--seed", type=click.IntRange(0), default=0, show_default=True, help="Of crops, and of the paper's decoder.")
 @click.option("--resume", is_flag=True, help="Go on from the last checkpoint.")
 @click.option("--overwrite", is_flag=True, help="Replace an output and checkpoints that are there.")
-@click.option("--device", default="auto", show_default=True, metavar="auto|cpu|cuda|cuda:N", help="Where the networks run.")
-@click.option("--precision", type=click.Choice(PRECISIONS), default="auto", show_default=True, help="Of the networks that look.")
-@click.option("--background", default="white", show_default=True, help="Under transparent px: white, black, grey, #rrggbb or r,g,b.")
-@click.option("--weights", type=click.Path(), help="File with VGG-16's weights.  [default: cache, package index, model hub]")
-@click.option("--json", "as_json", is_flag=True, help="Print the result as one line of JSON on standard output.")
-@click.option("--quiet", is_flag=True, help="Print nothing but errors (and --json).")
+@DEVICE
+@precision("Of the networks that look.")
+@BACKGROUND
+@WEIGHTS
+@JSON
+@QUIET
 def train(as_json: bool, quiet: bool, scales: str, **settings: object) -> None:
     """Learn from a folder of pictures which template suits what, and leave a decoder that `render` takes from then on.
 

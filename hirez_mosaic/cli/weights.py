@@ -4,8 +4,10 @@ from pathlib import Path
 
 import click
 
+from hirez_mosaic.cli.recipe import RecipeCommand
 
-@click.command(short_help="Fetch and verify the encoder's weights.")
+
+@click.command(cls=RecipeCommand, short_help="Fetch and verify the encoder's weights.")
 @click.option("--weights", "named", type=click.Path(path_type=Path), help="Verify this file instead.")
 @click.option("--offline", is_flag=True, help="Only verify what is there; fetch nothing.")
 def weights(named: Path | None, offline: bool) -> None:

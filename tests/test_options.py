@@ -1,0 +1,153 @@
+"""One list of options: what the command line, the Python functions and RenderSpec know can not drift apart.
+
+Recipes take their keys from the command line; `test_recipe` makes sure that every option goes through one and comes out the same.
+"""
+
+import inspect
+import re
+import typing
+from collections.abc import Callable
+from dataclasses import MISSING, fields
+from fractions import Fraction
+from pathlib import Path
+from typing import Any
+
+import click
+import pytest
+from click.testing import CliRunner
+
+import hirez_mosaic
+from hirez_mosaic import assembling, comparing, rendering, training
+from hirez_mosaic.cli.main import main
+from hirez_mosaic.spec import RenderSpec
+
+FUNCTIONS: dict[str, Callable[..., Any]] = {
+    "render": rendering.render,
+    "train": training.train,
+    "compare": comparing.compare,
+    "assemble": assembling.assemble_tile_map,
+}
+ONLY_ON_THE_COMMAND_LINE = {"as_json", "quiet", "print_recipe"}
+COMMAS = {"scales", "selections"}
+"""Sequences in Python that are words with commas on the command line."""
+
+
+class Heard(Exception):  # noqa: N818 (no error)
+    """What a command calls its function with."""
+
+
+for_each_function = pytest.mark.parametrize("name", FUNCTIONS)
+
+
+def options(name: str) -> dict[str, click.Parameter]:
+    return {str(option.name): option for option in main.commands[name].params if option.name not in ONLY_ON_THE_COMMAND_LINE}
+
+
+def parameters(name: str) -> dict[str, inspect.Parameter]:
+    return {key: one for key, one in inspect.signature(FUNCTIONS[name]).parameters.items() if key != "listener"}
+
+
+@for_each_function
+def test_command_and_function_have_the_same_settings(name: str) -> None:
+    assert set(options(name)) == set(parameters(name))
+
+
+@for_each_function
+def test_what_one_requires_the_other_requires(name: str) -> None:
+    required = {key for key, option in options(name).items() if option.required}
+    # on the command line the output of an assembly is an option, and must be given all the same
+    assert required == {key for key, one in parameters(name).items() if one.default is one.empty}
+
+
+@for_each_function
+def test_a_plain_call_means_the_same_on_the_command_line_and_in_python(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    signature = inspect.signature(FUNCTIONS[name])
+
+    def hear(*values: Any, **settings: Any) -> None:
+        raise Heard(signature.bind(*values, **settings).arguments)
+
+    monkeypatch.setattr(inspect.getmodule(FUNCTIONS[name]), FUNCTIONS[name].__name__, hear)
+    required = {key: "x" for key, option in options(name).items() if option.required}
+    words = [word for key in required for word in ([] if key in ("source", "sources") else [f"--{key.replace('_', '-')}", "x"])]
+    words += ["x"] if required.keys() & {"source", "sources"} else []
+    result = CliRunner().invoke(main, [name, *words])
+    assert isinstance(result.exception, Heard), result.output
+    heard = result.exception.args[0]
+    assert set(heard) - {"listener"} == set(parameters(name))
+    for key, one in parameters(name).items():
+        if one.default is not one.empty:
+            assert plain(heard[key]) == plain(one.default), key
+
+
+def plain(value: Any) -> Any:
+    """A default, whether text or number, list or tuple."""
+    return tuple(map(str, value)) if isinstance(value, list | tuple) else None if value is None else str(value)
+
+
+@for_each_function
+def test_the_kinds_agree(name: str) -> None:
+    hints = typing.get_type_hints(FUNCTIONS[name])
+    for key, option in options(name).items():
+        kinds = {hints[key], *typing.get_args(hints[key])}
+        if isinstance(option, click.Option) and option.is_flag:
+            assert hints[key] is bool, key
+            continue
+        assert bool not in kinds, key
+        if option.multiple if isinstance(option, click.Option) else option.nargs == -1:
+            kinds = set(typing.get_args(typing.get_args(hints[key])[0]))
+        if isinstance(option.type, click.Path):
+            assert {str, Path} <= kinds, key
+        elif isinstance(option.type, click.types.IntParamType):
+            assert kinds & {int, float, str} == {int}, key
+        elif isinstance(option.type, click.types.FloatParamType):
+            assert kinds & {int, float, str} == {float}, key
+        else:
+            assert str in kinds or key in COMMAS, key
+
+
+@for_each_function
+def test_every_parameter_stands_in_the_docstring(name: str) -> None:
+    text = inspect.getdoc(FUNCTIONS[name]) or ""
+    if "The rest is as in `render`" in text:
+        text += inspect.getdoc(rendering.render) or ""
+    listed = {word for line in re.findall(r"(?:^|[.;)] |`)((?:\w+, )*\w+):", text, re.MULTILINE) for word in line.split(", ")}
+    named = set(re.findall(r"`(\w+)`", text))
+    assert set(parameters(name)) - listed - named == set()
+
+
+def test_every_option_of_render_stands_in_the_readme() -> None:
+    readme = (Path(hirez_mosaic.__file__).parent.parent / "README.md").read_text("utf-8")
+    for option in main.commands["render"].params:
+        if isinstance(option, click.Option):
+            assert any(re.search(rf"(?<![\w-]){name}(?![\w-])", readme) for name in option.opts), option.name
+
+
+GIVEN = {
+    "source": "a.png",
+    "templates": "t",
+    "tile": "48x32",
+    "output": "m.png",
+    "scale": "0.1",
+    "memory": "2GiB",
+    "background": "black",
+    "decoder": "d.safetensors",
+}
+
+
+def test_every_setting_of_render_reaches_the_spec_in_its_own_type(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(rendering, "run_render", lambda spec, listener: spec)
+    hints = typing.get_type_hints(RenderSpec)
+    assert {field.name for field in fields(RenderSpec)} == set(parameters("render"))
+    for key in parameters("render"):
+        kinds = {hints[key], *typing.get_args(hints[key])}
+        value = GIVEN.get(key) or ("x.png" if Path in kinds else True if bool in kinds else 0.5 if float in kinds else 1)
+        value = {"device": "cpu", "precision": "float32", "compression": "lzw"}.get(key, value)
+        spec = rendering.render(**{"source": "a.png", "templates": "t", "tile": 9, key: value})
+        default = next(field.default for field in fields(RenderSpec) if field.name == key)
+        assert getattr(spec, key) != default, key
+        assert isinstance(getattr(spec, key), tuple(typing.get_origin(kind) or kind for kind in kinds)), key
+    plainly = rendering.render("a.png", "t")
+    for field in fields(RenderSpec):
+        if field.default is not MISSING:
+            assert getattr(plainly, field.name) == field.default, field.name
+    assert rendering.render("a.png", "t", scale="0.1", memory="2GiB").scale == Fraction(1, 10)
