@@ -21,6 +21,7 @@ import difflib
 import glob
 import json
 import os
+import re
 import tomllib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -33,6 +34,7 @@ from click.core import ParameterSource
 from hirez_mosaic.errors import SettingError
 
 Table = dict[str, Any]
+_ADDRESS = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://")
 _KINDS = {bool: "true or false", dict: "a table", list: "a list within a list"}
 
 
@@ -84,10 +86,10 @@ def _key(parameter: click.Parameter) -> str:
 
 
 def _placed(value: str, parameter: click.Parameter, folder: Path) -> str:
-    """A path, relative to `folder`, from where the program runs; all else as it is."""
+    """A path, relative to `folder`, from where the program runs; an address (s3://...) and all else as it is."""
     kind, place = parameter.type, folder / value
     is_path = isinstance(kind, click.Path) or (isinstance(kind, FileOr) and value not in kind.words and os.path.isfile(place))  # noqa: PTH113
-    return str(place) if is_path and "://" not in value else value
+    return str(place) if is_path and not _ADDRESS.match(value) else value
 
 
 # From words to a recipe
