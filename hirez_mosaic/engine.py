@@ -142,6 +142,7 @@ def make_engine(scheduler: str | None, device: str) -> Engine:
         raise ClusterError("--scheduler takes the package distributed; install it with pip install 'hirez-mosaic[cluster]'.") from error
     return cluster
 
+
 _M_MMAP_THRESHOLD = -3  # of glibc's malloc.h
 
 

@@ -225,12 +225,13 @@ def _as_it_is(value: Any) -> Any:
 
 
 _PARSERS: dict[str, Callable[[Any], Any]] = {
-    **dict.fromkeys(("source", "templates", "output", "workspace", "preview", "tile_map", "ban", "weights"), Path),
+    **dict.fromkeys(("source", "templates", "output", "preview", "tile_map", "ban", "weights"), Path),
     "tile": parse_tile,
     "scale": parse_scale,
     "memory": parse_bytes,
     "background": parse_colour,
     "decoder": str,
+    "workspace": str,
 }
 
 

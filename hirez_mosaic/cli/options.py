@@ -103,7 +103,11 @@ render_options = together(
         precision("Of the encoder."),
         click.option("--chunk", type=int, help="Cells a side of a chunk.  [default: as large as --memory allows]"),
         click.option("--memory", help="Memory budget, such as 2GiB.  [default: a quarter of what is free]"),
-        click.option("--workspace", type=click.Path(), help="Keep what every stage left here; replaces an earlier workspace."),
+        click.option(
+            "--workspace", type=click.Path(), help="Folder or URL to keep what every stage left.  [default: hidden, removed at the end]"
+        ),
+        click.option("--restart", is_flag=True, help="Begin anew, even if an earlier start of this job left something to go on with."),
+        click.option("--scheduler", metavar="ADDRESS", help="Run on the Dask cluster at this address, such as tcp://host:8786."),
         WEIGHTS,
         writes_a_mosaic,
     )
