@@ -34,7 +34,7 @@ from hirez_mosaic.plan import Plan, candidates_kept, check_disk, make_plan, rule
 from hirez_mosaic.refine import WINDOW
 from hirez_mosaic.rules import RuledMap
 from hirez_mosaic.sources import Source, files_of, open_source, unpack, unpacked
-from hirez_mosaic.spec import FAR_WEIGHT, RenderSpec
+from hirez_mosaic.spec import FAR_WEIGHT, MAX_SOURCE_PX, RenderSpec
 from hirez_mosaic.stages import decoding, encoding, ingesting, refining, selecting
 from hirez_mosaic.store import Identity, Workspace, discard, held, open_workspace, stored_chunk
 from hirez_mosaic.templates import TemplateSet, load_templates
@@ -156,6 +156,7 @@ def render(
     ban: str | Path | None = None,
     dedupe: float | None = None,
     jobs: int | None = None,
+    max_source_px: int = MAX_SOURCE_PX,
     weights: str | Path | None = None,
     listener: Listener | None = None,
 ) -> RenderResult:
@@ -189,6 +190,7 @@ def render(
     ban: text file of templates to leave out, one path below the template folder a line.
     dedupe: leave out templates that are at most so many levels of 255 (RMS at 8 x 8 px) from an earlier one.
     jobs: threads that decode templates; all cores where None.
+    max_source_px: that a source's header may claim.
     weights: file with VGG-16's weights; cache, package index and model hub where None.
     listener: hears plan and progress.
 
@@ -236,7 +238,7 @@ def prepare(spec: RenderSpec, listener: Listener, cleanup: ExitStack) -> Job:
     if spec.tile_map is not None:
         check_output(spec.tile_map, spec.overwrite)
         check_tile_map(spec.tile_map)
-    source = open_source(spec.source, spec.background)
+    source = open_source(spec.source, spec.background, spec.max_source_px)
     cleanup.callback(source.close)
     grid = CellGrid.over(source.size, spec.tile, spec.scale, spec.columns)
     source = source.for_step(grid.source_step)

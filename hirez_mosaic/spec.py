@@ -18,6 +18,8 @@ DECODERS = ("auto", "residual", "paper", "l2", "ssim")
 FAR_WEIGHT = 0.3
 DUPLICATE_LEVELS = 3.0
 MAX_TILE = 4096
+MAX_SOURCE_PX = 10**12
+"""Px that a header is believed: the largest photograph there is, of Rembrandt's Night Watch, has 0.717 x 10**12."""
 MAX_DISTANCE = 100
 _SIZE_LIMITS = {".jpg": 65_500, ".jpeg": 65_500, ".webp": 16_383}
 _UNITS = {"": 1, "b": 1, "k": 10**3, "m": 10**6, "g": 10**9, "t": 10**12, "ki": 2**10, "mi": 2**20, "gi": 2**30, "ti": 2**40}
@@ -63,6 +65,7 @@ class RenderSpec:
     ban: Path | None = None
     dedupe: float | None = None
     jobs: int | None = None
+    max_source_px: int = MAX_SOURCE_PX
     weights: Path | None = None
 
     @classmethod
@@ -107,6 +110,8 @@ class RenderSpec:
             raise SettingError(f"Near-duplicates are {self.dedupe} levels apart; use 0 to 255.")
         if self.jobs is not None and self.jobs < 1:
             raise SettingError(f"The number of jobs is {self.jobs}; use 1 or more.")
+        if self.max_source_px < 1:
+            raise SettingError(f"The most px of a source are {self.max_source_px}; use 1 or more.")
         if not 1 <= self.quality <= 100:
             raise SettingError(f"The quality is {self.quality}; use 1 to 100.")
         if self.precision not in PRECISIONS:

@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 import click
 
 from hirez_mosaic.cli.recipe import FileOr
-from hirez_mosaic.spec import COMPRESSIONS, DECODERS, FAR_WEIGHT, PRECISIONS
+from hirez_mosaic.spec import COMPRESSIONS, DECODERS, FAR_WEIGHT, MAX_SOURCE_PX, PRECISIONS
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 Option = Callable[[Command], Command]
@@ -108,6 +108,9 @@ render_options = together(
         ),
         click.option("--restart", is_flag=True, help="Begin anew, even if an earlier start of this job left something to go on with."),
         click.option("--scheduler", metavar="ADDRESS", help="Run on the Dask cluster at this address, such as tcp://host:8786."),
+        click.option(
+            "--max-source-px", type=int, default=MAX_SOURCE_PX, show_default=True, help="Believe a source's header up to so many px."
+        ),
         WEIGHTS,
         writes_a_mosaic,
     )

@@ -1,6 +1,6 @@
 """Source pictures of every kind, read box by box."""
 
 from hirez_mosaic.sources.opening import files_of, open_source
-from hirez_mosaic.sources.source import MAX_SOURCE_PX, Source, unpack, unpacked
+from hirez_mosaic.sources.source import Source, unpack, unpacked
 
-__all__ = ["MAX_SOURCE_PX", "Source", "files_of", "open_source", "unpack", "unpacked"]
+__all__ = ["Source", "files_of", "open_source", "unpack", "unpacked"]

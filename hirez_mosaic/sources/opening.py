@@ -8,10 +8,11 @@ from typing import Any
 import pyvips
 
 from hirez_mosaic.errors import SourceError, SourceNotFoundError
-from hirez_mosaic.sources.source import MAX_SOURCE_PX, Source
+from hirez_mosaic.sources.source import Source
 from hirez_mosaic.sources.tiff import open_tiff
 from hirez_mosaic.sources.with_vips import open_vips
 from hirez_mosaic.sources.zarr_array import open_zarr
+from hirez_mosaic.spec import MAX_SOURCE_PX
 
 _TIFF_MAGIC = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 _JPEG_2000_MAGIC = (b"\0\0\0\x0cjP  \r\n\x87\n", b"\xff\x4f\xff\x51")

@@ -24,8 +24,6 @@ _UNPACKED_SIDE = 512  # side of a chunk of the unpacked array, px
 _UNPACKED_BYTES = 64 << 20  # of a row of its chunks, at most while that is 16 px or more
 TURNS = {1: (0, False), 2: (0, True), 3: (2, False), 4: (2, True), 5: (3, True), 6: (3, False), 7: (1, True), 8: (1, False)}
 """EXIF orientation -> (quarter turns counter-clockwise, mirrored left to right afterwards)."""
-MAX_SOURCE_PX = 10**12
-"""Px that a header is believed: the largest photograph there is, of Rembrandt's Night Watch, has 0.717 x 10**12."""
 _READ_BYTES = 16 << 20  # of chunks decoded at once, about, where a row of them is not more
 _T = TypeVar("_T")
 _LEVEL_PX = 4  # of a level for each px asked for, at least, in both directions; the tests tell what 2 would lose
