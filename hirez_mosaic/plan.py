@@ -30,14 +30,14 @@ class Plan:
     """How one render will run.
 
     chunk: (rows, columns) of cells. workers: chunks at a time.
-    projected: bytes of memory at the peak, this process as it stands included. budget: bytes allowed.
-    stage_bytes: bytes that each stage adds to the process.
+    base: bytes of this process as it stands and of what libraries keep. budget: bytes allowed.
+    stage_bytes: bytes that the tensors and pictures of each stage take besides.
     """
 
     grid: CellGrid
     chunk: tuple[int, int]
     workers: int
-    projected: int
+    base: int
     budget: int
     stage_bytes: dict[str, int]
 
@@ -45,6 +45,15 @@ class Plan:
     def chunk_count(self) -> int:
         """Chunks in all."""
         return math.prod(self.grid.chunk_counts(self.chunk))
+
+    @property
+    def projected(self) -> int:
+        """Bytes of memory at the peak of the whole render."""
+        return max(map(self.projected_of, self.stage_bytes))
+
+    def projected_of(self, stage: str) -> int:
+        """Bytes of memory at the peak of one stage, this process included; stages that hold next to nothing have no entry."""
+        return self.base + int(_SLACK * self.stage_bytes.get(stage, 0))
 
 
 def make_plan(
@@ -73,9 +82,8 @@ def make_plan(
             continue  # smaller chunks keep all workers busy
         workers = min(workers, count)
         stages = _stage_bytes(spec, source, grid, encoder, decoder, templates, chunk, workers, fit_steps)
-        projected = process + _LIBRARIES + workers * _PER_WORKER + int(_SLACK * max(stages.values()))
-        plan = Plan(grid, chunk, workers, projected, budget, stages)
-        if projected <= budget:
+        plan = Plan(grid, chunk, workers, process + _LIBRARIES + workers * _PER_WORKER, budget, stages)
+        if plan.projected <= budget:
             return plan
     raise _too_small(plan, process, "or --restart" if left else "or a smaller --chunk" if spec.chunk else "")
 
