@@ -199,7 +199,7 @@ def bench(
     sizes: of the mosaics, Mpx; about square. Sources are synthetic, see `synthetic`: so many px that `scale` gives the mosaic.
     templates: folder, of which at most `count`, evenly spread, are used; `count` synthetic ones where None. fit: steps.
     folder: for sources, workspaces and mosaics, which are deleted; the system's temporary one where None.
-    The rest is as in `render`. Processes are spawned: a script that calls this does so below `if __name__ == "__main__"`.
+    The rest is as in `render`. Processes begin anew: a script that calls this does so below `if __name__ == "__main__"`.
     Raises a subclass of HirezMosaicError.
     """
     listener, shape, factor, budget = listener or Listener(), parse_tile(tile), parse_scale(scale), parse_bytes(memory)
@@ -252,7 +252,9 @@ def apart(work: Callable[P, T], *arguments: Any, environment: dict[str, str] | N
 
     environment: variables that are set there. Raises what `work` raises, BudgetError where the process was killed.
     """
-    with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn"), initializer=_enter, initargs=(environment or {},)) as pool:
+    # Not begun by this process, whose memory would count as theirs, but by a small one.
+    context = multiprocessing.get_context("forkserver" if "forkserver" in multiprocessing.get_all_start_methods() else "spawn")
+    with ProcessPoolExecutor(1, mp_context=context, initializer=_enter, initargs=(environment or {},)) as pool:
         try:
             return pool.submit(work, *arguments, **settings).result()
         except BrokenProcessPool as error:

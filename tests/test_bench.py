@@ -15,6 +15,7 @@ from click.testing import CliRunner, Result
 from hirez_mosaic import synthetic
 from hirez_mosaic.benching import BenchResult, Loading, Measured, apart, bench
 from hirez_mosaic.cli.main import main
+from hirez_mosaic.engine import peak_memory
 from hirez_mosaic.errors import WeightsError
 from hirez_mosaic.nets.weights import resolve_weights
 
@@ -156,6 +157,12 @@ def test_what_runs_apart_has_its_environment_and_its_errors_arrive(tmp_path: Pat
     with pytest.raises(WeightsError, match=r"There is no weights file .*none\.pth"):
         apart(resolve_weights, None, tmp_path, fetch=False, environment={"HIREZ_MOSAIC_WEIGHTS": str(tmp_path / "none.pth")})
     assert "none.pth" not in os.environ.get("HIREZ_MOSAIC_WEIGHTS", "")
+
+
+@pytest.mark.slow
+def test_the_peak_of_what_runs_apart_is_its_own() -> None:
+    held = np.ones(200_000_000)
+    assert peak_memory() > held.nbytes > 1 << 30 > apart(peak_memory)
 
 
 def test_synthetic_pictures_are_the_same_for_the_same_seed_and_like_photos(tmp_path: Path) -> None:
