@@ -2,7 +2,12 @@
 
     python pipelines/demo.py FOLDER
 
-Cuts 6,000 rotated and colour-shifted templates, then makes a mosaic of 4,096 x 4,096 px and a preview of it in FOLDER.
+Cuts 6,000 rotated and colour-shifted templates, then makes a mosaic of 4,096 x 4,096 px and a preview of it. The recipes beside this script
+take their pictures from FOLDER, where it is `demo`:
+
+    astronaut.png, hubble_deep_field.png   what the demo is made of
+    templates/                             what it was cut into
+    photos/                                a few more pictures of scikit-image's
 """
 
 import sys
@@ -20,10 +25,14 @@ from hirez_mosaic.templates.making import write_templates
 
 def main(folder: Path) -> None:
     """Make the demo in `folder`; what is there is replaced."""
-    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "photos").mkdir(parents=True, exist_ok=True)
     astronaut, deep_field = folder / "astronaut.png", folder / "hubble_deep_field.png"
-    pyvips.Image.new_from_array(data.astronaut()).write_to_file(str(astronaut))
-    pyvips.Image.new_from_array(data.hubble_deep_field()).write_to_file(str(deep_field))
+    photos = {
+        folder / "photos" / f"{name}.png": picture
+        for name, picture in (("cat", data.cat), ("coffee", data.coffee), ("rocket", data.rocket))
+    }
+    for path, picture in {astronaut: data.astronaut, deep_field: data.hubble_deep_field, **photos}.items():
+        pyvips.Image.new_from_array(picture()).write_to_file(str(path))
     shifted = Augmentation((32, 32), colour_shift=1.0)  # it is nearly black: shift far
     write_templates(augmented([deep_field], 6000, shifted, jobs=cores(), skip=print), folder / "templates", overwrite=True)
     listener = ConsoleListener()
