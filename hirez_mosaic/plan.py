@@ -153,8 +153,11 @@ def _stage_bytes(
 ) -> dict[str, int]:
     itemsize = next(encoder.parameters()).element_size()
     window = min(fitting.WINDOW, grid.rows), min(fitting.WINDOW, grid.columns)
+    looking = max(  # ingest and encode run together
+        ingest.projected_bytes(source, chunk, grid),
+        encode.projected_bytes(chunk, encoder.halo, itemsize) if decoder.reads_features else 0,
+    )
     networks = {
-        "encode": workers * encode.projected_bytes(chunk, encoder.halo, itemsize) if decoder.reads_features else 0,
         "fit": fit.projected_bytes(*window, itemsize, len(templates)) if fit_steps else 0,
         "refine": refine.projected_bytes(grid, itemsize) + fit.objective_bytes(len(templates)) + decoder.scoring_bytes
         if spec.refine
@@ -163,13 +166,14 @@ def _stage_bytes(
     k, kept = candidates_kept(spec, len(templates)), rules_of(spec)
     judging = fit.step_bytes(*window, itemsize) + fit.objective_bytes(len(templates)) + decoder.scoring_bytes
     rows = min(templates.pixels.nbytes, RESIDENT + grid.columns * grid.tile[0] * grid.tile[1] * 3)
+    deciding = workers * decode.projected_bytes(chunk, decoder.query_length, len(templates), k) + decoder.scoring_bytes
+    if fit_steps or spec.refine or kept:
+        deciding += fit.objective_bytes(len(templates))
     return {
         "unpack": source.unpacking_memory,
-        "ingest": workers * ingest.projected_bytes(source, chunk, grid),
+        **dict.fromkeys(("ingest", "encode"), workers * looking),
         **networks,
-        "decode": workers * decode.projected_bytes(chunk, decoder.query_length, len(templates), k)
-        + decoder.scoring_bytes
-        + (fit.objective_bytes(len(templates)) if fit_steps or spec.refine or kept else 0),
+        **dict.fromkeys(("decode", "select"), deciding),
         "rules": rules.projected_bytes(kept, grid, decoder.query_length, len(templates), len(templates.poses)) + judging if kept else 0,
         "tile map": chunk[0] * grid.columns * (8 * k + 7) if spec.tile_map is not None else 0,
         "assemble": assemble.projected_bytes(grid, spec.output, tinted=spec.tint > 0) + rows,  # mapped, and resident once they are used

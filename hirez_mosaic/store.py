@@ -302,7 +302,7 @@ def _told(place: str) -> Iterator[None]:
     """Raise WorkspaceError for whatever zarr, fsspec and what lies below may raise within."""
     try:
         yield
-    except (FileNotFoundError, WorkspaceError):
+    except WorkspaceError:
         raise
     except Exception as error:
         raise WorkspaceError(f"The workspace {place} cannot be opened: {_first_line(error)}.") from error

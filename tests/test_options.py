@@ -129,6 +129,8 @@ GIVEN = {
     "output": "m.png",
     "scale": "0.1",
     "memory": "2GiB",
+    "scheduler": "tcp://host:8786",
+    "workspace": "work",
     "background": "black",
     "decoder": "d.safetensors",
 }

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from hirez_mosaic.cli.recipe import RecipeCommand
 from hirez_mosaic.errors import SettingError
 from hirez_mosaic.spec import PRECISIONS, format_bytes
 
@@ -13,7 +14,7 @@ if TYPE_CHECKING:
     from hirez_mosaic.benching import BenchResult, Projection
 
 
-@click.command(short_help="Measure this machine, and project a job.")
+@click.command(cls=RecipeCommand, short_help="Measure this machine, and project a job.")
 @click.option("--sizes", default="2,8,24", show_default=True, help="Mosaics to make, Mpx, growing.")
 @click.option("--templates", type=click.Path(), help="Folder of pictures to make them of.  [default: synthetic ones]")
 @click.option(
