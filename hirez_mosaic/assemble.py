@@ -118,8 +118,7 @@ def write_preview(mosaic: Mosaic, output: Path) -> None:
     factor = min(1.0, _PREVIEW_SIDE / max(width, height))
     size = (max(1, round(width * factor)), max(1, round(height * factor)))
     stream = MosaicStream(mosaic, lambda cells: None)
-    with _Fresh(output) as fresh:
-        _run(stream, lambda image: image.thumbnail_image(size[0], height=size[1], size="force").write_to_file(str(fresh)))
+    _run(stream, lambda image: image.thumbnail_image(size[0], height=size[1], size="force").write_to_file(str(output)))
 
 
 def check_output(output: Path, overwrite: bool) -> None:

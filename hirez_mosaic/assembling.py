@@ -1,6 +1,7 @@
 """A mosaic made again from its tile map, without matching: swap a picture, ban one, change tile size, tint or format in seconds."""
 
 import time
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -8,6 +9,7 @@ import numpy as np
 
 from hirez_mosaic.assemble import Mosaic, assemble, check_output, write_preview
 from hirez_mosaic.errors import TileMapError
+from hirez_mosaic.fresh import fresh
 from hirez_mosaic.rendering import Listener, cached_templates
 from hirez_mosaic.spec import RenderSpec
 from hirez_mosaic.tilemap import check_tile_map, read_ban, read_tile_map
@@ -79,9 +81,9 @@ def assemble_tile_map(
     tinting = Tint.of(read.templates, read.colours, strength) if np.any(strength) else None
     mosaic = Mosaic(read.index_map, read.templates, tinting)
     spec.check_mosaic_size(mosaic.size)
-    with listener.stage("assemble", read.index_map.size, "cells") as progress:
+    with listener.stage("assemble", read.index_map.size, "cells") as progress, ExitStack() as appearing:
         if spec.preview is not None:
-            write_preview(mosaic, spec.preview)
+            write_preview(mosaic, appearing.enter_context(fresh(spec.preview)))
         assemble(mosaic, spec.output, progress, compression=compression, quality=quality)
     rows, columns = read.index_map.shape
     distinct = len(np.unique(read.index_map // len(read.templates.poses)))

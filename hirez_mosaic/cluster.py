@@ -14,7 +14,7 @@ from threading import Semaphore, get_ident
 from typing import Any
 
 import torch
-from distributed import Client, KilledWorker, Worker, WorkerPlugin, as_completed, get_worker
+from distributed import Client, KilledWorker, Nanny, Scheduler, SpecCluster, Worker, WorkerPlugin, as_completed, get_worker
 
 from hirez_mosaic import __version__
 from hirez_mosaic.engine import Heard, Stage, graph
@@ -25,15 +25,27 @@ from hirez_mosaic.nets.device import resolve_device
 _PATIENCE = 30  # seconds for a scheduler to answer, and for a first worker
 
 
+def one_worker_each(gpus: int) -> SpecCluster:
+    """A cluster on this host with a worker for each GPU, which sees that one alone; two chunks at a time, one on its way in or out."""
+    workers = {
+        number: {"cls": Nanny, "options": {"nthreads": 2, "memory_limit": 0, "env": {"CUDA_VISIBLE_DEVICES": str(number)}}}
+        for number in range(gpus)
+    }
+    return SpecCluster(workers=workers, scheduler={"cls": Scheduler, "options": {"host": "127.0.0.1", "dashboard": False}})
+
+
 class Cluster:
     """A Dask cluster as an engine.
 
+    address: of its scheduler; a cluster that was started for this job is closed with it.
     threads: of the worker with the most. memory: bytes of the worker with the least, None where it has no limit.
     Raises ClusterError where no scheduler answers, no worker comes, or one has another version of this package.
     """
 
-    def __init__(self, address: str, device: str) -> None:
-        self._address, self._device = address, device
+    def __init__(self, address: str | SpecCluster, device: str) -> None:
+        self._own = None if isinstance(address, str) else address
+        self._address = address if isinstance(address, str) else address.scheduler_address
+        address, self._device = self._address, device
         try:
             self._client = Client(address, timeout=_PATIENCE, set_as_default=False)
         except (OSError, ValueError, TimeoutError) as error:
@@ -55,6 +67,8 @@ class Cluster:
     def close(self) -> None:
         """Take leave of the scheduler."""
         self._client.close()
+        if self._own is not None:
+            self._own.close()
 
     def run(self, stages: Sequence[Stage], workers: int, heard: Heard) -> None:
         plugin = _Stages(uuid.uuid4().hex, stages, workers, self._device)

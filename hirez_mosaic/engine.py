@@ -14,6 +14,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib import import_module
+from importlib.util import find_spec
 from typing import Any, Protocol
 
 import psutil
@@ -133,14 +134,20 @@ def graph(stages: Sequence[Stage], work: Callable[..., Any]) -> list[Any]:
 
 
 def make_engine(scheduler: str | None, device: str) -> Engine:
-    """The engine of a job: threads of this process, or the Dask cluster at an address. Raises ClusterError, DeviceError."""
-    if scheduler is None:
-        return Threads(resolve_device(device))
+    """The engine of a job: threads of this process, or a Dask cluster: the one at an address, or of this host's GPUs where it has several.
+
+    Raises ClusterError, DeviceError.
+    """
+    where = resolve_device("cpu" if scheduler else device)
+    gpus = torch.cuda.device_count() if where.type == "cuda" and where.index is None else 0
+    if scheduler is None and (gpus < 2 or find_spec("distributed") is None):
+        return Threads(where)
     try:
-        cluster: Engine = import_module("hirez_mosaic.cluster").Cluster(scheduler, device)
+        cluster = import_module("hirez_mosaic.cluster")
     except ModuleNotFoundError as error:
         raise ClusterError("--scheduler takes the package distributed; install it with pip install 'hirez-mosaic[cluster]'.") from error
-    return cluster
+    made: Engine = cluster.Cluster(scheduler or cluster.one_worker_each(gpus), device)
+    return made
 
 
 _M_MMAP_THRESHOLD = -3  # of glibc's malloc.h

@@ -25,6 +25,7 @@ from hirez_mosaic.engine import Engine, Stage, cores, make_engine, peak_memory, 
 from hirez_mosaic.errors import DiskSpaceError, SourceError
 from hirez_mosaic.fit import Picture
 from hirez_mosaic.fitting import mean_loss
+from hirez_mosaic.fresh import fresh
 from hirez_mosaic.geometry import CELL, Box, CellGrid
 from hirez_mosaic.nets.decoders import FEATURES, LearnedDecoder
 from hirez_mosaic.nets.device import device_name, resolve_device, resolve_precision
@@ -376,14 +377,15 @@ def _run_stages(job: Job, workspace: Workspace, listener: Listener) -> RenderRes
     chosen = _choose(job, workspace, clock, listener)
     tint = Tint.of(job.templates, chosen.colours, spec.tint) if spec.tint else None
     mosaic = Mosaic(chosen.index_map, job.templates, tint)
-    with clock.timed("assemble") as progress:
-        if spec.preview is not None:
-            write_preview(mosaic, spec.preview)
-        assemble(mosaic, spec.output, progress, compression=spec.compression, quality=spec.quality)
-    if spec.tile_map is not None:
-        with clock.timed("tile map") as progress:
-            cells = cells_of(chosen.index_map, chosen.candidates, chosen.scores, chosen.colours, job.templates, spec.tint)
-            write_tile_map(_heard(cells, progress), spec.tile_map)
+    with ExitStack() as appearing:  # all at the end, so that a start that was broken off finds none of them there
+        if spec.tile_map is not None:
+            with clock.timed("tile map") as progress:
+                cells = cells_of(chosen.index_map, chosen.candidates, chosen.scores, chosen.colours, job.templates, spec.tint)
+                write_tile_map(_heard(cells, progress), appearing.enter_context(fresh(spec.tile_map)))
+        with clock.timed("assemble") as progress:
+            if spec.preview is not None:
+                write_preview(mosaic, appearing.enter_context(fresh(spec.preview)))
+            assemble(mosaic, spec.output, progress, compression=spec.compression, quality=spec.quality)
     return _result(job, chosen, clock)
 
 

@@ -23,7 +23,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hirez_mosaic.errors import OutputError, SettingError, TileMapError
-from hirez_mosaic.fresh import fresh
 from hirez_mosaic.templates import TemplateSet
 from hirez_mosaic.templates.template_set import Pose
 
@@ -69,10 +68,9 @@ def cells_of(index_map: Any, candidates: Any, scores: Any, colours: Any, templat
 
 
 def write_tile_map(cells: Iterable[Cell], path: Path) -> None:
-    """Write a tile map, row by row; the file appears when it is complete. Raises OutputError where it cannot be written."""
+    """Write a tile map, row by row. Raises OutputError where it cannot be written."""
     try:
-        with fresh(path) as made:
-            {".csv": _write_csv, ".json": _write_json, ".parquet": _write_parquet}[path.suffix.lower()](cells, made)
+        {".csv": _write_csv, ".json": _write_json, ".parquet": _write_parquet}[path.suffix.lower()](cells, path)
     except OSError as error:
         raise OutputError(f"The tile map {path} cannot be written: {error.strerror or error}.") from error
 

@@ -124,3 +124,18 @@ def test_a_cluster_that_cannot_be_used_is_told_in_a_sentence(
         job(scheduler=workers.scheduler_address)
     with distributed.LocalCluster(n_workers=0, dashboard_address=":0") as empty, pytest.raises(ClusterError, match="has no workers"):
         job(scheduler=empty.scheduler_address)
+
+
+def visible() -> str:
+    return os.environ["CUDA_VISIBLE_DEVICES"]
+
+
+def test_each_gpu_of_a_host_gets_a_worker_that_sees_it_alone(job: Callable[..., bytes], monkeypatch: pytest.MonkeyPatch) -> None:
+    started = cluster.one_worker_each(2)
+    engine = cluster.Cluster(started, "cpu")
+    assert sorted(engine._client.run(visible).values()) == ["0", "1"]
+    assert engine.threads == 2
+    whole = job()
+    monkeypatch.setattr("hirez_mosaic.rendering.make_engine", lambda scheduler, device: engine)
+    assert job() == whole
+    assert not started.workers
