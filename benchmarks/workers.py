@@ -11,8 +11,6 @@ Memory is the client's peak and the largest of the workers', each in a process o
 
 import json
 import statistics
-import subprocess
-import sys
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
@@ -35,9 +33,6 @@ from hirez_mosaic.engine import cores, peak_memory
 @click.option("--folder", type=click.Path(path_type=Path), help="Folder for source and mosaic.  [default: a temporary one]")
 def main(source: Path, templates: Path, workers: str, columns: int, memory: str, rounds: int, folder: Path | None) -> None:
     """Print a row for each number of processes."""
-    told = subprocess.run([sys.executable, "-m", "hirez_mosaic", "render", "--help"], capture_output=True, text=True, check=True)
-    if "--scheduler" not in told.stdout:
-        sys.exit("This version of hirez-mosaic has no --scheduler.")
     counts = [int(one) for one in workers.split(",")]
     runs: dict[int, list[Run]] = {0: [], **{count: [] for count in counts}}
     peaks = dict.fromkeys(runs, 0)
@@ -62,7 +57,7 @@ def main(source: Path, templates: Path, workers: str, columns: int, memory: str,
 
 def on_cluster(count: int, command: Callable[..., list[str]], columns: int) -> tuple[Run, int]:
     """One job on a cluster of `count` processes: how it went, and the largest worker's peak, bytes."""
-    with LocalCluster(n_workers=count, threads_per_worker=1, dashboard_address=None) as cluster, Client(cluster) as client:
+    with LocalCluster(n_workers=count, threads_per_worker=1, dashboard_address=":0") as cluster, Client(cluster) as client:
         run(command(20, "--scheduler", cluster.scheduler_address))
         done = run(command(columns, "--scheduler", cluster.scheduler_address))
         return done, max(client.run(peak_memory).values())
