@@ -1,5 +1,6 @@
 """Which decoder a render uses: the one named, a trained one of these templates out of the cache, or the residual one, to be fitted."""
 
+import copy
 import hashlib
 import json
 from collections.abc import Callable
@@ -101,7 +102,7 @@ def fitted_decoder(
     if file.exists():
         progress(choice.fit_steps)
         return load_decoder(file, decoder.template_count, decoder.fingerprint).to(device)
-    found = fit(decoder, picture, objective, choice.fit_steps, untouched=choice.untouched, progress=progress, say=say)
+    found = fit(copy.deepcopy(decoder), picture, objective, choice.fit_steps, untouched=choice.untouched, progress=progress, say=say)
     found.save(file)
     return found
 

@@ -17,7 +17,7 @@ import torch
 from distributed import Client, KilledWorker, Nanny, Scheduler, SpecCluster, Worker, WorkerPlugin, as_completed, get_worker
 
 from hirez_mosaic import __version__
-from hirez_mosaic.engine import Heard, Stage, graph
+from hirez_mosaic.engine import Heard, Stage, cores, graph
 from hirez_mosaic.errors import ClusterError
 from hirez_mosaic.geometry import Box
 from hirez_mosaic.nets.device import resolve_device
@@ -38,14 +38,14 @@ class Cluster:
     """A Dask cluster as an engine.
 
     address: of its scheduler; a cluster that was started for this job is closed with it.
-    threads: of the worker with the most. memory: bytes of the worker with the least, None where it has no limit.
+    threads: of the worker with the most. memory: bytes of the worker with the least, None where it has no limit. cores: of this process.
     Raises ClusterError where no scheduler answers, no worker comes, or one has another version of this package.
     """
 
     def __init__(self, address: str | SpecCluster, device: str) -> None:
         self._own = None if isinstance(address, str) else address
         self._address = address if isinstance(address, str) else address.scheduler_address
-        address, self._device = self._address, device
+        address, self._device, self.cores = self._address, device, cores()
         try:
             self._client = Client(address, timeout=_PATIENCE, set_as_default=False)
         except (OSError, ValueError, TimeoutError) as error:

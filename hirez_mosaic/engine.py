@@ -39,6 +39,7 @@ class Stage:
     make: called with a device once in each process, picklable for a cluster; gives the task, which fills the write box of a chunk.
     marks: which chunks are finished, and how the grid is cut into them.
     reach: cells beyond a chunk whose chunks it reads of the stage before, where the two run together.
+    cell_bytes: bytes that it writes for each cell.
     """
 
     name: str
@@ -46,6 +47,7 @@ class Stage:
     grid: CellGrid
     marks: Marks
     reach: int = 0
+    cell_bytes: int = 0
 
     def on(self, device: torch.device) -> Callable[[Box], float]:
         """What makes a chunk and marks it, unless it is marked already; it tells the seconds that took."""
@@ -71,9 +73,11 @@ class Engine(Protocol):
     """What runs stages.
 
     threads: chunks at a time in one process, at most. memory: bytes that a process may take, None where nothing is said.
+    cores: of this process, for what runs here.
     """
 
     threads: int
+    cores: int
     memory: int | None
 
     def run(self, stages: Sequence[Stage], workers: int, heard: Heard) -> None:
@@ -87,16 +91,16 @@ class Engine(Protocol):
 
 
 class Threads:
-    """Threads of this process. A GPU gets two chunks, one of which is on its way in or out."""
+    """Threads of this process, on `cores` of its cores. A GPU gets two chunks, one of which is on its way in or out."""
 
     memory: int | None = None
 
-    def __init__(self, device: torch.device) -> None:
-        self.threads, self._device = 2 if device.type == "cuda" else cores(), device
+    def __init__(self, device: torch.device, cores: int) -> None:
+        self.threads, self.cores, self._device = 2 if device.type == "cuda" else cores, cores, device
 
     def run(self, stages: Sequence[Stage], workers: int, heard: Heard) -> None:
         stopped = False
-        with shared_cores(workers), ThreadPoolExecutor(workers) as pool:
+        with shared_cores(workers, self.cores), ThreadPoolExecutor(workers) as pool:
             tasks = {stage.name: stage.on(self._device) for stage in stages}
 
             def work(name: str, box: Box, *_: object) -> None:
@@ -133,15 +137,15 @@ def graph(stages: Sequence[Stage], work: Callable[..., Any]) -> list[Any]:
     return calls
 
 
-def make_engine(scheduler: str | None, device: str) -> Engine:
+def make_engine(scheduler: str | None, device: str, at_once: int = 1) -> Engine:
     """The engine of a job: threads of this process, or a Dask cluster: the one at an address, or of this host's GPUs where it has several.
 
-    Raises ClusterError, DeviceError.
+    at_once: jobs of this process that share its cores. Raises ClusterError, DeviceError.
     """
     where = resolve_device("cpu" if scheduler else device)
     gpus = torch.cuda.device_count() if where.type == "cuda" and where.index is None else 0
     if scheduler is None and (gpus < 2 or find_spec("distributed") is None):
-        return Threads(where)
+        return Threads(where, max(1, cores() // at_once))
     try:
         cluster = import_module("hirez_mosaic.cluster")
     except ModuleNotFoundError as error:
@@ -177,13 +181,13 @@ def cores() -> int:
 
 
 @contextmanager
-def shared_cores(workers: int) -> Iterator[None]:
-    """Within, each of `workers` chunks at a time computes with its share of the cores.
+def shared_cores(workers: int, among: int | None = None) -> Iterator[None]:
+    """Within, each of `workers` chunks at a time computes with its share of the cores: of `among`, or of all there are.
 
     Raises BudgetError when memory runs out in spite of the plan.
     """
     before = torch.get_num_threads()
-    torch.set_num_threads(max(1, cores() // workers))
+    torch.set_num_threads(max(1, (among or cores()) // workers))
     try:
         yield
     except (torch.cuda.OutOfMemoryError, MemoryError) as error:

@@ -12,6 +12,7 @@
     ├── DeviceError                                       the device asked for is not there
     ├── BudgetError                                       not even the smallest chunk fits the memory budget
     ├── WorkspaceError                                    the workspace belongs to something else
+    │   └── OtherJobError                                 an earlier render of another source, other settings or another version
     ├── ClusterError                                      the Dask cluster cannot be used
     └── OutputError                                       the mosaic cannot be written
         ├── OutputExistsError   (also FileExistsError)
@@ -27,6 +28,7 @@ __all__ = [
     "DeviceError",
     "DiskSpaceError",
     "HirezMosaicError",
+    "OtherJobError",
     "OutputError",
     "OutputExistsError",
     "SettingError",
@@ -86,6 +88,10 @@ class BudgetError(HirezMosaicError):
 
 class WorkspaceError(HirezMosaicError):
     """The workspace folder belongs to something else."""
+
+
+class OtherJobError(WorkspaceError):
+    """The workspace holds what another job, or another version, left; it may be discarded."""
 
 
 class ClusterError(HirezMosaicError):

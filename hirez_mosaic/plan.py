@@ -22,7 +22,27 @@ _SIDES = (128, 96, 64, 48, 32, 24, 16, 8, 4, 2, 1)  # of a chunk, cells: larger 
 _LIBRARIES = 192 << 20  # code, reordered weights and freed but not returned memory that the first chunks leave behind; measured
 _PER_WORKER = 48 << 20  # the same for each thread
 _SLACK = 1.15  # what tensors take beyond the sum of their elements; measured
+_TOGETHER = (("ingest", "encode"), ("decode", "select"))  # stages that run at the same time
 _SMALL = 32  # chunks below this spend more on their halo than on themselves; rather run fewer at a time
+
+
+@dataclass(frozen=True)
+class Room:
+    """The memory that a render is planned in.
+
+    process: bytes of this process as it stands. budget: bytes allowed, those included.
+    shares: renders at a time, each of which is taken to need as much as the one that is planned.
+    """
+
+    process: int
+    budget: int
+    shares: int = 1
+
+
+def make_room(memory: int | None, engine: Engine, shares: int = 1) -> Room:
+    """Room within `memory` bytes; where processes of a cluster run the chunks, in each; a quarter of what is free where nothing is said."""
+    process = psutil.Process().memory_info().rss
+    return Room(process, memory or engine.memory or process + free_memory() // 4, shares)
 
 
 @dataclass(frozen=True)
@@ -30,15 +50,13 @@ class Plan:
     """How one render will run.
 
     chunk: (rows, columns) of cells. workers: chunks at a time.
-    base: bytes of this process as it stands and of what libraries keep. budget: bytes allowed.
-    stage_bytes: bytes that the tensors and pictures of each stage take besides.
+    stage_bytes: bytes that the tensors and pictures of each stage take besides what the process and its libraries do.
     """
 
     grid: CellGrid
     chunk: tuple[int, int]
     workers: int
-    base: int
-    budget: int
+    room: Room
     stage_bytes: dict[str, int]
 
     @property
@@ -47,13 +65,25 @@ class Plan:
         return math.prod(self.grid.chunk_counts(self.chunk))
 
     @property
+    def budget(self) -> int:
+        """Bytes allowed."""
+        return self.room.budget
+
+    @property
     def projected(self) -> int:
-        """Bytes of memory at the peak of the whole render."""
+        """Bytes of memory at the peak of the whole render, and of those at its side."""
         return max(map(self.projected_of, self.stage_bytes))
 
     def projected_of(self, stage: str) -> int:
         """Bytes of memory at the peak of one stage, this process included; stages that hold next to nothing have no entry."""
-        return self.base + int(_SLACK * self.stage_bytes.get(stage, 0))
+        together = next((names for names in _TOGETHER if stage in names), (stage,))
+        tensors = max(self.stage_bytes.get(name, 0) for name in together)
+        return self.room.process + _LIBRARIES + self.room.shares * _added(self.workers, tensors)
+
+    @property
+    def looking_bytes(self) -> int:
+        """Bytes that unpacking and ingesting alone add to the process, one chunk at a time."""
+        return _added(1, max(self.stage_bytes["unpack"], self.stage_bytes["ingest"] // self.workers))
 
 
 def make_plan(
@@ -64,16 +94,15 @@ def make_plan(
     decoder: Decoder,
     templates: TemplateSet,
     engine: Engine,
+    room: Room,
     fit_steps: int,
     left: tuple[int, int] | None = None,
 ) -> Plan:
-    """The largest chunk and the most workers within the budget; where processes of a cluster run them, the budget of each.
+    """The largest chunk and the most workers within the budget.
 
     left: (rows, columns) of the chunks that an earlier start left, which are gone on with whatever the budget then was.
     Raises BudgetError when not even the smallest chunk (or the one asked for, or left) fits.
     """
-    process = psutil.Process().memory_info().rss
-    budget = spec.memory or engine.memory or process + free_memory() // 4
     given = left or (None if spec.chunk is None else (min(spec.chunk, grid.rows), min(spec.chunk, grid.columns)))
     for workers, side in _choices(given and max(given), engine.threads):
         chunk = given or grid.even_chunk(side)
@@ -82,10 +111,16 @@ def make_plan(
             continue  # smaller chunks keep all workers busy
         workers = min(workers, count)
         stages = _stage_bytes(spec, source, grid, encoder, decoder, templates, chunk, workers, fit_steps)
-        plan = Plan(grid, chunk, workers, process + _LIBRARIES + workers * _PER_WORKER, budget, stages)
-        if plan.projected <= budget:
+        plan = Plan(grid, chunk, workers, room, stages)
+        if plan.projected <= room.budget:
             return plan
-    raise _too_small(plan, process, "or --restart" if left else "or a smaller --chunk" if spec.chunk else "")
+    fewer = "or fewer --jobs" if room.shares > 1 else ""
+    raise _too_small(plan, room.process, fewer or ("or --restart" if left else "or a smaller --chunk" if spec.chunk else ""))
+
+
+def _added(workers: int, tensors: int) -> int:
+    """Bytes that `workers` threads add to the process, which hold tensors of so many bytes together."""
+    return workers * _PER_WORKER + int(_SLACK * tensors)
 
 
 def free_memory(root: Path = Path("/")) -> int:
@@ -153,11 +188,8 @@ def _stage_bytes(
 ) -> dict[str, int]:
     itemsize = next(encoder.parameters()).element_size()
     window = min(fitting.WINDOW, grid.rows), min(fitting.WINDOW, grid.columns)
-    looking = max(  # ingest and encode run together
-        ingest.projected_bytes(source, chunk, grid),
-        encode.projected_bytes(chunk, encoder.halo, itemsize) if decoder.reads_features else 0,
-    )
     networks = {
+        "encode": workers * encode.projected_bytes(chunk, encoder.halo, itemsize) if decoder.reads_features else 0,
         "fit": fit.projected_bytes(*window, itemsize, len(templates)) if fit_steps else 0,
         "refine": refine.projected_bytes(grid, itemsize) + fit.objective_bytes(len(templates)) + decoder.scoring_bytes
         if spec.refine
@@ -171,9 +203,9 @@ def _stage_bytes(
         deciding += fit.objective_bytes(len(templates))
     return {
         "unpack": source.unpacking_memory,
-        **dict.fromkeys(("ingest", "encode"), workers * looking),
+        "ingest": workers * ingest.projected_bytes(source, chunk, grid),
         **networks,
-        **dict.fromkeys(("decode", "select"), deciding),
+        "decode": deciding,
         "rules": rules.projected_bytes(kept, grid, decoder.query_length, len(templates), len(templates.poses)) + judging if kept else 0,
         "tile map": chunk[0] * grid.columns * (8 * k + 7) if spec.tile_map is not None else 0,
         "assemble": assemble.projected_bytes(grid, spec.output, tinted=spec.tint > 0) + rows,  # mapped, and resident once they are used
@@ -192,8 +224,11 @@ def candidates_kept(spec: RenderSpec, choices: int) -> int:
     return min(choices, max(refine.CANDIDATES if spec.refine else 1, ruled, mapped))
 
 
-def check_disk(spec: RenderSpec, plan: Plan, place: str, feature_bytes: int, unpacked: int, decoder: Decoder) -> None:
-    """Raise DiskSpaceError when the workspace, less what is there, and the mosaic do not fit their disks. An object store has no end."""
+def check_disk(spec: RenderSpec, plan: Plan, place: str, feature_bytes: int, unpacked: int, decoder: Decoder, promised: int = 0) -> int:
+    """Bytes that the workspace, less what is there, and the mosaic take of the mosaic's disk.
+
+    promised: bytes of free disk that are another's. Raises DiskSpaceError where they do not fit their disks. An object store has no end.
+    """
     k = candidates_kept(spec, decoder.template_count)
     ruled = rules.scratch_bytes(plan.grid, decoder.query_length, k) if rules_of(spec) else 0
     work = ruled + workspace_bytes(plan.grid, plan.chunk, feature_bytes, k) + unpacked
@@ -207,11 +242,13 @@ def check_disk(spec: RenderSpec, plan: Plan, place: str, feature_bytes: int, unp
         needed = {target: work + mosaic} if shared else {workspace: work, target: mosaic}
     for folder, wanted in needed.items():
         free = shutil.disk_usage(_existing(folder)).free
-        if free < wanted:
+        if free < wanted + promised:
             raise DiskSpaceError(
                 f"The disk of {folder} has {format_bytes(free)} free and the job takes about {format_bytes(wanted)} "
-                f"(workspace {format_bytes(work)}, mosaic {format_bytes(mosaic)}); free some, or name other disks with --workspace and -o."
+                f"(workspace {format_bytes(work)}, mosaic {format_bytes(mosaic)}): {wanted + promised - free:,} bytes are missing; "
+                "free some, or name other disks with --workspace and -o."
             )
+    return needed[target]
 
 
 def _existing(path: Path) -> Path:

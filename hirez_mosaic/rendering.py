@@ -1,13 +1,14 @@
 """A whole render: from a picture and a folder of templates to a mosaic file."""
 
 import errno
+import logging
 import math
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import astuple, dataclass
 from fractions import Fraction
-from functools import partial
+from functools import cached_property, partial
 from pathlib import Path
 from threading import Lock
 from typing import Any
@@ -23,7 +24,7 @@ from hirez_mosaic.decode import box_queries
 from hirez_mosaic.encode import stored_type
 from hirez_mosaic.engine import Engine, Stage, cores, make_engine, peak_memory, shared_cores
 from hirez_mosaic.errors import DiskSpaceError, SourceError
-from hirez_mosaic.fit import Picture
+from hirez_mosaic.fit import Objective, Picture
 from hirez_mosaic.fitting import mean_loss
 from hirez_mosaic.fresh import fresh
 from hirez_mosaic.geometry import CELL, Box, CellGrid
@@ -31,7 +32,7 @@ from hirez_mosaic.nets.decoders import FEATURES, LearnedDecoder
 from hirez_mosaic.nets.device import device_name, resolve_device, resolve_precision
 from hirez_mosaic.nets.vgg import VGG16, make_encoder
 from hirez_mosaic.nets.weights import resolve_weights
-from hirez_mosaic.plan import Plan, candidates_kept, check_disk, make_plan, rules_of
+from hirez_mosaic.plan import Plan, Room, candidates_kept, check_disk, make_plan, make_room, rules_of
 from hirez_mosaic.refine import WINDOW
 from hirez_mosaic.rules import RuledMap
 from hirez_mosaic.sources import Source, files_of, open_source, unpack, unpacked
@@ -44,6 +45,8 @@ from hirez_mosaic.tilemap import cells_of, check_tile_map, read_ban, without, wr
 from hirez_mosaic.tint import Tint
 
 _REFINED = (WINDOW, WINDOW)  # of the index map's chunks where it is refined, cells
+_log = logging.getLogger("hirez_mosaic")
+_log.addHandler(logging.NullHandler())
 
 
 class Listener:
@@ -64,6 +67,63 @@ class Listener:
         yield lambda done: None
 
 
+class Logged(Listener):
+    """Writes what it hears to the log "hirez_mosaic", and passes it on.
+
+    Records have the attributes `picture` (None where all share it) and, some of them, `stage`, `chunk` ([top, bottom, left, right], cells),
+    `bytes` (written) and `seconds`.
+    """
+
+    def __init__(self, heard: Listener, picture: Path | None) -> None:
+        self._heard, self._picture = heard, None if picture is None else str(picture)
+
+    def note(self, line: str) -> None:
+        _log.warning(line, extra={"picture": self._picture})
+        self._heard.note(line)
+
+    def planned(self, job: "Job") -> None:
+        plan = job.plan
+        told = f"planned: {plan.chunk_count} chunks of {plan.chunk[1]} x {plan.chunk[0]} cells, {plan.workers} at a time"
+        _log.info(told, extra={"picture": self._picture, "bytes": plan.projected})
+        self._heard.planned(job)
+
+    def status(self, line: str) -> None:
+        self._heard.status(line)
+
+    @contextmanager
+    def stage(self, name: str, total: int, unit: str) -> Iterator[Callable[[int], None]]:
+        start = time.perf_counter()
+        with self._heard.stage(name, total, unit) as progress:
+            yield progress
+        took = time.perf_counter() - start
+        _log.info("stage finished", extra={"picture": self._picture, "stage": name, "seconds": round(took, 3)})
+
+    def chunk(self, stage: Stage, box: Box, seconds: float) -> None:
+        """A chunk of a stage is finished."""
+        told = {"picture": self._picture, "stage": stage.name, "chunk": [box.top, box.bottom, box.left, box.right]}
+        _log.info("chunk finished", extra={**told, "bytes": box.area * stage.cell_bytes, "seconds": round(seconds, 3)})
+
+
+@dataclass(frozen=True)
+class Tools:
+    """What renders share whose specs differ in nothing but source, workspace and what they write. No render changes it."""
+
+    templates: TemplateSet
+    weights: dict[str, torch.Tensor]
+    encoder: VGG16
+    choice: Choice
+    device: torch.device
+    precision: torch.dtype
+    engine: Engine
+    room: Room
+    far_weight: float
+
+    @cached_property
+    def objective(self) -> Objective:
+        """What fitting and refining minimise, and rules are judged by."""
+        return window_objective(loss_network(self.weights, self.device, self.precision), self.templates, self.far_weight)
+
+
 @dataclass(frozen=True)
 class Job:
     """Everything a render works with, once it is planned.
@@ -73,16 +133,16 @@ class Job:
 
     spec: RenderSpec
     source: Source
-    templates: TemplateSet
-    weights: dict[str, torch.Tensor]
-    encoder: VGG16
-    choice: Choice
-    device: torch.device
-    precision: torch.dtype
-    engine: Engine
+    tools: Tools
     plan: Plan
     place: str
     identity: Identity
+
+    def check_disk(self, promised: int = 0) -> int:
+        """See `plan.check_disk`."""
+        feature_bytes = np.dtype(stored_type(self.tools.precision)).itemsize
+        unpacked = self.source.unpacked_bytes
+        return check_disk(self.spec, self.plan, self.place, feature_bytes, unpacked, self.tools.choice.decoder, promised)
 
 
 @dataclass(frozen=True)
@@ -202,10 +262,14 @@ def render(
     return run_render(RenderSpec.parse(**settings), heard)
 
 
-def run_render(spec: RenderSpec, listener: Listener) -> RenderResult:
-    """Prepare, plan and run one render, or go on with one that was broken off."""
+def run_render(spec: RenderSpec, listener: Listener, tools: Tools | None = None) -> RenderResult:
+    """Prepare, plan and run one render, or go on with one that was broken off.
+
+    tools: that it shares with others; its own where None.
+    """
+    listener = Logged(listener, spec.source)
     with ExitStack() as cleanup:
-        job = prepare(spec, listener, cleanup)
+        job = prepare(spec, listener, cleanup, tools)
         listener.planned(job)
         workspace = open_workspace(job.place, job.identity, job.plan.grid, job.plan.chunk)
         try:
@@ -215,11 +279,27 @@ def run_render(spec: RenderSpec, listener: Listener) -> RenderResult:
             raise
         except (Exception, KeyboardInterrupt) as error:
             listener.note(f"What is finished is kept in {job.place}: the same command goes on from there, --restart begins anew.")
-            if isinstance(error, OSError) and error.errno == errno.ENOSPC:
+            if isinstance(error, DiskSpaceError) or (isinstance(error, OSError) and error.errno == errno.ENOSPC):
+                job.check_disk()  # tells how many bytes are missing
                 raise DiskSpaceError(f"The disk of {job.place} is full; free some space, and the same command goes on.") from error
             raise
         _forget(job)
         return result
+
+
+def look_ahead(spec: RenderSpec, listener: Listener, tools: Tools, beside: Job) -> None:
+    """Unpack and ingest the source of a render that comes later, which finds it done; while the render `beside` runs.
+
+    Nothing is done where memory or disk would not do for both.
+    Raises what `run_render` would, and leaves the workspace as it is then.
+    """
+    listener = Logged(listener, spec.source)
+    with ExitStack() as cleanup:
+        job = prepare(spec, listener, cleanup, tools)
+        if beside.plan.projected + job.plan.looking_bytes <= beside.plan.budget:
+            job.check_disk(beside.check_disk())
+            workspace, clock = open_workspace(job.place, job.identity, job.plan.grid, job.plan.chunk), _Clock(job, listener)
+            clock.run(_ingest(job, workspace, clock), workers=1)
 
 
 def _forget(job: Job) -> None:
@@ -228,10 +308,10 @@ def _forget(job: Job) -> None:
         discard(job.place)
 
 
-def prepare(spec: RenderSpec, listener: Listener, cleanup: ExitStack) -> Job:
+def prepare(spec: RenderSpec, listener: Listener, cleanup: ExitStack, tools: Tools | None = None) -> Job:
     """Open and check everything a render needs, from the cheapest to the dearest; writes nothing but the caches.
 
-    cleanup: closes what was opened, and gives the workspace free.
+    cleanup: closes what was opened, and gives the workspace free. tools: that it shares with others; its own where None.
     """
     spec.check_places()
     for path in filter(None, (spec.output, spec.preview)):
@@ -244,49 +324,66 @@ def prepare(spec: RenderSpec, listener: Listener, cleanup: ExitStack) -> Job:
     grid = CellGrid.over(source.size, spec.tile, spec.scale, spec.columns)
     source = source.for_step(grid.source_step)
     spec.check_mosaic_size(grid.mosaic_size)
-    engine = make_engine(spec.scheduler, spec.device)
+    tools = tools or make_tools(spec, listener, cleanup)
+    rules_of(spec).check(grid.rows, grid.columns, len(tools.templates.names))
+    place = spec.workspace or str(spec.output.with_name(f".{spec.output.name}.workspace"))
+    identity = _identity(spec, grid, tools)
+    cleanup.enter_context(held(place))
+    left = None if spec.restart else stored_chunk(place, identity)
+    choice = tools.choice
+    plan = make_plan(spec, source, grid, tools.encoder, choice.decoder, tools.templates, tools.engine, tools.room, choice.fit_steps, left)
+    job = Job(spec, source, tools, plan, place, identity)
+    job.check_disk()
+    if spec.restart:
+        discard(place)
+    return job
+
+
+def make_tools(spec: RenderSpec, listener: Listener, cleanup: ExitStack, at_once: int = 1) -> Tools:
+    """Load everything a render needs that does not depend on its source.
+
+    at_once: renders at a time that share memory and cores. cleanup: closes what was opened.
+    """
+    engine = make_engine(spec.scheduler, spec.device, at_once)
     cleanup.callback(engine.close)
     device = resolve_device("cpu" if spec.scheduler else spec.device)  # on a cluster the networks run on its workers
     precision = resolve_precision(spec.precision, device)
     templates = chosen_templates(spec, listener)
-    rules_of(spec).check(grid.rows, grid.columns, len(templates.names))
     choice = choose_decoder(spec, templates, cache_folder("decoders"))
     choice.decoder.to(device)
     if spec.decoder == "paper":
         listener.note("The paper's decoder is untrained: its Xavier weights choose templates at random. Name a trained file instead.")
     weights = resolve_weights(spec.weights, cache_folder("weights"), listener.note)
     encoder = make_encoder(weights, device, precision)
-    place = spec.workspace or str(spec.output.with_name(f".{spec.output.name}.workspace"))
-    identity = _identity(spec, grid, templates, choice, device, precision)
-    cleanup.enter_context(held(place))
-    left = None if spec.restart else stored_chunk(place, identity)
-    plan = make_plan(spec, source, grid, encoder, choice.decoder, templates, engine, choice.fit_steps, left)
-    check_disk(spec, plan, place, np.dtype(stored_type(precision)).itemsize, source.unpacked_bytes, choice.decoder)
-    if spec.restart:
-        discard(place)
-    return Job(spec, source, templates, weights, encoder, choice, device, precision, engine, plan, place, identity)
+    return Tools(templates, weights, encoder, choice, device, precision, engine, make_room(spec.memory, engine, at_once), spec.far_weight)
 
 
-def _identity(
-    spec: RenderSpec, grid: CellGrid, templates: TemplateSet, choice: Choice, device: torch.device, precision: torch.dtype
-) -> Identity:
+def _identity(spec: RenderSpec, grid: CellGrid, tools: Tools) -> Identity:
     """All that the arrays of a workspace depend on."""
     return {
-        "version": __version__,
         "source": [str(spec.source.absolute()), *files_of(spec.source)],
         "cells": [grid.columns, grid.rows],
-        "tile": list(spec.tile),
         "scale": str(grid.scale),
+        **shared_identity(spec, tools),
+    }
+
+
+def shared_identity(spec: RenderSpec, tools: Tools) -> Identity:
+    """All that the arrays of a workspace depend on but the source, and how many cells it makes."""
+    choice = tools.choice
+    return {
+        "version": __version__,
+        "tile": list(spec.tile),
         "background": list(spec.background),
-        "templates": templates.fingerprint,
+        "templates": tools.templates.fingerprint,
         "decoder": choice.identity,
         "fit": choice.fit_steps,
         "refine": spec.refine,
         "far weight": spec.far_weight if choice.fit_steps or spec.refine else None,
-        "rules": astuple(rules_of(spec)),
-        "candidates": candidates_kept(spec, len(templates)),
-        "device": device.type,
-        "precision": str(precision),
+        "rules": list(astuple(rules_of(spec))),
+        "candidates": candidates_kept(spec, len(tools.templates)),
+        "device": tools.device.type,
+        "precision": str(tools.precision),
     }
 
 
@@ -327,8 +424,8 @@ class _Clock:
     seconds, peaks: by stage. Where stages run together, each has its share of the time by what its chunks took.
     """
 
-    def __init__(self, job: Job, listener: Listener) -> None:
-        self._cells, self._listener, self._engine = job.plan.grid.cells, listener, job.engine
+    def __init__(self, job: Job, listener: Logged) -> None:
+        self._cells, self._listener, self._engine = job.plan.grid.cells, listener, job.tools.engine
         self.seconds: dict[str, float] = {}
         self.peaks: dict[str, int] = {}
 
@@ -343,12 +440,14 @@ class _Clock:
     def run(self, *stages: Stage, workers: int) -> None:
         start, lock = time.perf_counter(), Lock()
         busy = dict.fromkeys((stage.name for stage in stages), 0.0)
+        named = {stage.name: stage for stage in stages}
         with ExitStack() as bars:
             progress = {stage.name: bars.enter_context(self._listener.stage(stage.name, self._cells, "cells")) for stage in stages}
             for stage in stages:
                 progress[stage.name](sum(box.area for box in stage.finished()))
 
             def heard(name: str, box: Box, seconds: float) -> None:
+                self._listener.chunk(named[name], box, seconds)
                 progress[name](box.area)
                 with lock:
                     busy[name] += seconds
@@ -371,16 +470,16 @@ class _Chosen:
     rules_cost: tuple[float, float] | None
 
 
-def _run_stages(job: Job, workspace: Workspace, listener: Listener) -> RenderResult:
+def _run_stages(job: Job, workspace: Workspace, listener: Logged) -> RenderResult:
     """Choose and assemble."""
     spec, clock = job.spec, _Clock(job, listener)
     chosen = _choose(job, workspace, clock, listener)
-    tint = Tint.of(job.templates, chosen.colours, spec.tint) if spec.tint else None
-    mosaic = Mosaic(chosen.index_map, job.templates, tint)
+    tint = Tint.of(job.tools.templates, chosen.colours, spec.tint) if spec.tint else None
+    mosaic = Mosaic(chosen.index_map, job.tools.templates, tint)
     with ExitStack() as appearing:  # all at the end, so that a start that was broken off finds none of them there
         if spec.tile_map is not None:
             with clock.timed("tile map") as progress:
-                cells = cells_of(chosen.index_map, chosen.candidates, chosen.scores, chosen.colours, job.templates, spec.tint)
+                cells = cells_of(chosen.index_map, chosen.candidates, chosen.scores, chosen.colours, job.tools.templates, spec.tint)
                 write_tile_map(_heard(cells, progress), appearing.enter_context(fresh(spec.tile_map)))
         with clock.timed("assemble") as progress:
             if spec.preview is not None:
@@ -391,48 +490,45 @@ def _run_stages(job: Job, workspace: Workspace, listener: Listener) -> RenderRes
 
 def _choose(job: Job, workspace: Workspace, clock: _Clock, listener: Listener) -> _Chosen:
     """Unpack, ingest and encode; moments; fit; decode and select, or refine; rules."""
-    spec, plan, grid, source = job.spec, job.plan, job.plan.grid, job.source
-    if source.bands is not None:
-        source = _unpacked(source, workspace, clock)
-    analysis = workspace.add("analysis", "u1", channels=3, px=CELL)
-    colours = workspace.add("colours", "u1", channels=3)
-    looking = [Stage("ingest", partial(ingesting, source, grid, analysis, colours), grid, workspace.marks("ingest"))]
-    decoder, features, norm = job.choice.decoder, None, None
+    spec, plan, grid, tools = job.spec, job.plan, job.plan.grid, job.tools
+    looking = [_ingest(job, workspace, clock)]
+    analysis, colours = _looked(workspace)
+    decoder, features, norm = tools.choice.decoder, None, None
     learned = isinstance(decoder, LearnedDecoder)
     if learned:
-        features = workspace.add("features", np.dtype(stored_type(job.precision)).str, channels=FEATURES)
+        features = workspace.add("features", np.dtype(stored_type(tools.precision)).str, channels=FEATURES)
         moments = workspace.add_per_chunk("moments", "f8", (FEATURES + 1, FEATURES + 1))
-        encode = partial(encoding, job.encoder, grid, analysis, features, moments, plan.chunk)
-        looking.append(Stage("encode", encode, grid, workspace.marks("encode"), reach=-(-job.encoder.halo // CELL)))
+        encode = partial(encoding, tools.encoder, grid, analysis, features, moments, plan.chunk)
+        reach, written = -(-tools.encoder.halo // CELL), FEATURES * features.dtype.itemsize
+        looking.append(Stage("encode", encode, grid, workspace.marks("encode"), reach, written))
     clock.run(*looking, workers=plan.workers)
     if learned:
         with clock.timed("moments", "chunks", plan.chunk_count) as progress:
             picture = Picture(analysis, features, gather_moments(moments, progress))
     rules = rules_of(spec)
-    if job.choice.fit_steps or spec.refine or rules:
-        objective = window_objective(loss_network(job.weights, job.device, job.precision), job.templates, spec.far_weight)
-    if job.choice.fit_steps:
-        with clock.timed("fit", "steps", job.choice.fit_steps) as progress, shared_cores(1):
-            decoder = fitted_decoder(job.choice, picture, grid, objective, cache_folder("decoders"), progress, listener.note)
+    if tools.choice.fit_steps or spec.refine or rules:
+        objective = tools.objective
+    if tools.choice.fit_steps:
+        with clock.timed("fit", "steps", tools.choice.fit_steps) as progress, shared_cores(1, tools.engine.cores):
+            decoder = fitted_decoder(tools.choice, picture, grid, objective, cache_folder("decoders"), progress, listener.note)
             if workspace.folder is not None:
                 decoder.save(workspace.folder / "decoder.safetensors")
     if isinstance(decoder, LearnedDecoder):
         with torch.no_grad():
             norm = decoder.trunk_norm(picture.moments)
-    k = candidates_kept(spec, len(job.templates))
+    k = candidates_kept(spec, len(tools.templates))
     candidates, scores = workspace.add("candidates", "u4", channels=k), workspace.add("scores", "f4", channels=k)
     decode = partial(decoding, decoder, norm, grid, analysis, features, candidates, scores)
-    scoring = Stage("decode", decode, grid, workspace.marks("decode"))
+    scoring = Stage("decode", decode, grid, workspace.marks("decode"), cell_bytes=8 * k)
     if spec.refine:
         clock.run(scoring, workers=plan.workers)
         index_map = workspace.add("index_map", "u4", chunk=_REFINED)
         refine = partial(refining, objective, grid, analysis, candidates, scores, index_map, spec.refine)
-        clock.run(Stage("refine", refine, grid, workspace.marks("refine", _REFINED)), workers=1)
+        clock.run(Stage("refine", refine, grid, workspace.marks("refine", _REFINED), cell_bytes=4), workers=1)
     else:
         index_map = workspace.add("index_map", "u4")
-        clock.run(
-            scoring, Stage("select", partial(selecting, candidates, index_map), grid, workspace.marks("select")), workers=plan.workers
-        )
+        choosing = Stage("select", partial(selecting, candidates, index_map), grid, workspace.marks("select"), cell_bytes=4)
+        clock.run(scoring, choosing, workers=plan.workers)
     cost = None
     if rules:
         first, index_map = index_map, workspace.add("ruled_map", "u4")
@@ -441,15 +537,32 @@ def _choose(job: Job, workspace: Workspace, clock: _Clock, listener: Listener) -
         def queries(box: Box) -> torch.Tensor:
             return box_queries(decoder, norm, grid.box, analysis, features, box)
 
-        with clock.timed("rules") as progress, shared_cores(plan.workers), workspace.scratch() as scratch, torch.inference_mode():
+        with (
+            clock.timed("rules") as progress,
+            shared_cores(plan.workers, tools.engine.cores),
+            workspace.scratch() as scratch,
+            torch.inference_mode(),
+        ):
             before = mean_loss(objective, grid, analysis, first)
-            ruled = RuledMap(rules, grid, len(job.templates), len(job.templates.poses), decoder.query_length)
+            ruled = RuledMap(rules, grid, len(tools.templates), len(tools.templates.poses), decoder.query_length)
             for done in ruled.fill(first, candidates, scores, boxes, queries, score, scratch, refined=spec.refine > 0):
                 progress(done)
             for box in boxes:
                 index_map[box.slices] = ruled.index_map[box.slices]
             cost = (before, mean_loss(objective, grid, analysis, index_map))
     return _Chosen(index_map, candidates, scores, colours, cost)
+
+
+def _ingest(job: Job, workspace: Workspace, clock: _Clock) -> Stage:
+    """The stage that ingests the source, which is unpacked first where it must be."""
+    source = job.source if job.source.bands is None else _unpacked(job.source, workspace, clock)
+    make = partial(ingesting, source, job.plan.grid, *_looked(workspace))
+    return Stage("ingest", make, job.plan.grid, workspace.marks("ingest"), cell_bytes=3 * (CELL * CELL + 1))
+
+
+def _looked(workspace: Workspace) -> tuple[Any, Any]:
+    """(analysis image, mean colours of the cells), which ingest fills."""
+    return workspace.add("analysis", "u1", channels=3, px=CELL), workspace.add("colours", "u1", channels=3)
 
 
 def _unpacked(source: Source, workspace: Workspace, clock: _Clock) -> Source:
@@ -481,21 +594,21 @@ def _heard(cells: Iterator[Any], progress: Callable[[int], None]) -> Iterator[An
 
 
 def _result(job: Job, chosen: _Chosen, clock: _Clock) -> RenderResult:
-    used = np.zeros(len(job.templates.names), np.bool_)
+    used = np.zeros(len(job.tools.templates.names), np.bool_)
     for box in job.plan.grid.chunks(job.plan.chunk):
-        used[np.asarray(chosen.index_map[box.slices]) // len(job.templates.poses)] = True
+        used[np.asarray(chosen.index_map[box.slices]) // len(job.tools.templates.poses)] = True
     grid = job.plan.grid
     return RenderResult(
         output=job.spec.output,
         preview=job.spec.preview,
         size=grid.mosaic_size,
         cells=(grid.columns, grid.rows),
-        templates=len(job.templates.names),
-        skipped_templates=job.templates.skipped,
+        templates=len(job.tools.templates.names),
+        skipped_templates=job.tools.templates.skipped,
         distinct_templates=int(used.sum()),
-        device=device_name(job.device),
-        precision=str(job.precision).removeprefix("torch."),
-        decoder=job.choice.told,
+        device=device_name(job.tools.device),
+        precision=str(job.tools.precision).removeprefix("torch."),
+        decoder=job.tools.choice.told,
         tile_map=job.spec.tile_map,
         rules_cost=chosen.rules_cost,
         chunk=(job.plan.chunk[1], job.plan.chunk[0]),

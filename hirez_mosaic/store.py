@@ -41,7 +41,7 @@ from filelock import FileLock, Timeout
 from zarr.core.buffer import Buffer
 from zarr.storage import FsspecStore, LocalStore
 
-from hirez_mosaic.errors import WorkspaceError
+from hirez_mosaic.errors import OtherJobError, WorkspaceError
 from hirez_mosaic.geometry import CELL, Box, CellGrid
 
 SCHEMA = 2
@@ -242,21 +242,21 @@ def _taken(place: str | Path) -> WorkspaceError:
 def stored_chunk(place: str, job: Identity) -> tuple[int, int] | None:
     """(rows, columns) of cells in a chunk of the workspace that an earlier start of the same job left, None where there is nothing.
 
-    Raises WorkspaceError where it is another job's, or another version's.
+    Raises OtherJobError where it is another job's, or another version's.
     """
     group = _open_group(place, "r")
     told = _attributes(group)
     if group is None:
         return None
     if told.get(_MARK) != SCHEMA:
-        raise WorkspaceError(
+        raise OtherJobError(
             f"The workspace {place} has the schema {told.get(_MARK)} of another version and this one's is {SCHEMA}; "
             "use --restart to discard it, or name another --workspace."
         )
     there, here = told[_JOB], json.loads(json.dumps(job))
     other = [name for name in sorted({*there, *here}) if there.get(name) != here.get(name)]
     if other:
-        raise WorkspaceError(
+        raise OtherJobError(
             f"The workspace {place} is that of another job: {', '.join(other)} differ; "
             "use --restart to discard it, or name another --workspace."
         )

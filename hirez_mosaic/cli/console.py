@@ -58,16 +58,16 @@ class ConsoleListener(Listener):
         self.console.print(Text(line, style="yellow"))
 
     def planned(self, job: Job) -> None:
-        plan, grid = job.plan, job.plan.grid
+        plan, grid, templates = job.plan, job.plan.grid, job.tools.templates
         width, height = grid.mosaic_size
-        poses = f", in {len(job.templates.poses)} poses" if len(job.templates.poses) > 1 else ""
+        poses = f", in {len(templates.poses)} poses" if len(templates.poses) > 1 else ""
         rows = {
             "source": f"{job.source.path} ({job.source.kind}, {job.source.size[0]:,} x {job.source.size[1]:,} px)",
-            "templates": f"{len(job.templates.names):,} of {grid.tile[0]} x {grid.tile[1]} px" + poses,
+            "templates": f"{len(templates.names):,} of {grid.tile[0]} x {grid.tile[1]} px" + poses,
             "cells": f"{grid.columns:,} x {grid.rows:,} = {grid.cells:,}",
             "mosaic": f"{job.spec.output} ({width:,} x {height:,} px, {width * height / 1e6:,.1f} Mpx)",
-            "decoder": job.choice.told + (f"; refined in {job.spec.refine} steps" if job.spec.refine else ""),
-            "device": f"{device_name(job.device)}, {str(job.precision).removeprefix('torch.')}",
+            "decoder": job.tools.choice.told + (f"; refined in {job.spec.refine} steps" if job.spec.refine else ""),
+            "device": f"{device_name(job.tools.device)}, {str(job.tools.precision).removeprefix('torch.')}",
             "chunks": f"{plan.chunk_count:,} of {plan.chunk[1]} x {plan.chunk[0]} cells, {plan.workers} at a time",
             "memory": f"{format_bytes(plan.projected)} projected, {format_bytes(plan.budget)} allowed",
         }
