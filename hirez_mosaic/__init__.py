@@ -13,20 +13,39 @@ from hirez_mosaic.errors import HirezMosaicError
 
 if TYPE_CHECKING:
     from hirez_mosaic.assembling import assemble_tile_map
+    from hirez_mosaic.batching import BatchListener, BatchResult, Outcome, batch
     from hirez_mosaic.comparing import compare
     from hirez_mosaic.rendering import Listener, RenderResult, render
     from hirez_mosaic.training import train
 
 _LAZY = {
+    "BatchListener": "batching",
+    "BatchResult": "batching",
     "Listener": "rendering",
+    "Outcome": "batching",
     "RenderResult": "rendering",
     "assemble_tile_map": "assembling",
+    "batch": "batching",
     "compare": "comparing",
     "render": "rendering",
     "train": "training",
 }
 __version__ = version("hirez-mosaic")
-__all__ = ["HirezMosaicError", "Listener", "RenderResult", "__version__", "assemble_tile_map", "compare", "errors", "render", "train"]
+__all__ = [
+    "BatchListener",
+    "BatchResult",
+    "HirezMosaicError",
+    "Listener",
+    "Outcome",
+    "RenderResult",
+    "__version__",
+    "assemble_tile_map",
+    "batch",
+    "compare",
+    "errors",
+    "render",
+    "train",
+]
 
 
 def __getattr__(name: str) -> Any:

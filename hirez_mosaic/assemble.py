@@ -128,7 +128,7 @@ def check_output(output: Path, overwrite: bool) -> None:
         raise OutputError(f"The output folder {folder} is not there; make it first.")
     if not os.access(folder, os.W_OK | os.X_OK):
         raise OutputError(f"The output folder {folder} cannot be written to.")
-    for path in _parts(output):
+    for path in parts_of(output):
         if path.exists() and not overwrite:
             raise OutputExistsError(f"{path} is there already; use --overwrite (in Python overwrite=True) to replace it.")
         if path.is_dir() and path.suffix.lower() != ".zarr" and not path.name.endswith("_files"):
@@ -279,7 +279,7 @@ def _save_vips(mosaic: Mosaic, fresh: Path, progress: Progress, compression: str
         elif suffix == ".dzi":
             plain = fresh.with_name("mosaic")  # libvips would read suffixes and options from the name
             image.dzsave(str(plain), suffix=f".jpg[Q={quality}]", container="fs")
-            for made, part in zip((plain.with_name("mosaic_files"), plain.with_suffix(".dzi")), _parts(fresh), strict=True):
+            for made, part in zip((plain.with_name("mosaic_files"), plain.with_suffix(".dzi")), parts_of(fresh), strict=True):
                 made.rename(part)
         elif suffix == ".png":
             image.pngsave(str(fresh), profile="srgb")
@@ -324,7 +324,7 @@ def _save_zarr(mosaic: Mosaic, fresh: Path, progress: Progress, compression: str
         progress(len(band) * columns)
 
 
-def _parts(output: Path) -> list[Path]:
+def parts_of(output: Path) -> list[Path]:
     """Every file or folder that an output consists of, the one people open last."""
     if output.suffix.lower() == ".dzi":
         return [output.with_name(f"{output.stem}_files"), output]
@@ -348,7 +348,7 @@ class _Fresh:
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: Any) -> None:
         try:
             if kind is None:
-                for part in _parts(self._output):
+                for part in parts_of(self._output):
                     made = self._folder / part.name
                     if part.exists() and (part.is_dir() or made.is_dir()):  # only a file can replace, and only a file
                         part.rename(self._folder / f"old-{part.name}")

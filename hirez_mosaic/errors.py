@@ -108,3 +108,14 @@ class OutputExistsError(OutputError, FileExistsError):
 
 class DiskSpaceError(OutputError):
     """The disk has too little room for the workspace or the mosaic."""
+
+
+def sentence(error: Exception) -> str:
+    """What a person is told of an error of this package, of the system, or of memory."""
+    if isinstance(error, HirezMosaicError):
+        return str(error)
+    if isinstance(error, MemoryError):
+        return "The machine is out of memory; use a smaller --memory."
+    if isinstance(error, OSError):
+        return f"{error.strerror or error}{f' ({error.filename})' if error.filename else ''}."
+    return f"unexpected {type(error).__name__}: {(str(error).strip().splitlines() or ['no message'])[0]}"

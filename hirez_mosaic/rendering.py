@@ -149,7 +149,8 @@ class Job:
 class RenderResult:
     """What came out.
 
-    output: the mosaic. size: its (width, height), px. cells: (columns, rows). chunk: (columns, rows) of cells.
+    output: the mosaic. size, source_size: its (width, height), and the source's, px. cells: (columns, rows).
+    chunk: (columns, rows) of cells.
     distinct_templates: how many were used. projected_bytes: of memory, before the work.
     rules_cost: Eq. 3 (without, under) the rules for repeating templates, a mean over the windows that a fit is judged by.
     seconds: wall time by stage, in order. peak_bytes: the process's peak resident memory up to the end of each stage.
@@ -158,6 +159,7 @@ class RenderResult:
     output: Path
     preview: Path | None
     size: tuple[int, int]
+    source_size: tuple[int, int]
     cells: tuple[int, int]
     templates: int
     skipped_templates: tuple[tuple[str, str], ...]
@@ -602,6 +604,7 @@ def _result(job: Job, chosen: _Chosen, clock: _Clock) -> RenderResult:
         output=job.spec.output,
         preview=job.spec.preview,
         size=grid.mosaic_size,
+        source_size=job.source.size,
         cells=(grid.columns, grid.rows),
         templates=len(job.tools.templates.names),
         skipped_templates=job.tools.templates.skipped,

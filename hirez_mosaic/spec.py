@@ -12,6 +12,8 @@ from typing import Any, Self
 from hirez_mosaic.errors import OutputError, SettingError
 
 SUFFIXES = (".tif", ".tiff", ".dzi", ".png", ".jpg", ".jpeg", ".webp", ".zarr")
+FORMATS = ("tif", "dzi", "png", "jpg", "webp", "zarr")
+TILE_MAPS = ("csv", "json", "parquet")
 COMPRESSIONS = ("jpeg", "deflate", "lzw", "webp", "none")
 PRECISIONS = ("auto", "float32", "bfloat16")
 DECODERS = ("auto", "residual", "paper", "l2", "ssim")

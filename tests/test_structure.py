@@ -12,16 +12,16 @@ from hirez_mosaic.cli.main import main
 ROOT = Path(hirez_mosaic.__file__).parent
 LEVELS = [
     {"errors"},
-    {"geometry", "cache", "fresh", "vips"},
+    {"geometry", "cache", "fresh", "vips", "journal"},
     {"spec", "colour", "resample"},
     {"store", "sources", "templates", "nets", "photos"},
-    {"ingest", "encode", "decode", "select", "synthetic", "tint", "loss", "tilemap"},
+    {"folder", "ingest", "encode", "decode", "select", "synthetic", "tint", "loss", "tilemap"},
     {"fit", "metrics", "assemble", "rules"},
     {"fitting", "refine"},
     {"choosing", "engine"},
     {"cluster", "floor", "plan", "stages"},
     {"rendering"},
-    {"training", "comparing", "assembling", "inspecting", "benching"},
+    {"training", "batching", "comparing", "assembling", "inspecting", "benching"},
     {"cli"},
 ]
 LEVEL = {room: level for level, rooms in enumerate(LEVELS) for room in rooms}

@@ -1,9 +1,9 @@
-"""What a person at the terminal sees of a render: the plan, a bar per stage, the summary."""
+"""What a person at the terminal sees of a render: the plan, a bar per stage, the summary; and of a batch."""
 
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Self
 
 from rich.console import Console
 from rich.progress import (
@@ -20,6 +20,7 @@ from rich.progress import (
 from rich.table import Table
 from rich.text import Text
 
+from hirez_mosaic.batching import BatchListener, BatchResult, Outcome
 from hirez_mosaic.nets.device import device_name
 from hirez_mosaic.rendering import Job, Listener, RenderResult
 from hirez_mosaic.spec import format_bytes
@@ -90,6 +91,78 @@ class ConsoleListener(Listener):
     def status(self, line: str) -> None:
         if self._bars is not None:
             self._bars.update(self._task, status=line)
+
+
+class BatchConsole(ConsoleListener, BatchListener):
+    """One bar for the whole and one for each running picture, which shows its stages in turn; gone when the context is left."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._whole = Progress(*_COLUMNS, console=self.console, transient=True)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._whole.stop()
+
+    def begun(self, pictures: int) -> None:
+        self._pictures = self._whole.add_task("pictures", total=pictures, status="", unit="pictures")
+        self._whole.start()
+
+    @contextmanager
+    def picture(self, source: str) -> Iterator[Listener]:
+        task = self._whole.add_task(source, total=None, status=source, unit="cells")
+        try:
+            yield _OnePicture(self._whole, task, source)
+        finally:
+            self._whole.remove_task(task)
+
+    def ended(self, outcome: Outcome) -> None:
+        self._whole.advance(self._pictures)
+        if outcome.error is not None:
+            self.console.print(Text(f"{outcome.source}: {outcome.error}", style="red"))
+
+
+class _OnePicture(Listener):
+    """The bar of one picture."""
+
+    def __init__(self, bars: Progress, task: TaskID, source: str) -> None:
+        self._bars, self._task, self._source, self._stage = bars, task, source, ""
+
+    def note(self, line: str) -> None:
+        self._bars.console.print(Text(f"{self._source}: {line}", style="yellow"))
+
+    def status(self, line: str) -> None:
+        self._bars.update(self._task, status=f"{self._source}  {line}")
+
+    @contextmanager
+    def stage(self, name: str, total: int, unit: str) -> Iterator[Callable[[int], None]]:
+        self._stage = name
+        self._bars.reset(self._task, total=total, description=name, status=self._source, unit=unit)
+
+        def progress(done: int) -> None:
+            if self._stage == name:  # of stages that run together the last one
+                self._bars.advance(self._task, done)
+
+        yield progress
+
+
+def print_report(console: Console, result: BatchResult) -> None:
+    """A line for each picture, and how many there are of each kind."""
+    table = Table(box=None)
+    for heading in ("picture", "status", "px", "cells", "s", "Mpx/s", "MB", "mosaic"):
+        table.add_column(heading, justify="left" if heading in ("picture", "status", "mosaic") else "right", overflow="fold")
+    for one in result.pictures:
+        told = [Text(one.source), Text(one.status, style="red" if one.error else "")]
+        if one.size is None or one.cells is None or one.bytes is None:
+            table.add_row(*told, "", "", "", "", "", Text(one.error or ""))
+        else:
+            sizes = (f"{one.size[0]:,} x {one.size[1]:,}", f"{one.cells[0] * one.cells[1]:,}")
+            table.add_row(*told, *sizes, f"{one.seconds:.1f}", f"{one.mpx_per_second:.1f}", f"{one.bytes / 1e6:,.1f}", Text(one.output))
+    console.print(table)
+    console.print(", ".join(f"{count:,} {status}" for status, count in result.counts.items()) + f", in {result.seconds:,.0f} s")
+    console.print(Text(str(result.report), style="bold green"))
 
 
 def print_summary(console: Console, result: RenderResult) -> None:

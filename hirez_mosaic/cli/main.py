@@ -9,6 +9,7 @@ import click
 
 from hirez_mosaic import __version__
 from hirez_mosaic.cli.assemble import assemble
+from hirez_mosaic.cli.batch import batch
 from hirez_mosaic.cli.bench import bench
 from hirez_mosaic.cli.compare import compare
 from hirez_mosaic.cli.render import render
@@ -16,7 +17,7 @@ from hirez_mosaic.cli.run import run
 from hirez_mosaic.cli.templates import templates
 from hirez_mosaic.cli.train import train
 from hirez_mosaic.cli.weights import weights
-from hirez_mosaic.errors import HirezMosaicError, SettingError
+from hirez_mosaic.errors import HirezMosaicError, SettingError, sentence
 
 
 class _WrongSetting(click.ClickException):
@@ -33,13 +34,8 @@ class _Group(click.Group):
             return super().invoke(context)
         except SettingError as error:
             raise _WrongSetting(str(error)) from error
-        except HirezMosaicError as error:
-            raise click.ClickException(str(error)) from error
-        except OSError as error:
-            name = f" ({error.filename})" if error.filename else ""
-            raise click.ClickException(f"{error.strerror or error}{name}.") from error
-        except MemoryError as error:
-            raise click.ClickException("The machine is out of memory; use a smaller --memory.") from error
+        except (HirezMosaicError, OSError, MemoryError) as error:
+            raise click.ClickException(sentence(error)) from error
         except KeyboardInterrupt:
             click.echo("Interrupted; nothing is left half-written.", err=True)
             sys.exit(130)
@@ -55,6 +51,7 @@ def main() -> None:
 
 
 main.add_command(assemble)
+main.add_command(batch)
 main.add_command(bench)
 main.add_command(compare)
 main.add_command(render)

@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 import click
 
 from hirez_mosaic.cli.recipe import FileOr
-from hirez_mosaic.spec import COMPRESSIONS, DECODERS, FAR_WEIGHT, MAX_SOURCE_PX, PRECISIONS
+from hirez_mosaic.spec import COMPRESSIONS, DECODERS, FAR_WEIGHT, MAX_SOURCE_PX, PRECISIONS, TILE_MAPS
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 Option = Callable[[Command], Command]
@@ -52,11 +52,25 @@ def far_weight(default: float | None, help: str) -> Option[Any]:  # noqa: A002
     )
 
 
-writes_a_mosaic = together(
+logs = together(
+    (
+        click.option("--log-file", type=click.Path(), help="Append a line of JSON for each chunk, stage, note and error to this file."),
+        click.option("-v", "--verbose", is_flag=True, help="Tell people the same on standard error."),
+    )
+)
+"""See `cli.logs`."""
+
+_encodes = together(
     (
         BACKGROUND,
         click.option("--compression", type=click.Choice(COMPRESSIONS), default="jpeg", show_default=True, help="Of .tif."),
         click.option("--quality", type=int, default=90, show_default=True, help="Of JPEG and WebP, 1 to 100."),
+    )
+)
+
+writes_a_mosaic = together(
+    (
+        _encodes,
         click.option("--preview", type=click.Path(), help="Also write the mosaic at 1,600 px: .png, .jpg or .webp."),
         click.option("--jobs", type=int, help="Threads that decode templates.  [default: all cores]"),
         click.option("--overwrite", is_flag=True, help="Replace an output that is there."),
@@ -64,9 +78,9 @@ writes_a_mosaic = together(
         QUIET,
     )
 )
-"""What every command that writes a mosaic understands."""
+"""What every command that writes one mosaic understands."""
 
-render_options = together(
+_chooses = together(
     (
         click.option("--templates", required=True, type=click.Path(), help="Folder of pictures to make it of; subfolders count."),
         tile(32, "Size of a template in the mosaic"),
@@ -98,7 +112,6 @@ render_options = together(
         ),
         click.option("--ban", type=click.Path(), help="Text file of templates to leave out, one path below --templates a line."),
         click.option("--dedupe", type=float, metavar="LEVELS", help="Leave out templates so close to another, of 255; 3 is a good number."),
-        click.option("--tile-map", type=click.Path(), help="Also write which template lies where: .csv, .json or .parquet."),
         DEVICE,
         precision("Of the encoder."),
         click.option("--chunk", type=int, help="Cells a side of a chunk.  [default: as large as --memory allows]"),
@@ -112,7 +125,30 @@ render_options = together(
             "--max-source-px", type=int, default=MAX_SOURCE_PX, show_default=True, help="Believe a source's header up to so many px."
         ),
         WEIGHTS,
+    )
+)
+
+render_options = together(
+    (
+        _chooses,
+        click.option("--tile-map", type=click.Path(), help="Also write which template lies where: .csv, .json or .parquet."),
         writes_a_mosaic,
+        logs,
     )
 )
 """Everything that a render can be told, but its source and its output."""
+
+batch_options = together(
+    (
+        _chooses,
+        _encodes,
+        click.option("--tile-map", type=click.Choice(TILE_MAPS), help="Also write which template lies where: NAME.csv, ..."),
+        click.option("--preview", is_flag=True, help="Also write the mosaics at 1,600 px: NAME.preview.jpg."),
+        click.option("--jobs", type=int, default=1, show_default=True, help="Pictures at a time; several are quicker for small ones."),
+        click.option("--overwrite", is_flag=True, help="Make all again, and replace files that no batch made."),
+        JSON,
+        QUIET,
+        logs,
+    )
+)
+"""Everything that a batch can be told, but its folders, its pictures and its format."""

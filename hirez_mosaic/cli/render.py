@@ -13,7 +13,7 @@ from hirez_mosaic.cli.recipe import RecipeCommand
 @click.argument("source", type=click.Path())
 @click.option("-o", "--output", type=click.Path(), help="Mosaic file: .tif .dzi .png .jpg .webp .zarr.  [default: SOURCE-stem.mosaic.tif]")
 @render_options
-def render(as_json: bool, quiet: bool, **settings: object) -> None:
+def render(as_json: bool, quiet: bool, log_file: str | None, verbose: bool, **settings: object) -> None:
     """Make a photomosaic of the picture SOURCE from the pictures in a folder.
 
     \b
@@ -22,9 +22,11 @@ def render(as_json: bool, quiet: bool, **settings: object) -> None:
     """
     from hirez_mosaic import rendering
     from hirez_mosaic.cli.console import ConsoleListener, print_summary
+    from hirez_mosaic.cli.logs import logged
 
     listener = rendering.Listener() if quiet else ConsoleListener()
-    result = rendering.render(**settings, listener=listener)  # type: ignore[arg-type]
+    with logged(log_file, verbose):
+        result = rendering.render(**settings, listener=listener)  # type: ignore[arg-type]
     if isinstance(listener, ConsoleListener):
         print_summary(listener.console, result)
     if as_json:

@@ -5,17 +5,20 @@ from pathlib import Path
 
 import click
 
+from hirez_mosaic.cli.logs import logged
+from hirez_mosaic.cli.options import logs
 from hirez_mosaic.cli.recipe import read_recipe
 
 
 @click.command(short_help="Run the jobs of a recipe.")
 @click.argument("recipe", type=click.Path(path_type=Path))
+@logs
 @click.pass_context
-def run(context: click.Context, recipe: Path) -> None:
+def run(context: click.Context, recipe: Path, log_file: str | None, verbose: bool) -> None:
     """Run the jobs described in the file RECIPE (TOML), in their order.
 
     A table a job, named after its command; its keys are the command's options, its paths are relative to the recipe. With --print-recipe
-    any command prints its call in this form.
+    any command prints its call in this form. A batch of which pictures failed does not keep the jobs after it from running.
 
     \b
     hirez-mosaic render photo.jpg --templates emoji/ --tile 16 -o wall.tif --print-recipe > wall.toml
@@ -25,6 +28,9 @@ def run(context: click.Context, recipe: Path) -> None:
     if not isinstance(group, click.Group):
         raise TypeError("run belongs to a group of commands.")
     commands = {name: command for name, command in group.commands.items() if name != "run"}
-    for job in read_recipe(recipe, commands):
-        click.echo(f"hirez-mosaic {shlex.join(job.line)}", err=True)
-        group.main(job.line, prog_name="hirez-mosaic", standalone_mode=False)
+    codes = []
+    with logged(log_file, verbose):
+        for job in read_recipe(recipe, commands):
+            click.echo(f"hirez-mosaic {shlex.join(job.line)}", err=True)
+            codes.append(group.main(job.line, prog_name="hirez-mosaic", standalone_mode=False))
+    context.exit(max(code or 0 for code in codes))
