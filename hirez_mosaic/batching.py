@@ -268,8 +268,8 @@ class _Batch:
         self._listener.begun(len(self._names))
         with shared_cores(jobs), ThreadPoolExecutor(1) as ahead, ThreadPoolExecutor(jobs) as pool:
             alone = jobs == 1 and self._specs[self._names[0]].scheduler is None
-            workers = [pool.submit(self._take_turns, ahead if alone else None) for _ in range(jobs)]
             try:
+                workers = [pool.submit(self._take_turns, ahead if alone else None) for _ in range(jobs)]
                 while wait(workers, timeout=0.5).not_done:  # without a timeout some systems would not hear of Ctrl-C
                     pass
             except BaseException:
@@ -304,7 +304,7 @@ class _Batch:
     def _outcome(self, name: str, look: Callable[[Job], None] | None) -> Outcome:
         """Make the mosaic of a picture, unless it is there; whatever goes wrong is its failure."""
         output = self._specs[name].output.relative_to(self._output).as_posix()
-        told: dict[str, Any] = {"picture": name}
+        told: dict[str, Any] = {"picture": str(self._specs[name].source)}
         with self._listener.picture(name) as heard:
             try:
                 outcome = self._unchanged(name) or self._made(

@@ -17,17 +17,19 @@ import pytest
 from click.testing import CliRunner
 
 import hirez_mosaic
-from hirez_mosaic import assembling, comparing, rendering, training
+from hirez_mosaic import assembling, batching, comparing, rendering, training
 from hirez_mosaic.cli.main import main
 from hirez_mosaic.spec import RenderSpec
 
 FUNCTIONS: dict[str, Callable[..., Any]] = {
     "render": rendering.render,
+    "batch": batching.batch,
     "train": training.train,
     "compare": comparing.compare,
     "assemble": assembling.assemble_tile_map,
 }
-ONLY_ON_THE_COMMAND_LINE = {"as_json", "quiet", "print_recipe"}
+ONLY_ON_THE_COMMAND_LINE = {"as_json", "quiet", "print_recipe", "log_file", "verbose"}
+ARGUMENTS = {"source", "sources", "folder"}
 COMMAS = {"scales", "selections"}
 """Sequences in Python that are words with commas on the command line."""
 
@@ -68,8 +70,8 @@ def test_a_plain_call_means_the_same_on_the_command_line_and_in_python(name: str
 
     monkeypatch.setattr(inspect.getmodule(FUNCTIONS[name]), FUNCTIONS[name].__name__, hear)
     required = {key: "x" for key, option in options(name).items() if option.required}
-    words = [word for key in required for word in ([] if key in ("source", "sources") else [f"--{key.replace('_', '-')}", "x"])]
-    words += ["x"] if required.keys() & {"source", "sources"} else []
+    words = [word for key in required for word in ([] if key in ARGUMENTS else [f"--{key.replace('_', '-')}", "x"])]
+    words += ["x"] if required.keys() & ARGUMENTS else []
     result = CliRunner().invoke(main, [name, *words])
     assert isinstance(result.exception, Heard), result.output
     heard = result.exception.args[0]
@@ -115,9 +117,10 @@ def test_every_parameter_stands_in_the_docstring(name: str) -> None:
     assert set(parameters(name)) - listed - named == set()
 
 
-def test_every_option_of_render_stands_in_the_readme() -> None:
+@pytest.mark.parametrize("name", ["render", "batch"])
+def test_every_option_stands_in_the_readme(name: str) -> None:
     readme = (Path(hirez_mosaic.__file__).parent.parent / "README.md").read_text("utf-8")
-    for option in main.commands["render"].params:
+    for option in main.commands[name].params:
         if isinstance(option, click.Option):
             assert any(re.search(rf"(?<![\w-]){name}(?![\w-])", readme) for name in option.opts), option.name
 
