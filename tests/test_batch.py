@@ -4,8 +4,10 @@ import errno
 import json
 import logging
 import os
+import random
 import shutil
 import signal
+import subprocess
 import sys
 import threading
 import time
@@ -532,3 +534,96 @@ def test_a_render_and_a_recipe_are_logged_too_and_a_recipe_goes_on_after_failure
     result = command("render", "x.png", "--templates", "t", "--log-file", tmp_path / "no" / "log")
     assert result.exit_code == 1
     assert "cannot be written to: No such file or directory" in result.stderr
+
+
+def break_in_20_ways(folder: Path) -> None:
+    """Twenty pictures that cannot be read, each for a reason of its own."""
+    whole = save(folder / "whole.png", photo(64, 80)).read_bytes()
+    jpeg = save(folder / "whole.jpg", photo(64, 80)).read_bytes()
+    tifffile.imwrite(folder / "whole.tif", photo(64, 80), tile=(32, 32), photometric="rgb")
+    tiff = (folder / "whole.tif").read_bytes()
+    array = zarr.create_array(folder / "x17.zarr", shape=(48, 64, 3), chunks=(16, 16, 3), dtype="u1")
+    array[:] = photo(48, 64)
+    for chunk in (folder / "x17.zarr" / "c").rglob("*"):
+        if chunk.is_file():
+            chunk.write_bytes(b"no codec's")
+    ways: dict[str, bytes] = {
+        "x00.jpg": b"",
+        "x01.jpg": b"no picture at all",
+        "x02.jpg": jpeg[: len(jpeg) // 2],
+        "x03.jpg": jpeg[:20],
+        "x04.png": whole[: len(whole) // 2],
+        "x05.png": whole[:30],
+        "x06.png": whole[:200] + bytes(400) + whole[600:],
+        "x07.tif": tiff[: len(tiff) // 2],
+        "x08.tif": tiff[:8],
+        "x09.tif": b"II*\0" + bytes(100),
+        "x10.webp": b"RIFF\x10\0\0\0WEBPVP8 ",
+        "x11.gif": b"GIF89a" + bytes(4),
+        "x12.svg": b"<svg",
+        "x13.heic": b"\0\0\0\x18ftypheic" + bytes(12),
+        "x14.jp2": b"\0\0\0\x0cjP  \r\n\x87\n" + bytes(20),
+    }
+    for name, data in ways.items():
+        (folder / name).write_bytes(data)
+    png_claiming(folder / "x15.png", 2_000_000, 2_000_000)
+    (folder / "x16.png").symlink_to("nowhere.png")
+    zarr.create_group(folder / "x18.zarr")
+    tifffile.imwrite(folder / "x19.tif", np.zeros((16, 16, 7), np.uint8), photometric="minisblack", planarconfig="contig")
+    for name in ("whole.png", "whole.jpg", "whole.tif"):
+        (folder / name).unlink()
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(sys.platform == "win32", reason="kills as POSIX does")
+@pytest.mark.timeout(3000)
+def test_200_pictures_20_broken_killed_five_times(
+    tmp_path: Path, make_templates: Callable[[int], Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """SIGKILL at random moments, real weights, processes of their own: the mosaics and errors of an undisturbed run, and nothing left."""
+    monkeypatch.delenv("HIREZ_MOSAIC_CACHE")
+    folder, rng = tmp_path / "photos", random.Random(5)
+    folder.mkdir()
+    endings = {"jpg": {}, "png": {}, "webp": {}, "tif": {"tile": True, "tile_width": 64, "tile_height": 64, "compression": "deflate"}}
+    for number in range(180):
+        ending = list(endings)[number % 4]
+        image = pyvips.Image.new_from_array(photo(*(rng.randrange(48, 400) for _ in range(2)), number)).copy(interpretation="srgb")
+        if number % 5 == 1 and ending != "jpg":
+            image = image.bandjoin(200)
+        if number % 3 == 1 and ending in ("png", "tif"):
+            image = (image.cast("ushort") << 8).copy(interpretation="rgb16")
+        (folder / f"{number % 7}").mkdir(exist_ok=True)
+        image.write_to_file(str(folder / f"{number % 7}" / f"{number:03d}.{ending}"), **endings[ending])
+    break_in_20_ways(folder)
+    words = [folder, "--recursive", "--templates", make_templates(40), "--tile", 8, "--fit", 0, "--preview", "--json", "--quiet"]
+
+    def start(output: str) -> "subprocess.Popen[str]":
+        command = [str(word) for word in (sys.executable, "-m", "hirez_mosaic", "batch", *words, "-o", tmp_path / output)]
+        return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+    def report(output: str) -> dict[str, tuple[Any, ...]]:
+        told = json.loads((tmp_path / output / "report.json").read_text())["pictures"]
+        return {one["source"]: (one["status"] == "failed", one["error"], one["output"], one["sha256"], one["cells"]) for one in told}
+
+    begun = time.monotonic()
+    undisturbed = start("undisturbed")
+    said, complaint = undisturbed.communicate()
+    took = time.monotonic() - begun
+    assert undisturbed.returncode == 3, complaint
+    assert json.loads(said)["counts"] == {"made": 180, "unchanged": 0, "failed": 20, "left out": 0}
+    for _ in range(5):
+        child = start("killed")
+        with pytest.raises(subprocess.TimeoutExpired):
+            child.communicate(timeout=rng.uniform(0.15, 0.3) * took)
+        child.send_signal(signal.SIGKILL)
+        child.communicate()
+    last = start("killed")
+    said, complaint = last.communicate()
+    assert last.returncode == 3, complaint
+    assert 0 < json.loads(said)["counts"]["unchanged"] < 180
+    assert report("killed") == report("undisturbed")
+    assert files(tmp_path / "killed") == files(tmp_path / "undisturbed")
+    errors = [error for failed, error, *_ in report("killed").values() if failed]
+    assert len(errors) == 20
+    assert not any("unexpected" in error for error in errors)
+    print(*errors, sep="\n")
