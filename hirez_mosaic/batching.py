@@ -269,7 +269,10 @@ class _Batch:
         with shared_cores(jobs), ThreadPoolExecutor(1) as ahead, ThreadPoolExecutor(jobs) as pool:
             alone = jobs == 1 and self._specs[self._names[0]].scheduler is None
             try:
-                workers = [pool.submit(self._take_turns, ahead if alone else None) for _ in range(jobs)]
+                with (
+                    self._turn
+                ):  # nobody begins before all are there: a pool that is interrupted as it starts a thread does not wait for it
+                    workers = [pool.submit(self._take_turns, ahead if alone else None) for _ in range(jobs)]
                 while wait(workers, timeout=0.5).not_done:  # without a timeout some systems would not hear of Ctrl-C
                     pass
             except BaseException:

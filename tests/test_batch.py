@@ -138,15 +138,15 @@ def test_every_picture_becomes_the_mosaic_that_render_makes_and_the_others_are_n
 
 
 def test_fits_are_those_of_single_renders(call: Call, pictures: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A fit changes no decoder that the next picture starts from."""
-    fitted = {"fit": 1, "no_repeat_neighbours": True}
+    """A fit trains its decoder in place, and yet changes none that the next picture starts from."""
+    render(pictures / "c.png", tmp_path / "templates-9", output=tmp_path / "c.tif", workspace=tmp_path / "work", **{**PLAIN, "fit": 1})
+    fitted = {"fit": 2, "decoder": tmp_path / "work" / "decoder.safetensors"}
     call(**fitted, glob="[ab]*", preview=True, tile_map="csv")
     monkeypatch.setenv("HIREZ_MOSAIC_CACHE", str(tmp_path / "another"))
-    for name in "ab":
-        single = {"output": tmp_path / "x.tif", "preview": tmp_path / "x.jpg", "tile_map": tmp_path / "x.csv", "overwrite": True}
-        render(pictures / f"{name}.png", tmp_path / "templates-9", **{**PLAIN, **fitted, **single})
-        for made, wanted in ((f"{name}.tif", "x.tif"), (f"{name}.preview.jpg", "x.jpg"), (f"{name}.csv", "x.csv")):
-            assert (tmp_path / "out" / made).read_bytes() == (tmp_path / wanted).read_bytes(), made
+    single = {"output": tmp_path / "x.tif", "preview": tmp_path / "x.jpg", "tile_map": tmp_path / "x.csv"}
+    render(pictures / "b.png", tmp_path / "templates-9", **{**PLAIN, **fitted, **single})
+    for made, wanted in (("b.tif", "x.tif"), ("b.preview.jpg", "x.jpg"), ("b.csv", "x.csv")):
+        assert (tmp_path / "out" / made).read_bytes() == (tmp_path / wanted).read_bytes(), made
 
 
 # Run again
@@ -348,21 +348,21 @@ class At(BatchListener):
 @pytest.mark.parametrize("jobs", [1, 2])
 @pytest.mark.skipif(sys.platform == "win32", reason="signals as POSIX has them")
 def test_an_interrupted_batch_goes_on_to_the_same_end(jobs: int, call: Call, tmp_path: Path, encoded: list[int]) -> None:
-    call(chunk=4)
+    call(chunk=5)
     whole, chunks = files(tmp_path / "out"), len(encoded)
     encoded.clear()
     at = At(2, lambda: os.kill(os.getpid(), signal.SIGINT))
     with pytest.raises(KeyboardInterrupt):
-        call(output=tmp_path / "again", listener=at, chunk=4, jobs=jobs)
+        call(output=tmp_path / "again", listener=at, chunk=5, jobs=jobs)
     assert at.lines == [line for line in at.lines if "the same command goes on from there" in line] != []
     assert threading.active_count() == 1 or not any("ThreadPool" in thread.name for thread in threading.enumerate()), "something runs on"
     assert len(files(tmp_path / "again")) > 0
-    assert call(output=tmp_path / "again", chunk=4, jobs=jobs).counts["failed"] == 0
+    assert call(output=tmp_path / "again", chunk=5, jobs=jobs).counts["failed"] == 0
     assert files(tmp_path / "again") == whole
     assert len(encoded) == chunks, "a finished chunk was made again"
 
 
-def test_a_workspace_of_what_the_picture_was_is_discarded(
+def test_the_workspace_of_another_picture_or_other_settings_is_discarded(
     call: Call, pictures: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with monkeypatch.context() as broken:

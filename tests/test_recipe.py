@@ -240,7 +240,7 @@ RENDER = '[render]\nsource = "a.png"\ntemplates = "t"\n'
 BAD = {
     "unknown job": ("# one\n[rendre]\n", "jobs.toml, line 2: there is no job [rendre]; did you mean render"),
     "unknown maker": ("\n\n[templates.edgs]\n", "line 3: there is no job [templates.edgs]; did you mean edges"),
-    "no job of its own": ('[run]\nrecipe = "jobs.toml"\n', "line 1: there is no job [run]; use some of assemble, bench, compare"),
+    "no job of its own": ('[run]\nrecipe = "jobs.toml"\n', "line 1: there is no job [run]; use some of assemble, batch"),
     "no table": ('render = "a.png"\n', "line 1: render is no table; write [render] and its options below"),
     "unknown key": (RECIPE.replace('decoder = "l2"', 'decodr = "l2"'), "line 14: render has no option decodr; did you mean decoder"),
     "a key of another command": (f"{RENDER}images = 'x'\n", "line 4: render has no option images"),
