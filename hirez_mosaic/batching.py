@@ -267,7 +267,8 @@ class _Batch:
         """Give every picture its turn, `jobs` at a time. Raises KeyboardInterrupt when nothing runs any more."""
         self._listener.begun(len(self._names))
         with shared_cores(jobs), ThreadPoolExecutor(1) as ahead, ThreadPoolExecutor(jobs) as pool:
-            alone = jobs == 1 and self._specs[self._names[0]].scheduler is None
+            first = self._specs[self._names[0]]
+            alone = jobs == 1 and first.scheduler is None and not first.restart
             try:
                 with (
                     self._turn
