@@ -20,7 +20,7 @@ import zarr
 from numpy.typing import NDArray
 
 from hirez_mosaic.errors import DiskSpaceError, OutputError, OutputExistsError
-from hirez_mosaic.fresh import private, remove
+from hirez_mosaic.fresh import flush, private, remove
 from hirez_mosaic.geometry import CellGrid
 from hirez_mosaic.templates import RESIDENT, TemplateSet
 from hirez_mosaic.tint import Tint, tinted
@@ -352,6 +352,8 @@ class _Fresh:
                     made = self._folder / part.name
                     if part.exists() and (part.is_dir() or made.is_dir()):  # only a file can replace, and only a file
                         part.rename(self._folder / f"old-{part.name}")
+                    if made.is_file():
+                        flush(made)
                     made.replace(part)
         finally:
             remove(self._folder)

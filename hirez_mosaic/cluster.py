@@ -6,30 +6,36 @@ they join. A task is no more than a stage's name and a box.
 """
 
 import asyncio
+import hashlib
+import os
 import time
-import uuid
 from collections.abc import Callable, Sequence
+from concurrent.futures import CancelledError
+from contextlib import suppress
 from functools import partial
 from threading import Semaphore, get_ident
 from typing import Any
 
 import torch
 from distributed import Client, KilledWorker, Nanny, Scheduler, SpecCluster, Worker, WorkerPlugin, as_completed, get_worker
+from distributed.comm.core import CommClosedError
 
 from hirez_mosaic import __version__
-from hirez_mosaic.engine import Heard, Stage, cores, graph
+from hirez_mosaic.engine import Heard, Stage, cores, graph, memory_errors
 from hirez_mosaic.errors import ClusterError
 from hirez_mosaic.geometry import Box
 from hirez_mosaic.nets.device import resolve_device
 
+_OF_LIMIT = 0.75  # of a worker's memory limit may be taken: Dask stops it at 0.8, and kills it at 0.95
 _PATIENCE = 30  # seconds for a scheduler to answer, and for a first worker
 
 
 def one_worker_each(gpus: int) -> SpecCluster:
     """A cluster on this host with a worker for each GPU, which sees that one alone; two chunks at a time, one on its way in or out."""
+    named = os.environ.get("CUDA_VISIBLE_DEVICES") or ",".join(map(str, range(gpus)))  # a batch system may have given us some of them
     workers = {
-        number: {"cls": Nanny, "options": {"nthreads": 2, "memory_limit": 0, "env": {"CUDA_VISIBLE_DEVICES": str(number)}}}
-        for number in range(gpus)
+        name: {"cls": Nanny, "options": {"nthreads": 2, "memory_limit": 0, "env": {"CUDA_VISIBLE_DEVICES": name}}}
+        for name in named.split(",")
     }
     return SpecCluster(workers=workers, scheduler={"cls": Scheduler, "options": {"host": "127.0.0.1", "dashboard": False}})
 
@@ -38,7 +44,8 @@ class Cluster:
     """A Dask cluster as an engine.
 
     address: of its scheduler; a cluster that was started for this job is closed with it.
-    threads: of the worker with the most. memory: bytes of the worker with the least, None where it has no limit. cores: of this process.
+    threads: of the worker with the most. memory: bytes that the worker with the least may take, None where it has no limit.
+    cores: of this process.
     Raises ClusterError where no scheduler answers, no worker comes, or one has another version of this package.
     """
 
@@ -62,7 +69,8 @@ class Cluster:
                 raise ClusterError(f"The worker {name} {told} and this is {__version__}; install the same everywhere.")
         workers = self._client.scheduler_info(n_workers=-1)["workers"].values()
         self.threads = max(worker["nthreads"] for worker in workers)
-        self.memory: int | None = min((worker["memory_limit"] for worker in workers if worker["memory_limit"]), default=None)
+        least = min((worker["memory_limit"] for worker in workers if worker["memory_limit"]), default=None)
+        self.memory = None if least is None else int(_OF_LIMIT * least)
 
     def close(self) -> None:
         """Take leave of the scheduler."""
@@ -70,15 +78,24 @@ class Cluster:
         if self._own is not None:
             self._own.close()
 
-    def run(self, stages: Sequence[Stage], workers: int, heard: Heard) -> None:
-        plugin = _Stages(uuid.uuid4().hex, stages, workers, self._device)
-        self._tell_all(lambda: self._client.register_plugin(plugin, name=plugin.name))
+    def run(self, stages: Sequence[Stage], workers: int, place: str, heard: Heard) -> None:
+        plugin, name = _Stages(stages, workers, self._device, __version__), _name(place)
         try:
-            while calls := graph(stages, partial(_on_worker, plugin.name)):
+            self._tell_all(lambda: self._client.register_plugin(plugin, name=name))
+            while calls := graph(stages, partial(_on_worker, name)):
                 if self._run(calls, heard):
-                    return
+                    break
         finally:
-            self._tell_all(lambda: self._client.unregister_worker_plugin(plugin.name))
+            self.dismiss(place)
+        if graph(stages, _on_worker):
+            raise ClusterError(
+                f"Workers of {self._address} finished chunks that are not in the workspace as it is seen from here; "
+                "name a --workspace that all of them share."
+            )
+
+    def dismiss(self, place: str) -> None:
+        with suppress(ValueError):  # there is nothing to dismiss
+            self._tell_all(lambda: self._client.unregister_worker_plugin(_name(place)))
 
     def _tell_all(self, tell: Callable[[], object]) -> None:
         """Tell all workers something; again where one was lost meanwhile, of which the scheduler then tells instead of an answer."""
@@ -86,10 +103,19 @@ class Cluster:
             try:
                 tell()
                 return
-            except OSError as error:
+            except ValueError:
+                raise
+            except CommClosedError as error:
                 if not left:
-                    raise ClusterError(f"The Dask scheduler at {self._address} does not answer any more ({error}).") from error
+                    raise self._gone() from error
                 time.sleep(1)
+            except AttributeError as error:  # of a client that was closed when its scheduler was
+                raise self._gone() from error
+            except Exception as error:  # whatever happened on a worker
+                raise ClusterError(f"A worker of {self._address} cannot begin: {error}.") from error
+
+    def _gone(self) -> ClusterError:
+        return ClusterError(f"The Dask scheduler at {self._address} does not answer any more; start it, and run the same command again.")
 
     def _run(self, calls: list[Any], heard: Heard) -> bool:
         """Whether all calls ended well; False where workers were lost again and again, but some chunks were finished."""
@@ -103,9 +129,17 @@ class Cluster:
             if not ended:
                 raise ClusterError(f"Workers of {self._address} die of the same chunk again and again; give them more memory.") from error
             return False
+        except CancelledError as error:
+            raise self._gone() from error
         finally:
-            self._client.cancel(futures, force=True)
+            with suppress(CommClosedError, AttributeError):
+                self._client.cancel(futures, force=True)
         return True
+
+
+def _name(place: str) -> str:
+    """Of the plugin for the job in a workspace: a later start takes the place of one that was killed."""
+    return f"hirez-mosaic-{hashlib.blake2b(place.encode(), digest_size=16).hexdigest()}"
 
 
 def _version() -> str:
@@ -120,12 +154,14 @@ def _on_worker(job: str, name: str, box: Box, *_: object) -> tuple[str, Box, flo
 class _Stages(WorkerPlugin):
     """The stages of a job on a worker, which runs `at_once` chunks at a time; each computes with its share of the worker's threads."""
 
-    def __init__(self, name: str, stages: Sequence[Stage], at_once: int, device: str) -> None:
-        self.name, self._stages, self._at_once, self._device = name, stages, at_once, device
+    def __init__(self, stages: Sequence[Stage], at_once: int, device: str, version: str) -> None:
+        self._stages, self._at_once, self._device, self._version = stages, at_once, device, version
 
     def setup(self, worker: Worker) -> None:
-        torch.set_num_threads(max(1, worker.state.nthreads // self._at_once))
+        if self._version != __version__:
+            raise ClusterError(f"it has hirez-mosaic {__version__}, and the job {self._version}")
         device = resolve_device(self._device)
+        self._threads = max(1, worker.state.nthreads // self._at_once)
         self._tasks = {stage.name: stage.on(device) for stage in self._stages}
         self._free = Semaphore(self._at_once)
         self._running: set[int] = set()
@@ -137,7 +173,8 @@ class _Stages(WorkerPlugin):
     def run(self, name: str, box: Box) -> float:
         self._running.add(get_ident())
         try:
-            with self._free:
+            with self._free, memory_errors():
+                torch.set_num_threads(self._threads)  # counts in the thread that calls it
                 return self._tasks[name](box)
         finally:
             self._running.remove(get_ident())

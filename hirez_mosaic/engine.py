@@ -21,6 +21,7 @@ import psutil
 import torch
 from dask.base import compute
 from dask.delayed import delayed
+from dask.system import CPU_COUNT
 
 from hirez_mosaic.errors import BudgetError, ClusterError
 from hirez_mosaic.geometry import Box, CellGrid
@@ -80,8 +81,11 @@ class Engine(Protocol):
     cores: int
     memory: int | None
 
-    def run(self, stages: Sequence[Stage], workers: int, heard: Heard) -> None:
-        """Run every chunk of these stages that is not finished, `workers` at a time in a process.
+    def dismiss(self, place: str) -> None:
+        """Let nothing run for a workspace any more, be it for a start that was killed; returns when running chunks are finished."""
+
+    def run(self, stages: Sequence[Stage], workers: int, place: str, heard: Heard) -> None:
+        """Run every chunk of these stages that is not finished, `workers` at a time in a process, for the workspace at `place`.
 
         No task runs any more when this returns or raises the first error.
         """
@@ -98,7 +102,7 @@ class Threads:
     def __init__(self, device: torch.device, cores: int) -> None:
         self.threads, self.cores, self._device = 2 if device.type == "cuda" else cores, cores, device
 
-    def run(self, stages: Sequence[Stage], workers: int, heard: Heard) -> None:
+    def run(self, stages: Sequence[Stage], workers: int, place: str, heard: Heard) -> None:
         stopped = False
         with shared_cores(workers, self.cores), ThreadPoolExecutor(workers) as pool:
             tasks = {stage.name: stage.on(self._device) for stage in stages}
@@ -111,6 +115,9 @@ class Threads:
                 compute(*graph(stages, work), scheduler="threads", pool=pool)
             finally:
                 stopped = True  # Dask raises without waiting for what is running; leaving the pool waits
+
+    def dismiss(self, place: str) -> None:
+        """Nothing to do: threads end with their process."""
 
     def close(self) -> None:
         """Nothing to give back."""
@@ -176,8 +183,8 @@ steady_memory()
 
 
 def cores() -> int:
-    """Processor cores this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    """Processor cores this process may use, by its affinity and its container's quota."""
+    return CPU_COUNT
 
 
 @contextmanager
@@ -189,11 +196,19 @@ def shared_cores(workers: int, among: int | None = None) -> Iterator[None]:
     before = torch.get_num_threads()
     torch.set_num_threads(max(1, (among or cores()) // workers))
     try:
-        yield
-    except (torch.cuda.OutOfMemoryError, MemoryError) as error:
-        raise BudgetError("Memory ran out in spite of the plan; use a smaller --chunk, or --device cpu.") from error
+        with memory_errors():
+            yield
     finally:
         torch.set_num_threads(before)
+
+
+@contextmanager
+def memory_errors() -> Iterator[None]:
+    """Raise BudgetError where memory runs out within, in spite of the plan."""
+    try:
+        yield
+    except (torch.cuda.OutOfMemoryError, MemoryError) as error:
+        raise BudgetError("Memory ran out in spite of the plan; use --restart with a smaller --chunk, or --device cpu.") from error
 
 
 def peak_memory() -> int:

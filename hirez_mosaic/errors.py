@@ -11,7 +11,7 @@
     ├── TrainingError                                     training cannot begin, or cannot go on
     ├── DeviceError                                       the device asked for is not there
     ├── BudgetError                                       not even the smallest chunk fits the memory budget
-    ├── WorkspaceError                                    the workspace belongs to something else
+    ├── WorkspaceError                                    the workspace is not this job's, is taken, or cannot be opened
     │   └── OtherJobError                                 an earlier render of another source, other settings or another version
     ├── ClusterError                                      the Dask cluster cannot be used
     └── OutputError                                       the mosaic cannot be written
@@ -87,7 +87,7 @@ class BudgetError(HirezMosaicError):
 
 
 class WorkspaceError(HirezMosaicError):
-    """The workspace folder belongs to something else."""
+    """The workspace is that of something else, taken by another render, or cannot be opened."""
 
 
 class OtherJobError(WorkspaceError):

@@ -33,6 +33,18 @@ def remove(path: Path) -> None:
         path.unlink(missing_ok=True)
 
 
+def flush(file: Path) -> None:
+    """Return when a file that was written, and its name, are on the disk."""
+    with file.open("rb+") as written:
+        os.fsync(written.fileno())
+    if os.name == "posix":
+        folder = os.open(file.parent, os.O_RDONLY)
+        try:
+            os.fsync(folder)
+        finally:
+            os.close(folder)
+
+
 @contextmanager
 def fresh(path: Path) -> Iterator[Path]:
     """Within, a private name to write a file under, which replaces `path` afterwards unless there was an error; others may read it."""

@@ -18,11 +18,14 @@ def ingest_chunk(source: Source, grid: CellGrid, analysis: Any, colours: Any, bo
 
     Holds about 64 MiB of the source at once, however much it is shrunk.
     """
-    steps = _steps(source, grid)
-    for part in _readable(box.scaled(CELL), source, grid):
-        pixels = source.read(_read_box(part, steps))
-        analysis[part.slices] = resample(pixels, (part.top, part.bottom), (part.left, part.right), steps)
-    cells = np.asarray(analysis[box.scaled(CELL).slices]).reshape(box.height, CELL, box.width, CELL, 3)
+    steps, write = _steps(source, grid), box.scaled(CELL)
+    made = np.empty((write.height, write.width, 3), np.uint8)
+    for part in _readable(write, source, grid):
+        rows, columns = (part.top, part.bottom), (part.left, part.right)
+        pixels = source.read(Box(*span(*rows, steps[1]), *span(*columns, steps[0])))
+        made[part.within(write).slices] = resample(pixels, rows, columns, steps)
+    analysis[write.slices] = made
+    cells = made.reshape(box.height, CELL, box.width, CELL, 3)
     colours[box.slices] = np.round(cells.mean((1, 3), dtype=np.float32)).astype(np.uint8)
 
 

@@ -42,7 +42,8 @@ class Room:
 def make_room(memory: int | None, engine: Engine, shares: int = 1) -> Room:
     """Room within `memory` bytes; where processes of a cluster run the chunks, in each; a quarter of what is free where nothing is said."""
     process = psutil.Process().memory_info().rss
-    return Room(process, memory or engine.memory or process + free_memory() // 4, shares)
+    asked = min((limit for limit in (memory, engine.memory) if limit is not None), default=process + free_memory() // 4)
+    return Room(process, asked, shares)
 
 
 @dataclass(frozen=True)

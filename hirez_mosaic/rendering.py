@@ -28,7 +28,7 @@ from hirez_mosaic.fit import Objective, Picture
 from hirez_mosaic.fitting import mean_loss
 from hirez_mosaic.fresh import fresh
 from hirez_mosaic.geometry import CELL, Box, CellGrid
-from hirez_mosaic.nets.decoders import FEATURES, LearnedDecoder
+from hirez_mosaic.nets.decoders import FEATURES, LearnedDecoder, load_decoder
 from hirez_mosaic.nets.device import device_name, resolve_device, resolve_precision
 from hirez_mosaic.nets.vgg import VGG16, make_encoder
 from hirez_mosaic.nets.weights import resolve_weights
@@ -281,9 +281,10 @@ def run_render(spec: RenderSpec, listener: Listener, tools: Tools | None = None)
             raise
         except (Exception, KeyboardInterrupt) as error:
             listener.note(f"What is finished is kept in {job.place}: the same command goes on from there, --restart begins anew.")
-            if isinstance(error, DiskSpaceError) or (isinstance(error, OSError) and error.errno == errno.ENOSPC):
+            if isinstance(error, DiskSpaceError) or (isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)):
                 job.check_disk()  # tells how many bytes are missing
-                raise DiskSpaceError(f"The disk of {job.place} is full; free some space, and the same command goes on.") from error
+                place = getattr(error, "filename", None) or job.place
+                raise DiskSpaceError(f"The disk of {place} is full; free some space, and the same command goes on.") from error
             raise
         _forget(job)
         return result
@@ -311,7 +312,7 @@ def _forget(job: Job) -> None:
 
 
 def prepare(spec: RenderSpec, listener: Listener, cleanup: ExitStack, tools: Tools | None = None) -> Job:
-    """Open and check everything a render needs, from the cheapest to the dearest; writes nothing but the caches.
+    """Open and check everything a render needs, from the cheapest to the dearest; writes nothing but the caches, and an empty workspace.
 
     cleanup: closes what was opened, and gives the workspace free. tools: that it shares with others; its own where None.
     """
@@ -331,6 +332,7 @@ def prepare(spec: RenderSpec, listener: Listener, cleanup: ExitStack, tools: Too
     place = spec.workspace or str(spec.output.with_name(f".{spec.output.name}.workspace"))
     identity = _identity(spec, grid, tools)
     cleanup.enter_context(held(place))
+    tools.engine.dismiss(place)
     left = None if spec.restart else stored_chunk(place, identity)
     choice = tools.choice
     plan = make_plan(spec, source, grid, tools.encoder, choice.decoder, tools.templates, tools.engine, tools.room, choice.fit_steps, left)
@@ -363,7 +365,7 @@ def make_tools(spec: RenderSpec, listener: Listener, cleanup: ExitStack, at_once
 def _identity(spec: RenderSpec, grid: CellGrid, tools: Tools) -> Identity:
     """All that the arrays of a workspace depend on."""
     return {
-        "source": [str(spec.source.absolute()), *files_of(spec.source)],
+        "source": [str(spec.source.absolute()), files_of(spec.source)],
         "cells": [grid.columns, grid.rows],
         "scale": str(grid.scale),
         **shared_identity(spec, tools),
@@ -427,7 +429,7 @@ class _Clock:
     """
 
     def __init__(self, job: Job, listener: Logged) -> None:
-        self._cells, self._listener, self._engine = job.plan.grid.cells, listener, job.tools.engine
+        self._cells, self._place, self._listener, self._engine = job.plan.grid.cells, job.place, listener, job.tools.engine
         self.seconds: dict[str, float] = {}
         self.peaks: dict[str, int] = {}
 
@@ -454,7 +456,7 @@ class _Clock:
                 with lock:
                     busy[name] += seconds
 
-            self._engine.run(stages, workers, heard)
+            self._engine.run(stages, workers, self._place, heard)
         wall, peak = time.perf_counter() - start, peak_memory()
         for name, seconds in busy.items():
             self.seconds[name] = wall * seconds / (sum(busy.values()) or 1.0)
@@ -512,9 +514,13 @@ def _choose(job: Job, workspace: Workspace, clock: _Clock, listener: Listener) -
         objective = tools.objective
     if tools.choice.fit_steps:
         with clock.timed("fit", "steps", tools.choice.fit_steps) as progress, shared_cores(1, tools.engine.cores):
-            decoder = fitted_decoder(tools.choice, picture, grid, objective, cache_folder("decoders"), progress, listener.note)
-            if workspace.folder is not None:
-                decoder.save(workspace.folder / "decoder.safetensors")
+            kept = None if workspace.folder is None else workspace.folder / "decoder.safetensors"
+            if kept is not None and kept.exists():  # of a start that was broken off: the chunks decoded since are its
+                decoder = load_decoder(kept, len(tools.templates), tools.templates.fingerprint).to(tools.device)
+            else:
+                decoder = fitted_decoder(tools.choice, picture, grid, objective, cache_folder("decoders"), progress, listener.note)
+                if kept is not None:
+                    decoder.save(kept)
     if isinstance(decoder, LearnedDecoder):
         with torch.no_grad():
             norm = decoder.trunk_norm(picture.moments)

@@ -22,7 +22,6 @@ import json
 import math
 import os
 import platform
-import shutil
 import time
 import uuid
 from collections.abc import Iterator
@@ -42,11 +41,13 @@ from zarr.core.buffer import Buffer
 from zarr.storage import FsspecStore, LocalStore
 
 from hirez_mosaic.errors import OtherJobError, WorkspaceError
+from hirez_mosaic.fresh import flush, remove
 from hirez_mosaic.geometry import CELL, Box, CellGrid
 
 SCHEMA = 2
 _MARK, _JOB, _CHUNK = "hirez_mosaic_schema", "hirez_mosaic_job", "hirez_mosaic_chunk"
-_LOCK, _SCRATCH = ".lock", "scratch"
+_LOCK, _SCRATCH = ".lock", ".scratch"
+_MADE = ("source", "analysis", "colours", "features", "moments", "candidates", "scores", "index_map", "ruled_map", "decoder.safetensors")
 _BEAT = 30  # seconds between two signs of life at a URL
 
 Identity = dict[str, Any]
@@ -58,12 +59,7 @@ class _DurableStore(LocalStore):
 
     async def set(self, key: str, value: Buffer) -> None:
         await super().set(key, value)
-        await asyncio.to_thread(_flush, self.root / key)
-
-
-def _flush(file: Path) -> None:
-    with file.open("rb") as written:
-        os.fsync(written.fileno())
+        await asyncio.to_thread(flush, self.root / key)
 
 
 @dataclass(frozen=True)
@@ -110,8 +106,10 @@ class Workspace:
         with TemporaryDirectory() if self.folder is None else nullcontext(self.folder / _SCRATCH) as made:
             folder = Path(made)
             folder.mkdir(exist_ok=True)
-            yield folder
-            shutil.rmtree(folder)
+            try:
+                yield folder
+            finally:
+                remove(folder)
 
     def marks(self, stage: str, chunk: tuple[int, int] | None = None) -> "Marks":
         """Which chunks of a stage are finished. chunk: (rows, columns) of cells of one, if not the workspace's."""
@@ -167,8 +165,10 @@ def _held_folder(folder: Path) -> Iterator[None]:
             raise _foreign(folder)
         lock = FileLock(folder / _LOCK)
         lock.acquire(blocking=False)
-        for left in (*folder.rglob("*.partial"), *folder.glob(f"{_SCRATCH}/*")):  # of a process that was killed
-            left.unlink()
+        remove(folder / _SCRATCH)  # of a process that was killed, as are the next
+        for place in (folder, *(folder / name for name in (*_MADE, "done"))):
+            for left in place.glob("*.partial") if place == folder else place.rglob("*.partial"):
+                left.unlink()
     except Timeout as error:
         raise _taken(folder) from error
     except OSError as error:
@@ -176,12 +176,11 @@ def _held_folder(folder: Path) -> Iterator[None]:
     try:
         yield
     finally:
-        empty = _is_empty(folder)
-        lock.release()
-        if empty:
-            (folder / _LOCK).unlink(missing_ok=True)
-            with suppress(OSError):  # another process may have been quick
+        with suppress(OSError):
+            if _is_empty(folder):
+                (folder / _LOCK).unlink(missing_ok=True)  # while it is held: whoever waits for it sees that it is gone
                 folder.rmdir()
+        lock.release()
 
 
 @contextmanager
@@ -228,7 +227,7 @@ def _is_marked(place: str) -> bool:
 
 
 def _is_empty(folder: Path) -> bool:
-    return all(entry.name in (_LOCK, _SCRATCH) or entry.suffix == ".partial" for entry in folder.iterdir())
+    return all(entry.name in (_LOCK, _SCRATCH) or entry.match("zarr.*.partial") for entry in folder.iterdir())
 
 
 def _foreign(place: str | Path) -> WorkspaceError:
@@ -273,17 +272,18 @@ def open_workspace(place: str, job: Identity, grid: CellGrid, chunk: tuple[int, 
 
 
 def discard(place: str) -> None:
-    """Remove what is in a workspace. Raises OSError where that cannot be done."""
+    """Remove what a job left in a workspace that is held, and nothing else; the marks first, so that this too may be broken off."""
+    names = ("done", *_MADE, "zarr.json")
     if is_url(place):
-        files, path = fsspec.url_to_fs(place)
-        if files.exists(path):
-            files.rm(path, recursive=True)
-        return
-    for entry in Path(place).iterdir():
-        if entry.is_dir():
-            shutil.rmtree(entry)
-        elif entry.name != _LOCK:
-            entry.unlink()
+        with _told(place):
+            files, path = fsspec.url_to_fs(place)
+            files.invalidate_cache()
+            for name in names:
+                if files.exists(f"{path}/{name}"):
+                    files.rm(f"{path}/{name}", recursive=True)
+    else:
+        for name in names:
+            remove(Path(place) / name)
 
 
 def _open_group(place: str, mode: Any) -> zarr.Group | None:

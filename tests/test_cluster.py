@@ -136,6 +136,6 @@ def test_each_gpu_of_a_host_gets_a_worker_that_sees_it_alone(job: Callable[..., 
     assert sorted(engine._client.run(visible).values()) == ["0", "1"]
     assert engine.threads == 2
     whole = job()
-    monkeypatch.setattr("hirez_mosaic.rendering.make_engine", lambda scheduler, device: engine)
+    monkeypatch.setattr("hirez_mosaic.rendering.make_engine", lambda *_: engine)
     assert job() == whole
     assert not started.workers

@@ -178,6 +178,33 @@ def test_the_second_render_in_a_workspace_is_told_so(job: Job, tmp_path: Path) -
     job(workspace=tmp_path / "work")
 
 
+def test_what_is_no_workspace_is_left_alone(job: Job, tmp_path: Path) -> None:
+    for name in ("scratch/thesis.txt", "film.partial", ".scratch/letter.txt"):
+        place = tmp_path / f"work-{len(list(tmp_path.iterdir()))}"
+        (place / name).parent.mkdir(parents=True)
+        (place / name).write_text("dear")
+        if name == ".scratch/letter.txt":
+            (place / "more.txt").write_text("dear")
+        with pytest.raises(WorkspaceError, match="is not empty and not a workspace"):
+            job(workspace=place, restart=True)
+        assert (place / name).read_text() == "dear"
+
+
+def test_beginning_anew_removes_what_a_job_made_and_no_more(job: Job, tmp_path: Path) -> None:
+    job(workspace=tmp_path / "work")
+    (tmp_path / "work" / "notes.txt").write_text("dear")
+    job(workspace=tmp_path / "work", restart=True, background="black")
+    assert (tmp_path / "work" / "notes.txt").read_text() == "dear"
+
+
+def test_a_disk_that_fails_for_a_moment_loses_nothing(job: Job, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with monkeypatch.context() as broken:
+        break_off(broken, "ingest", 2, OSError(errno.ESTALE, "Stale file handle"))
+        with pytest.raises(OSError, match="Stale"):
+            job()
+    assert listing(tmp_path / "out") == {".m.png.workspace"}
+
+
 def test_chunks_stay_those_of_the_first_start(job: Job, tmp_path: Path) -> None:
     job(workspace=tmp_path / "work")
     assert job(workspace=tmp_path / "work", chunk=None, memory="20GiB").chunk == (12, 12)
@@ -223,7 +250,7 @@ MOMENTS = {
     "fit": ".m.tif.workspace/done/encode/c/4/6",
     "decode": ".m.tif.workspace/done/decode/c/*/*",
     "refine": ".m.tif.workspace/done/refine/c/*/*",
-    "rules": ".m.tif.workspace/scratch/*",
+    "rules": ".m.tif.workspace/.scratch/*",
     "tile map": ".*-*.map.csv",
     "assemble": ".*-*.m.tif/*",
 }

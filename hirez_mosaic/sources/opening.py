@@ -1,9 +1,9 @@
 """Opening a source picture by its content, whatever its name."""
 
+import hashlib
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import pyvips
 
@@ -43,8 +43,10 @@ def open_source(path: Path, background: tuple[int, int, int] = (255, 255, 255), 
     return replace(source, background=background, reopen=partial(open_source, path.absolute(), background, max_px))
 
 
-def files_of(path: Path) -> list[list[Any]]:
-    """(name, size, time of change) of a source's file, or of all files of its folder: other px mean other files."""
-    files = [path] if path.is_file() else sorted(file for file in path.rglob("*") if file.is_file())
-    found = [(file.name if file == path else file.relative_to(path).as_posix(), file.stat()) for file in files]
-    return [[name, status.st_size, status.st_mtime_ns] for name, status in found]
+def files_of(path: Path) -> str:
+    """Digest of name, size and time of change of a source's file, or of all files of its folder: other px mean other files."""
+    sha = hashlib.blake2b(digest_size=16)
+    for file in [path] if path.is_file() else sorted(file for file in path.rglob("*") if file.is_file()):
+        status = file.stat()
+        sha.update(f"{file.relative_to(path.parent).as_posix()}\0{status.st_size}\0{status.st_mtime_ns}\0".encode(errors="surrogateescape"))
+    return sha.hexdigest()

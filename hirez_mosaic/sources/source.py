@@ -69,7 +69,7 @@ class Source:
     orientation: EXIF orientation, 1 to 8, that leads from stored to displayed.
     file: what `close` closes.
     level: number of the level that boxes are read from, and in whose px they are.
-    reopen: what opens it again, in another process.
+    reopen: what opens it again, in another process; None where it is unpacked.
     """
 
     path: Path
@@ -83,8 +83,8 @@ class Source:
     reopen: Callable[[], "Source"] | None = None
 
     def __getstate__(self) -> dict[str, Any]:
-        """An open file stays here; arrays in a workspace and Zarr sources travel as they are."""
-        return vars(self) if self.file is None else {**vars(self), "levels": (), "file": None}
+        """What was opened stays here; an array in a workspace travels as it is."""
+        return vars(self) if self.reopen is None else {**vars(self), "levels": (), "file": None}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         vars(self).update(state)
@@ -200,6 +200,8 @@ class Source:
         level = self.levels[self.level]
         try:
             samples = _read_in_bands(level, stored)
+        except (OSError, MemoryError):  # a disk or a network that fails is not the picture's fault
+            raise
         except Exception as error:  # codecs raise whatever they like on damaged data
             raise SourceError(f"{self.path} is damaged or truncated near row {stored.top}: {first_line(error)}.") from error
         kept = [axis for axis in level.axes if axis in "YXS"]
@@ -255,8 +257,9 @@ def unpack(source: Source, group: zarr.Group, name: str, progress: Callable[[int
 
 def unpacked(source: Source, array: Any) -> Source:
     """The source that reads its level from the array (rows, columns, channels) that the bands were unpacked into."""
-    level = Level(source.stored_size, array)
-    return replace(source, levels=(*source.levels[: source.level], level, *source.levels[source.level + 1 :]), file=None)
+    levels = [Level(level.size) for level in source.levels]
+    levels[source.level] = Level(source.stored_size, array)
+    return replace(source, levels=tuple(levels), file=None, reopen=None)
 
 
 def proper_levels(levels: Sequence[Level]) -> tuple[Level, ...]:
