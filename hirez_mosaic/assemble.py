@@ -279,6 +279,9 @@ def _save_vips(mosaic: Mosaic, fresh: Path, progress: Progress, compression: str
         elif suffix == ".dzi":
             plain = fresh.with_name("mosaic")  # libvips would read suffixes and options from the name
             image.dzsave(str(plain), suffix=f".jpg[Q={quality}]", container="fs")
+            (plain.with_name("mosaic_files") / "vips-properties.xml").unlink(
+                missing_ok=True
+            )  # of no use, and never twice the same: it is dated
             for made, part in zip((plain.with_name("mosaic_files"), plain.with_suffix(".dzi")), parts_of(fresh), strict=True):
                 made.rename(part)
         elif suffix == ".png":

@@ -270,9 +270,7 @@ class _Batch:
             first = self._specs[self._names[0]]
             alone = jobs == 1 and first.scheduler is None and not first.restart
             try:
-                with (
-                    self._turn
-                ):  # nobody begins before all are there: a pool that is interrupted as it starts a thread does not wait for it
+                with self._turn:  # nobody begins before all are there: an interrupted pool forgets the thread that it was starting
                     workers = [pool.submit(self._take_turns, ahead if alone else None) for _ in range(jobs)]
                 while wait(workers, timeout=0.5).not_done:  # without a timeout some systems would not hear of Ctrl-C
                     pass
