@@ -34,15 +34,9 @@ def remove(path: Path) -> None:
 
 
 def flush(file: Path) -> None:
-    """Return when a file that was written, and its name, are on the disk."""
+    """Return when what was written to a file is on the disk; journalling file systems keep the order of names."""
     with file.open("rb+") as written:
         os.fsync(written.fileno())
-    if os.name == "posix":
-        folder = os.open(file.parent, os.O_RDONLY)
-        try:
-            os.fsync(folder)
-        finally:
-            os.close(folder)
 
 
 @contextmanager

@@ -2,6 +2,7 @@
 
 import errno
 import random
+import shutil
 import signal
 import subprocess
 import sys
@@ -215,6 +216,27 @@ def test_a_damaged_source_leaves_nothing_behind(job: Job, tmp_path: Path, monkey
     with pytest.raises(SourceError):
         job()
     assert listing(tmp_path / "out") == set()
+
+
+@pytest.mark.parametrize("removed", range(1, 8))
+def test_a_workspace_that_was_being_removed_when_the_process_was_killed_does_no_harm(
+    removed: int, job: Job, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plain, gone = shutil.rmtree, []
+
+    def killed(entry: Path) -> None:
+        if len(gone) == removed:
+            raise Killed
+        gone.append(entry)
+        plain(entry)
+
+    with monkeypatch.context() as broken:
+        broken.setattr("hirez_mosaic.store.shutil.rmtree", killed)
+        with pytest.raises(Killed):
+            job(chunk=36)
+    whole = (tmp_path / "out" / "m.png").read_bytes()
+    job(chunk=36)
+    assert (tmp_path / "out" / "m.png").read_bytes() == whole
 
 
 def test_rules_are_kept_anew_from_an_index_map_that_nobody_changed(job: Job, tmp_path: Path) -> None:
