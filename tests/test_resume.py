@@ -224,11 +224,12 @@ def test_a_workspace_that_was_being_removed_when_the_process_was_killed_does_no_
 ) -> None:
     plain, gone = shutil.rmtree, []
 
-    def killed(entry: Path) -> None:
-        if len(gone) == removed:
-            raise Killed
-        gone.append(entry)
-        plain(entry)
+    def killed(entry: Path, **how: bool) -> None:
+        if entry.parent.name.endswith(".workspace"):
+            if len(gone) == removed:
+                raise Killed
+            gone.append(entry)
+        plain(entry, **how)
 
     with monkeypatch.context() as broken:
         broken.setattr("hirez_mosaic.store.shutil.rmtree", killed)
