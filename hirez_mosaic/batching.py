@@ -27,7 +27,7 @@ from hirez_mosaic.folder import list_pictures, stems_of_mosaics
 from hirez_mosaic.fresh import fresh
 from hirez_mosaic.journal import FAILED, MADE, STARTED, UNCHANGED, Journal, digest, open_journal, state
 from hirez_mosaic.rendering import Job, Listener, Logged, RenderResult, Tools, look_ahead, make_tools, run_render, shared_identity
-from hirez_mosaic.spec import FAR_WEIGHT, FORMATS, TILE_MAPS, RenderSpec
+from hirez_mosaic.spec import FAR_WEIGHT, FORMATS, MAX_SOURCE_PX, TILE_MAPS, RenderSpec
 from hirez_mosaic.store import is_url
 
 REPORT = "report.json"
@@ -127,6 +127,7 @@ def batch(
     ban: str | Path | None = None,
     dedupe: float | None = None,
     jobs: int = 1,
+    max_source_px: int = MAX_SOURCE_PX,
     weights: str | Path | None = None,
     listener: BatchListener | None = None,
 ) -> BatchResult:

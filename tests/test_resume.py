@@ -2,7 +2,6 @@
 
 import errno
 import random
-import shutil
 import signal
 import subprocess
 import sys
@@ -16,7 +15,7 @@ import pytest
 import zarr
 from conftest import photo, save
 
-from hirez_mosaic import rendering, stages
+from hirez_mosaic import rendering, stages, store
 from hirez_mosaic.engine import Stage
 from hirez_mosaic.errors import DiskSpaceError, SourceError, WorkspaceError
 from hirez_mosaic.geometry import Box
@@ -222,17 +221,17 @@ def test_a_damaged_source_leaves_nothing_behind(job: Job, tmp_path: Path, monkey
 def test_a_workspace_that_was_being_removed_when_the_process_was_killed_does_no_harm(
     removed: int, job: Job, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    plain, gone = shutil.rmtree, []
+    plain, gone = store.remove, []
 
-    def killed(entry: Path, **how: bool) -> None:
-        if entry.parent.name.endswith(".workspace"):
+    def killed(entry: Path) -> None:
+        if entry.parent.name.endswith(".workspace") and entry.name != ".scratch":
             if len(gone) == removed:
                 raise Killed
             gone.append(entry)
-        plain(entry, **how)
+        plain(entry)
 
     with monkeypatch.context() as broken:
-        broken.setattr("hirez_mosaic.store.shutil.rmtree", killed)
+        broken.setattr(store, "remove", killed)
         with pytest.raises(Killed):
             job(chunk=36)
     whole = (tmp_path / "out" / "m.png").read_bytes()
