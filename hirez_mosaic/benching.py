@@ -24,13 +24,14 @@ import numpy as np
 import psutil
 from safetensors.torch import save_file
 
-from hirez_mosaic import synthetic
+from hirez_mosaic import assemble, synthetic
 from hirez_mosaic.assemble import check_output
 from hirez_mosaic.cache import cache_folder
 from hirez_mosaic.engine import cores
 from hirez_mosaic.errors import BudgetError, SettingError
 from hirez_mosaic.floor import render_floor, thumbnail_floor
-from hirez_mosaic.geometry import CELL
+from hirez_mosaic.fresh import fresh
+from hirez_mosaic.geometry import CELL, CellGrid
 from hirez_mosaic.nets.weights import resolve_weights
 from hirez_mosaic.rendering import Listener, RenderResult, render
 from hirez_mosaic.spec import parse_bytes, parse_scale, parse_tile
@@ -145,8 +146,8 @@ class BenchResult:
     def project(self, size: tuple[int, int], templates: int | None = None) -> Projection:
         """What a mosaic of `size` (width, height) px, rounded up to whole cells, of so many templates, all available where None, will take.
 
-        Memory: a line over the mosaic's width, since strips of it are what grows, up to the budget. Bytes on disk: per cell, and per
-        template, those of the largest run.
+        Memory: a line over the mosaic's width, since strips of it are what grows, up to the budget; at least what assembling so wide a
+        mosaic adds to the process. Bytes on disk: per cell, and per template, those of the largest run.
         """
         count = self.available if templates is None else templates
         columns, rows = (-(-side // of) for side, of in zip(size, self.tile, strict=True))
@@ -154,14 +155,16 @@ class BenchResult:
         seconds = {"templates": self.loading.seconds * more}
         for stage, (fixed, per_cell) in self.lines().items():
             seconds[stage] = (fixed + per_cell * cells) * (more if stage == "decode" else 1)
+        process = min(self.runs[0].result.peak_bytes.values())
         peaks = [max(run.result.peak_bytes.values()) for run in self.runs]
         fixed, per_px = line([run.result.size[0] for run in self.runs], peaks)
+        strips = assemble.projected_bytes(CellGrid(rows, columns, self.tile, Fraction(1)), Path("bench.tif"))
         return Projection(
             size=(columns * self.tile[0], rows * self.tile[1]),
             cells=cells,
             templates=count,
             seconds=seconds,
-            memory=min(self.budget, int(fixed + per_px * columns * self.tile[0])),
+            memory=max(min(self.budget, int(fixed + per_px * columns * self.tile[0])), process + strips),
             workspace_bytes=int(largest.workspace_bytes * cells / largest.cells),
             mosaic_bytes=int(largest.mosaic_bytes * cells / largest.cells),
             cache_bytes=int(self.loading.cached_bytes * more),
@@ -379,12 +382,8 @@ def write_plot(result: BenchResult, path: Path) -> None:
         axes.set_xticks(mpx, [f"{one:.3g}" for one in mpx])
         axes.minorticks_off()
         axes.legend()
-    fresh = path.with_name(f".{os.getpid()}-{path.name}")
-    try:
-        figure.savefig(fresh, dpi=120)
-        fresh.replace(path)
-    finally:
-        fresh.unlink(missing_ok=True)
+    with fresh(path) as made:
+        figure.savefig(made, dpi=120)
 
 
 def _figure() -> Any:

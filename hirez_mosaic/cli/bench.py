@@ -133,9 +133,10 @@ def _projected(result: "BenchResult", job: "Projection") -> list[str]:
         f"projected  {job.size[0]:,} x {job.size[1]:,} px, {job.cells:,} cells, {job.templates:,} templates",
         f"time       {duration(job.total_seconds)}: {parts}",
         f"disk       {format_bytes(job.disk_bytes)}: " + ", ".join(f"{name} {format_bytes(count)}" for name, count in disk.items()),
-        f"memory     {format_bytes(job.memory)}, {format_bytes(result.budget)} allowed",
+        f"memory     {format_bytes(job.memory)}, {format_bytes(result.budget)} allowed"
+        + (f"; give it --memory {format_bytes(job.memory * 1.1).replace(' ', '')}" if job.memory > result.budget else ""),
         "Seconds of each stage are a line over the cells through the sizes measured (decode: times the share of templates);",
-        "memory is a line over the width, up to --memory; bytes on disk go with the cells.",
+        "memory is a line over the width, up to --memory or what the assembly takes; bytes on disk go with the cells.",
         "Not measured: "
         + ("" if "fit" in result.lines() else "fitting, a cost that no size changes (add --fit 100); ")
         + "rules, refining, other formats.",
