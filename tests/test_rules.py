@@ -138,12 +138,12 @@ def test_a_render_keeps_the_rules_whatever_the_chunks_and_workers(
     monkeypatch.setattr(rules_module, "_EXACT", 0)
     maps = []
     for number, (chunk, workers) in enumerate([(3, 1), (5, 2), (100, 2)]):
-        monkeypatch.setattr("hirez_mosaic.plan.cores", lambda workers=workers: workers)
+        monkeypatch.setattr("hirez_mosaic.engine.cores", lambda workers=workers: workers)
         work = tmp_path / f"work{number}"
         result = render(
             source, folder, 8, tmp_path / f"{number}.png", fit=0, chunk=chunk, workspace=work, precision="float32", device="cpu", **how
         )
-        maps.append(zarr.open_array(work / "index_map", mode="r")[:])
+        maps.append(zarr.open_array(work / "ruled_map", mode="r")[:])
         assert result.rules_cost is not None
     assert (maps[0] == maps[1]).all()
     assert (maps[0] == maps[2]).all()
