@@ -72,7 +72,8 @@ def made(cells: int, width: int) -> Measured:
     return Measured((width, 16), result, 2.0, {"decode": 1.0}, 10 * cells, 3 * cells)
 
 
-def test_a_projection_is_the_sum_of_the_lines() -> None:
+def test_a_projection_is_the_sum_of_the_lines(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("hirez_mosaic.assemble.projected_bytes", lambda grid, output: grid.mosaic_size[0] // 160)
     result = BenchResult(
         2, 10**9, "cpu", "float32", (16, 16), 1.0, True, 20, 50_000, Loading(20, 5.0, 4.0, 400), (made(100, 100), made(300, 200))
     )
@@ -84,6 +85,7 @@ def test_a_projection_is_the_sum_of_the_lines() -> None:
     assert (job.workspace_bytes, job.mosaic_bytes, job.cache_bytes) == (10 * 100_000, 3 * 100_000, 3 * 400)
     assert job.memory == pytest.approx(1000 + 2 * 16_000, abs=1)
     assert result.project((160_000, 16)).memory == 50_000  # the budget
+    assert result.project((16_000_000, 16)).memory > 100_000  # what assembling it takes, whatever the budget
     assert result.project((160_000, 16)).templates == 20
 
 

@@ -59,7 +59,15 @@ def job(tmp_path: Path, make_templates: Callable[[int], Path], own_cache: Path, 
     return run
 
 
-@pytest.mark.parametrize("settings", [{}, {"fit": 2, "refine": 1}, {"decoder": "ssim", "min_distance": 1}], ids=str)
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {},
+        pytest.param({"fit": 2, "refine": 1}, marks=pytest.mark.slow),
+        pytest.param({"decoder": "ssim", "min_distance": 1}, marks=pytest.mark.slow),
+    ],
+    ids=str,
+)
 def test_a_cluster_makes_what_one_machine_makes(settings: dict[str, Any], job: Callable[..., bytes], workers: Any) -> None:
     assert job(scheduler=workers.scheduler_address, **settings) == job(**settings)
 
@@ -130,6 +138,7 @@ def visible() -> str:
     return os.environ["CUDA_VISIBLE_DEVICES"]
 
 
+@pytest.mark.slow
 def test_each_gpu_of_a_host_gets_a_worker_that_sees_it_alone(job: Callable[..., bytes], monkeypatch: pytest.MonkeyPatch) -> None:
     started = cluster.one_worker_each(2)
     engine = cluster.Cluster(started, "cpu")

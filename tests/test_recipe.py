@@ -65,10 +65,10 @@ def values(parameter: click.Parameter) -> st.SearchStrategy[str]:
         return st.sampled_from(kind.choices)
     if isinstance(kind, click.IntRange | click.FloatRange):
         make = st.integers if isinstance(kind, click.IntRange) else st.floats
-        return make(kind.min, kind.max).map(str)  # type: ignore[operator]
+        return make(kind.min, kind.max).map(lambda one: str(one + 0))  # type: ignore[operator]  # minus 0 is 0
     if isinstance(kind, click.types.IntParamType):
         return st.integers().map(str)
-    return st.floats().map(str) if isinstance(kind, click.types.FloatParamType) else texts
+    return st.floats().map(lambda one: str(one + 0)) if isinstance(kind, click.types.FloatParamType) else texts
 
 
 @st.composite
