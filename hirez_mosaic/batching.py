@@ -27,8 +27,7 @@ from hirez_mosaic.folder import list_pictures, stems_of_mosaics
 from hirez_mosaic.fresh import fresh
 from hirez_mosaic.journal import FAILED, MADE, STARTED, UNCHANGED, Journal, digest, open_journal, state
 from hirez_mosaic.rendering import Job, Listener, Logged, RenderResult, Tools, look_ahead, make_tools, run_render, shared_identity
-from hirez_mosaic.spec import FAR_WEIGHT, FORMATS, MAX_SOURCE_PX, TILE_MAPS, RenderSpec
-from hirez_mosaic.store import is_url
+from hirez_mosaic.spec import FAR_WEIGHT, FORMATS, MAX_SOURCE_PX, TILE_MAPS, RenderSpec, is_url
 
 REPORT = "report.json"
 _PREVIEW = ".preview.jpg"

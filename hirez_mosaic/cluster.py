@@ -1,6 +1,6 @@
 """The same stages on the workers of a Dask cluster: `dask scheduler` and `dask worker` by hand or by SSH, Kubernetes, Slurm, dask-cuda.
 
-Workspace, source and templates must be where every worker can reach them under the same names: a shared folder, or an object store for the
+Workspace and source must be where every worker can reach them under the same names: a shared folder, or an object store for the
 workspace. What a stage needs besides, networks and decoder, travels to each worker once, as a plugin; later workers get it when
 they join. A task is no more than a stage's name and a box.
 """

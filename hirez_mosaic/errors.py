@@ -119,3 +119,9 @@ def sentence(error: Exception) -> str:
     if isinstance(error, OSError):
         return f"{error.strerror or error}{f' ({error.filename})' if error.filename else ''}."
     return f"unexpected {type(error).__name__}: {(str(error).strip().splitlines() or ['no message'])[0]}"
+
+
+def first_line(error: Exception) -> str:
+    """The first line of another library's message, without its full stop; the error's kind where there is none."""
+    lines = str(error).strip().splitlines()
+    return lines[0].rstrip(".") if lines else type(error).__name__

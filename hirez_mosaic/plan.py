@@ -14,8 +14,8 @@ from hirez_mosaic.geometry import CellGrid
 from hirez_mosaic.nets.decoders import Decoder
 from hirez_mosaic.nets.vgg import VGG16
 from hirez_mosaic.sources import Source
-from hirez_mosaic.spec import RenderSpec, format_bytes
-from hirez_mosaic.store import is_url, workspace_bytes
+from hirez_mosaic.spec import RenderSpec, format_bytes, is_url
+from hirez_mosaic.store import workspace_bytes
 from hirez_mosaic.templates import RESIDENT, TemplateSet
 
 _SIDES = (128, 96, 64, 48, 32, 24, 16, 8, 4, 2, 1)  # of a chunk, cells: larger halve the halo's share, smaller the memory

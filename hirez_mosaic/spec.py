@@ -136,7 +136,7 @@ class RenderSpec:
             "preview": self.preview,
             "tile map": self.tile_map,
             "ban file": self.ban,
-            "workspace": None if self.workspace is None or "://" in self.workspace else Path(self.workspace),
+            "workspace": None if self.workspace is None or is_url(self.workspace) else Path(self.workspace),
         }
         places = {name: path.resolve() for name, path in named.items() if path is not None}
         for (one, first), (other, second) in combinations(places.items(), 2):
@@ -240,6 +240,11 @@ _PARSERS: dict[str, Callable[[Any], Any]] = {
     "decoder": str,
     "workspace": str,
 }
+
+
+def is_url(place: str) -> bool:
+    """Whether a workspace is at a URL (s3://bucket/job) and not in a folder."""
+    return "://" in place
 
 
 def format_bytes(count: float) -> str:

@@ -40,9 +40,10 @@ from filelock import FileLock, Timeout
 from zarr.core.buffer import Buffer
 from zarr.storage import FsspecStore, LocalStore
 
-from hirez_mosaic.errors import OtherJobError, WorkspaceError
+from hirez_mosaic.errors import OtherJobError, WorkspaceError, first_line
 from hirez_mosaic.fresh import flush, remove
 from hirez_mosaic.geometry import CELL, Box, CellGrid
+from hirez_mosaic.spec import is_url
 
 SCHEMA = 2
 _MARK, _JOB, _CHUNK = "hirez_mosaic_schema", "hirez_mosaic_job", "hirez_mosaic_chunk"
@@ -137,11 +138,6 @@ class Marks:
     def set(self, box: Box) -> None:
         """This chunk is finished, and what it wrote is stored."""
         self.array[self._place(box)] = 1
-
-
-def is_url(place: str) -> bool:
-    """Whether a workspace is at a URL (s3://bucket/job) and not in a folder."""
-    return "://" in place
 
 
 @contextmanager
@@ -305,15 +301,11 @@ def _told(place: str) -> Iterator[None]:
     except WorkspaceError:
         raise
     except Exception as error:
-        raise WorkspaceError(f"The workspace {place} cannot be opened: {_first_line(error)}.") from error
+        raise WorkspaceError(f"The workspace {place} cannot be opened: {first_line(error)}.") from error
 
 
 def _attributes(group: zarr.Group | None) -> dict[str, Any]:
     return {} if group is None else dict(group.attrs)
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".")
 
 
 def workspace_bytes(grid: CellGrid, chunk: tuple[int, int], feature_bytes: int, k: int) -> int:

@@ -17,7 +17,7 @@ import zarr
 from numpy.typing import NDArray
 
 from hirez_mosaic.colour import CHANNELS, Colour, to_srgb
-from hirez_mosaic.errors import SourceError
+from hirez_mosaic.errors import SourceError, first_line
 from hirez_mosaic.geometry import Box
 
 _UNPACKED_SIDE = 512  # side of a chunk of the unpacked array, px
@@ -331,9 +331,3 @@ def _stored_box(box: Box, stored_size: tuple[int, int], turns: int, mirrored: bo
     if turns == 3:  # displayed [i, j] is stored [height - 1 - j, i]
         return Box(height - right, height - left, top, bottom)
     return Box(top, bottom, left, right)
-
-
-def first_line(error: Exception) -> str:
-    """The first line of another library's message, without its full stop; the error's kind where there is none."""
-    lines = str(error).strip().splitlines()
-    return lines[0].rstrip(".") if lines else type(error).__name__

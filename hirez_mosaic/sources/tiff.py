@@ -14,9 +14,9 @@ import zarr
 from numpy.typing import NDArray
 
 from hirez_mosaic.colour import CHANNELS, Alpha, Colour, Model
-from hirez_mosaic.errors import SourceError
+from hirez_mosaic.errors import SourceError, first_line
 from hirez_mosaic.geometry import Box
-from hirez_mosaic.sources.source import TURNS, Bands, Level, Source, check_samples, check_size, first_line, for_channels, proper_levels
+from hirez_mosaic.sources.source import TURNS, Bands, Level, Source, check_samples, check_size, for_channels, proper_levels
 from hirez_mosaic.sources.with_vips import open_vips
 
 _BAND_BYTES = 16 << 20  # of strips decoded at once, about

@@ -6,8 +6,8 @@ from typing import Any
 import zarr
 
 from hirez_mosaic.colour import Colour
-from hirez_mosaic.errors import SourceError
-from hirez_mosaic.sources.source import Level, Source, check_samples, check_size, first_line, for_channels, proper_levels
+from hirez_mosaic.errors import SourceError, first_line
+from hirez_mosaic.sources.source import Level, Source, check_samples, check_size, for_channels, proper_levels
 
 
 def open_zarr(path: Path, max_px: int) -> Source:
