@@ -7,6 +7,7 @@ after each axis.
 """
 
 from fractions import Fraction
+from functools import lru_cache
 from math import ceil, floor
 
 import numpy as np
@@ -39,24 +40,27 @@ def resample(
     if steps == (Fraction(1), Fraction(1)):
         rest = [slice(start - span(start, stop, Fraction(1))[0], None) for start, stop in (rows, columns)]
         return pixels[rest[0], rest[1]][: rows[1] - rows[0], : columns[1] - columns[0]]
-    planes = torch.from_numpy(np.ascontiguousarray(pixels.transpose(2, 1, 0)))  # (3, w, h)
-    planes = _along_last(planes, rows, steps[1]).mT  # (3, rows, w)
-    return _along_last(planes, columns, steps[0]).permute(1, 2, 0).numpy()
+    height, width, _ = pixels.shape
+    lines = torch.from_numpy(np.ascontiguousarray(pixels)).view(height, -1)
+    lines = _down(lines, rows, steps[1]).view(-1, width, 3).transpose(0, 1)  # (w, rows, 3)
+    lines = _down(lines.reshape(width, -1), columns, steps[0])
+    return np.ascontiguousarray(lines.view(columns[1] - columns[0], -1, 3).transpose(0, 1).numpy())
 
 
-def _along_last(planes: torch.Tensor, outputs: tuple[int, int], step: Fraction) -> torch.Tensor:
-    """(3, n, inputs) uint8 -> (3, n, outputs) uint8."""
+def _down(lines: torch.Tensor, outputs: tuple[int, int], step: Fraction) -> torch.Tensor:
+    """(inputs, n) uint8 -> (outputs, n) uint8."""
     origin = span(*outputs, step)[0]
-    result = torch.empty(*planes.shape[:2], outputs[1] - outputs[0], dtype=torch.uint8)
+    result = torch.empty(outputs[1] - outputs[0], lines.shape[1], dtype=torch.uint8)
     for start in range(outputs[0], outputs[1], _BLOCK):
         stop = min(start + _BLOCK, outputs[1])
         first, last = span(start, stop, step)
-        piece = planes[:, :, first - origin : last - origin].float()
-        made = piece @ torch.from_numpy(_weights(start, stop, step)).T
-        result[:, :, start - outputs[0] : stop - outputs[0]] = (made / _ONE).round_().clamp_(0, 255).to(torch.uint8)
+        shift = start - start % step.denominator  # outputs so far on have the same weights
+        made = torch.from_numpy(_weights(start - shift, stop - shift, step)) @ lines[first - origin : last - origin].float()
+        result[start - outputs[0] : stop - outputs[0]] = made.div_(_ONE).round_().clamp_(0, 255)
     return result
 
 
+@lru_cache(32)
 def _weights(start: int, stop: int, step: Fraction) -> NDArray[np.float32]:
     """(stop - start, span) integers that sum to 2**14 in each row."""
     first, last = span(start, stop, step)

@@ -147,7 +147,7 @@ class Source:
     def px_bytes(self) -> int:
         """Bytes that reading and resampling hold for each px, in all its forms; measured."""
         plain = self.colour.alpha == "none" and self._sample_type.itemsize == 1
-        return 16 if plain else 90
+        return 8 if plain else 90
 
     def chunk_bytes(self, height: int, width: int) -> int:
         """Bytes of chunks, encoded and decoded, that reading a box of (height, width) displayed px holds besides the box."""
@@ -189,9 +189,11 @@ class Source:
         pixels = to_srgb(self.samples(inside), self.colour, self.background)
         if inside == box:
             return pixels
-        rows = np.clip(np.arange(box.top, box.bottom), inside.top, inside.bottom - 1) - inside.top
-        columns = np.clip(np.arange(box.left, box.right), inside.left, inside.right - 1) - inside.left
-        return pixels[rows[:, None], columns[None, :]]
+        rows = max(0, inside.top - box.top), max(0, box.bottom - inside.bottom)
+        columns = max(0, inside.left - box.left), max(0, box.right - inside.right)
+        padded = np.pad(pixels, (rows, columns, (0, 0)), "edge")
+        padded = padded[max(0, box.top - inside.top) :, max(0, box.left - inside.left) :]  # of a box that lies beyond altogether
+        return padded[: box.height, : box.width]
 
     def samples(self, box: Box) -> NDArray[np.generic]:
         """The samples of a box within the picture, (height, width, channels), turned as displayed."""
@@ -215,12 +217,15 @@ def _read_in_bands(level: Level, box: Box) -> NDArray[np.generic]:
     lengths = dict(zip(level.axes, level.array.chunks, strict=True))
     row_bytes = math.prod(level.array.chunks) * level.array.dtype.itemsize * (box.width // lengths["X"] + 1)
     step = lengths["Y"] * max(1, _READ_BYTES // row_bytes)
-    bands = []
-    for top in range(box.top // step * step, box.bottom, step):
-        index = {"Y": slice(max(top, box.top), min(top + step, box.bottom)), "X": box.slices[1], "S": slice(None)}
-        bands.append(np.asarray(level.array[tuple(index.get(axis, 0) for axis in level.axes)]))
     kept = [axis for axis in level.axes if axis in "YXS"]
-    return np.concatenate(bands, kept.index("Y")) if len(bands) > 1 else bands[0]
+    sides = {"Y": box.height, "X": box.width, "S": dict(zip(level.axes, level.array.shape, strict=True)).get("S", 1)}
+    samples = np.empty([sides[axis] for axis in kept], level.array.dtype)
+    for top in range(box.top // step * step, box.bottom, step):
+        rows = slice(max(top, box.top), min(top + step, box.bottom))
+        index = {"Y": rows, "X": box.slices[1], "S": slice(None)}
+        band = np.asarray(level.array[tuple(index.get(axis, 0) for axis in level.axes)])
+        samples[(slice(None),) * kept.index("Y") + (slice(rows.start - box.top, rows.stop - box.top),)] = band
+    return samples
 
 
 def unpack(source: Source, group: zarr.Group, name: str, progress: Callable[[int], None]) -> Source:
