@@ -43,13 +43,14 @@ def main(source: Path, templates: Path, precision: str, memory: str, rounds: int
         place = folder or Path(temporary)
         place.mkdir(parents=True, exist_ok=True)
         mosaic = place / "fig5.tif"
-        job = job_command(scaled_source(source, *SIZE, place), templates, mosaic, "--precision", precision, "--memory", memory)
+        scaled = scaled_source(source, *SIZE, place)
+        job = job_command(scaled, templates, mosaic, "--precision", precision, "--memory", memory)
         first = run(job)  # caches templates and weights
         chunk = tuple(json.loads(first.output)["chunk"])
         jobs, floors = [], []
         for _ in range(rounds):
             jobs.append(run(job))
-            floors.append(apart(render_floor, mosaic, templates, TILE, chunk, precision=precision))
+            floors.append(apart(render_floor, scaled, mosaic, templates, TILE, chunk, precision=precision))
     report(jobs, floors, first.wall)
 
 

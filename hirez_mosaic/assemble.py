@@ -8,8 +8,9 @@ index map, one strip of px at a time. So the mosaic never exists in memory or on
 import errno
 import os
 import struct
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor, wait
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -95,16 +96,27 @@ class _Bands:
 
 
 def assemble(mosaic: Mosaic, output: Path, progress: Progress, *, compression: str = "jpeg", quality: int = 90) -> None:
-    """Write a mosaic to a file.
+    """Write a mosaic to a file, which appears, or replaces what is there, when it is complete: see `write_mosaic` and `Appearing`."""
+    with Appearing(output) as made:
+        write_mosaic(mosaic, made, progress, compression=compression, quality=quality)
 
-    output: its suffix chooses the format: tiled pyramidal BigTIFF, Deep Zoom, PNG, JPEG, WebP or Zarr. What is there is replaced,
-    at the end and at once.
+
+def write_mosaic(mosaic: Mosaic, made: Path, progress: Progress, *, compression: str = "jpeg", quality: int = 90) -> None:
+    """Write a mosaic under the name that `Appearing` gave.
+
+    made: its suffix chooses the format: tiled pyramidal BigTIFF, Deep Zoom, PNG, JPEG, WebP or Zarr.
+    Reads the index map from top to bottom, each chunk once.
     Raises OutputError, and DiskSpaceError when the disk is full.
     """
-    save = _save_zarr if output.suffix.lower() == ".zarr" else _save_vips
+    save = _save_zarr if made.suffix.lower() == ".zarr" else _save_vips
+    with _writing():
+        save(mosaic, made, progress, compression, quality)
+
+
+@contextmanager
+def _writing() -> Iterator[None]:
     try:
-        with _Fresh(output) as fresh:
-            save(mosaic, fresh, progress, compression, quality)
+        yield
     except OSError as error:
         kind = DiskSpaceError if error.errno == errno.ENOSPC else OutputError
         raise kind(f"The mosaic could not be written: {error.strerror or error}.") from error
@@ -334,8 +346,11 @@ def parts_of(output: Path) -> list[Path]:
     return [output]
 
 
-class _Fresh:
-    """A private folder beside the output in which it is made; on success its parts move to their final names, at once each."""
+class Appearing:
+    """A private folder beside the output in which it is made; on success its parts move to their final names, at once each.
+
+    Raises OutputError, and DiskSpaceError when the disk is full.
+    """
 
     def __init__(self, output: Path) -> None:
         self._output = output.absolute()
@@ -351,12 +366,16 @@ class _Fresh:
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: Any) -> None:
         try:
             if kind is None:
-                for part in parts_of(self._output):
-                    made = self._folder / part.name
-                    if part.exists() and (part.is_dir() or made.is_dir()):  # only a file can replace, and only a file
-                        part.rename(self._folder / f"old-{part.name}")
-                    if made.is_file():
-                        flush(made)
-                    made.replace(part)
+                with _writing():
+                    self._move()
         finally:
             remove(self._folder)
+
+    def _move(self) -> None:
+        for part in parts_of(self._output):
+            made = self._folder / part.name
+            if part.exists() and (part.is_dir() or made.is_dir()):  # only a file can replace, and only a file
+                part.rename(self._folder / f"old-{part.name}")
+            if made.is_file():
+                flush(made)
+            made.replace(part)

@@ -238,7 +238,7 @@ def bench(
                 start_up = time.perf_counter() - start - made.total_seconds
                 progress(1)
                 bare = {"device": device, "precision": precision, "weights": weights}
-                floor = apart(render_floor, place / "mosaic.tif", place / "templates", shape, made.chunk, **bare, environment=cache)
+                floor = apart(render_floor, source, place / "mosaic.tif", place / "templates", shape, made.chunk, **bare, environment=cache)
                 progress(1)
                 sizes_on_disk = _bytes_below(place / "workspace"), (place / "mosaic.tif").stat().st_size
                 runs.append(Measured(size, made, start_up, floor, *sizes_on_disk))

@@ -1,8 +1,9 @@
-"""The least that a render can take: its networks, its output and the decoding of its templates, bare, on data already in memory.
+"""The least that a render can take: its networks, its source, its output and the decoding of its templates, bare.
 
-Encoder: tensors of the analysis image's size, cut into the job's chunks but without halos; on a CPU in the better of two ways: all cores
-on one chunk, or one core on each of as many chunks. Decoder: features and px in memory, every logit, no argmax. Write: libvips from
-memory to the job's format. Templates: libvips' thumbnails of files that were read before, thrown away.
+Read: libvips shrinks the source, which is in the page cache, to the analysis image's size and throws it away. The rest is on data already
+in memory. Encoder: tensors of the analysis image's size, cut into the job's chunks but without halos; on a CPU in the better of two ways:
+all cores on one chunk, or one core on each of as many chunks. Decoder: features and px in memory, every logit, no argmax. Write: libvips
+from memory to the job's format. Templates: libvips' thumbnails of files that were read before, thrown away.
 """
 
 import time
@@ -30,6 +31,7 @@ _WRITTEN_PX = 256_000_000  # that are held in memory and written at most
 
 
 def render_floor(
+    source: Path,
     mosaic: Path,
     templates: Path,
     tile: tuple[int, int],
@@ -39,9 +41,10 @@ def render_floor(
     precision: str = "auto",
     weights: Path | None = None,
 ) -> dict[str, float]:
-    """Seconds of the parts "encode", "decode" and "assemble" of a finished render with the residual decoder.
+    """Seconds of the parts "ingest", "encode", "decode" and "assemble" of a finished render with the residual decoder.
 
-    mosaic: what it made, a TIFF; another is written beside it and deleted. tile: (width, height), px. chunk: (columns, rows) of cells.
+    source: one that libvips reads. mosaic: what it made of it, a TIFF; another is written beside it and deleted.
+    tile: (width, height), px. chunk: (columns, rows) of cells.
     Raises a subclass of HirezMosaicError, as `render` does.
     """
     image = pyvips.Image.new_from_file(str(mosaic))
@@ -51,10 +54,19 @@ def render_floor(
     decoder = new_decoder("residual", torch.from_numpy(found.at_cell_size()), found.fingerprint).to(where)
     encoder = make_encoder(resolve_weights(weights, cache_folder("weights")), where, resolve_precision(precision, where))
     return {
+        "ingest": read_floor(source, (grid.columns * CELL, grid.rows * CELL)),
         "encode": encoder_floor(encoder, grid, (chunk[1], chunk[0])),
         "decode": decoder_floor(decoder, grid, (chunk[1], chunk[0])),
         "assemble": write_floor(mosaic),
     }
+
+
+def read_floor(source: Path, size: tuple[int, int]) -> float:
+    """Seconds libvips takes to shrink a picture to (width, height) px with its own Lanczos kernel, from top to bottom."""
+    start = time.perf_counter()
+    image = pyvips.Image.new_from_file(str(source), access="sequential")
+    image.resize(size[0] / image.width, vscale=size[1] / image.height, kernel="lanczos3").avg()  # asks for every px
+    return time.perf_counter() - start
 
 
 def encoder_floor(encoder: VGG16, grid: CellGrid, chunk: tuple[int, int]) -> float:

@@ -1,5 +1,6 @@
 """The plan of a render: what will be made, in which chunks, within how many bytes; settled before the first px is read."""
 
+import itertools
 import math
 import shutil
 from dataclasses import dataclass
@@ -21,8 +22,9 @@ from hirez_mosaic.templates import RESIDENT, TemplateSet
 _SIDES = (128, 96, 64, 48, 32, 24, 16, 8, 4, 2, 1)  # of a chunk, cells: larger halve the halo's share, smaller the memory
 _LIBRARIES = 192 << 20  # code, reordered weights and freed but not returned memory that the first chunks leave behind; measured
 _PER_WORKER = 48 << 20  # the same for each thread
+_LEARNED = 64 << 20  # what fitting, refining and the judging of rules leave behind; measured
 _SLACK = 1.15  # what tensors take beyond the sum of their elements; measured
-_TOGETHER = (("ingest", "encode"), ("decode", "select"))  # stages that run at the same time
+_TOGETHER = (("ingest", "encode"), ("decode", "select"))  # stages whose chunks the same workers run
 _SMALL = 32  # chunks below this spend more on their halo than on themselves; rather run fewer at a time
 
 
@@ -51,12 +53,14 @@ class Plan:
     """How one render will run.
 
     chunk: (rows, columns) of cells. workers: chunks at a time.
+    overlaps: whether the mosaic is assembled while the last stage that chooses templates is still running.
     stage_bytes: bytes that the tensors and pictures of each stage take besides what the process and its libraries do.
     """
 
     grid: CellGrid
     chunk: tuple[int, int]
     workers: int
+    overlaps: bool
     room: Room
     stage_bytes: dict[str, int]
 
@@ -77,8 +81,10 @@ class Plan:
 
     def projected_of(self, stage: str) -> int:
         """Bytes of memory at the peak of one stage, this process included; stages that hold next to nothing have no entry."""
-        together = next((names for names in _TOGETHER if stage in names), (stage,))
-        tensors = max(self.stage_bytes.get(name, 0) for name in together)
+        last = "refine" if self.stage_bytes["refine"] else "decode"
+        beside = self.stage_bytes["assemble"] if self.overlaps and stage in (last, "select", "assemble") else 0
+        together = next((names for names in _TOGETHER if stage in names), (last if beside else stage,))
+        tensors = max(self.stage_bytes.get(name, 0) for name in together) + beside
         return self.room.process + _LIBRARIES + self.room.shares * _added(self.workers, tensors)
 
     @property
@@ -105,14 +111,15 @@ def make_plan(
     Raises BudgetError when not even the smallest chunk (or the one asked for, or left) fits.
     """
     given = left or (None if spec.chunk is None else (min(spec.chunk, grid.rows), min(spec.chunk, grid.columns)))
-    for workers, side in _choices(given and max(given), engine.threads):
+    overlapping = (False,) if rules_of(spec) else (True, False)  # rules change cells anywhere, to the last
+    for (workers, side), overlaps in itertools.product(_choices(given and max(given), engine.threads), overlapping):
         chunk = given or grid.even_chunk(side)
         count = math.prod(grid.chunk_counts(chunk))
         if count < workers and given is None and side > _SMALL:
             continue  # smaller chunks keep all workers busy
         workers = min(workers, count)
         stages = _stage_bytes(spec, source, grid, encoder, decoder, templates, chunk, workers, fit_steps)
-        plan = Plan(grid, chunk, workers, room, stages)
+        plan = Plan(grid, chunk, workers, overlaps, room, stages)
         if plan.projected <= room.budget:
             return plan
     fewer = "or fewer --jobs" if room.shares > 1 else ""
@@ -200,16 +207,21 @@ def _stage_bytes(
     judging = fit.step_bytes(*window, itemsize) + fit.objective_bytes(len(templates)) + decoder.scoring_bytes
     rows = min(templates.pixels.nbytes, RESIDENT + grid.columns * grid.tile[0] * grid.tile[1] * 3)
     deciding = workers * decode.projected_bytes(chunk, decoder.query_length, len(templates), k) + decoder.scoring_bytes
-    if fit_steps or spec.refine or kept:
+    learned = _LEARNED if fit_steps or spec.refine or kept else 0
+    if learned:
         deciding += fit.objective_bytes(len(templates))
+    writing = (
+        assemble.projected_bytes(grid, spec.output, tinted=spec.tint > 0) + rows + learned
+    )  # templates are mapped, and resident when used
     return {
         "unpack": source.unpacking_memory,
         "ingest": workers * ingest.projected_bytes(source, chunk, grid),
         **networks,
         "decode": deciding,
         "rules": rules.projected_bytes(kept, grid, decoder.query_length, len(templates), len(templates.poses)) + judging if kept else 0,
-        "tile map": chunk[0] * grid.columns * (8 * k + 7) if spec.tile_map is not None else 0,
-        "assemble": assemble.projected_bytes(grid, spec.output, tinted=spec.tint > 0) + rows,  # mapped, and resident once they are used
+        "assemble": writing,
+        "tile map": chunk[0] * grid.columns * (8 * k + 7) + learned if spec.tile_map is not None else 0,
+        "preview": writing if spec.preview is not None else 0,
     }
 
 

@@ -4,7 +4,8 @@ import errno
 import logging
 import math
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from dataclasses import astuple, dataclass
 from fractions import Fraction
@@ -17,7 +18,7 @@ import numpy as np
 import torch
 
 from hirez_mosaic import __version__
-from hirez_mosaic.assemble import Mosaic, assemble, check_output, write_preview
+from hirez_mosaic.assemble import Appearing, Mosaic, check_output, write_mosaic, write_preview
 from hirez_mosaic.cache import cache_folder
 from hirez_mosaic.choosing import Choice, choose_decoder, fitted_decoder, loss_network, window_objective
 from hirez_mosaic.decode import box_queries
@@ -28,6 +29,7 @@ from hirez_mosaic.fit import Objective, Picture
 from hirez_mosaic.fitting import mean_loss
 from hirez_mosaic.fresh import fresh
 from hirez_mosaic.geometry import CELL, Box, CellGrid
+from hirez_mosaic.growing import Growing
 from hirez_mosaic.nets.decoders import FEATURES, LearnedDecoder, load_decoder
 from hirez_mosaic.nets.device import device_name, resolve_device, resolve_precision
 from hirez_mosaic.nets.vgg import VGG16, make_encoder
@@ -422,10 +424,14 @@ def cached_templates(
     return templates
 
 
+Write = Callable[[Any, Callable[[int], None]], None]
+"""Assembles the mosaic of an index map, which is read from top to bottom; tells how many cells are done."""
+
+
 class _Clock:
     """Runs stages, and remembers what each took.
 
-    seconds, peaks: by stage. Where stages run together, each has its share of the time by what its chunks took.
+    seconds, peaks: by stage. Where stages run together, each has its share of the time by what it was at work.
     """
 
     def __init__(self, job: Job, listener: Logged) -> None:
@@ -438,11 +444,52 @@ class _Clock:
         start = time.perf_counter()
         with self._listener.stage(name, self._cells if total is None else total, unit) as progress:
             yield progress
-        self.seconds[name] = time.perf_counter() - start
-        self.peaks[name] = peak_memory()
+        self._share(start, {name: 1.0})
 
     def run(self, *stages: Stage, workers: int) -> None:
-        start, lock = time.perf_counter(), Lock()
+        """Run stages that follow one another chunk by chunk."""
+        start = time.perf_counter()
+        self._share(start, self._run(stages, workers, lambda stage, box: None))
+
+    def run_beside(self, *stages: Stage, workers: int, index_map: Any, write: Write) -> None:
+        """Run stages the last of which makes the index map, and assemble the mosaic of its rows as they come.
+
+        Whatever of the two goes wrong ends the other, and is raised when nothing runs any more.
+        """
+        start, last = time.perf_counter(), stages[-1]
+        finished = set(last.finished())
+        rows = Growing(index_map, (box for box in last.grid.chunks(last.marks.chunk) if box not in finished))
+
+        with self._listener.stage("assemble", self._cells, "cells") as progress, ThreadPoolExecutor(1) as pool:
+
+            def assembled() -> float:
+                begun = time.perf_counter()
+                write(rows, checked)
+                return time.perf_counter() - begun - rows.waited
+
+            def checked(cells: int) -> None:
+                rows.check()
+                progress(cells)
+
+            def heard(stage: Stage, box: Box) -> None:
+                if writing.done():
+                    writing.result()  # raises what went wrong
+                if stage is last:
+                    rows.add(box)
+
+            writing = pool.submit(assembled)
+            try:
+                busy = self._run(stages, workers, heard)
+                rows.finish()
+                busy["assemble"] = writing.result()
+            except BaseException:
+                rows.stop()
+                raise
+        self._share(start, busy)
+
+    def _run(self, stages: Sequence[Stage], workers: int, heard: Callable[[Stage, Box], None]) -> dict[str, float]:
+        """Seconds for which each stage kept one worker, or its share of all, at work."""
+        lock = Lock()
         busy = dict.fromkeys((stage.name for stage in stages), 0.0)
         named = {stage.name: stage for stage in stages}
         with ExitStack() as bars:
@@ -450,13 +497,17 @@ class _Clock:
             for stage in stages:
                 progress[stage.name](sum(box.area for box in stage.finished()))
 
-            def heard(name: str, box: Box, seconds: float) -> None:
+            def finished(name: str, box: Box, seconds: float) -> None:
                 self._listener.chunk(named[name], box, seconds)
                 progress[name](box.area)
                 with lock:
-                    busy[name] += seconds
+                    busy[name] += seconds / workers
+                heard(named[name], box)
 
-            self._engine.run(stages, workers, self._place, heard)
+            self._engine.run(stages, workers, self._place, finished)
+        return busy
+
+    def _share(self, start: float, busy: dict[str, float]) -> None:
         wall, peak = time.perf_counter() - start, peak_memory()
         for name, seconds in busy.items():
             self.seconds[name] = wall * seconds / (sum(busy.values()) or 1.0)
@@ -465,30 +516,44 @@ class _Clock:
 
 @dataclass(frozen=True)
 class _Chosen:
-    """What is in the workspace when every cell has its template; see `store`."""
+    """What is in the workspace when every cell has its template; see `store`.
+
+    left: the stages that have yet to run until the index map is there, `workers` chunks at a time, where it is assembled meanwhile.
+    """
 
     index_map: Any
     candidates: Any
     scores: Any
     colours: Any
     rules_cost: tuple[float, float] | None
+    left: tuple[Stage, ...]
+    workers: int
 
 
 def _run_stages(job: Job, workspace: Workspace, listener: Logged) -> RenderResult:
     """Choose and assemble."""
-    spec, clock = job.spec, _Clock(job, listener)
+    spec, clock, templates = job.spec, _Clock(job, listener), job.tools.templates
     chosen = _choose(job, workspace, clock, listener)
-    tint = Tint.of(job.tools.templates, chosen.colours, spec.tint) if spec.tint else None
-    mosaic = Mosaic(chosen.index_map, job.tools.templates, tint)
+    tint = Tint.of(templates, chosen.colours, spec.tint) if spec.tint else None
     with ExitStack() as appearing:  # all at the end, so that a start that was broken off finds none of them there
+        made = appearing.enter_context(Appearing(spec.output))
+
+        def write(index_map: Any, progress: Callable[[int], None]) -> None:
+            mosaic = Mosaic(index_map, templates, tint)
+            write_mosaic(mosaic, made, progress, compression=spec.compression, quality=spec.quality)
+
+        if chosen.left:
+            clock.run_beside(*chosen.left, workers=chosen.workers, index_map=chosen.index_map, write=write)
+        else:
+            with clock.timed("assemble") as progress:
+                write(chosen.index_map, progress)
         if spec.tile_map is not None:
             with clock.timed("tile map") as progress:
-                cells = cells_of(chosen.index_map, chosen.candidates, chosen.scores, chosen.colours, job.tools.templates, spec.tint)
+                cells = cells_of(chosen.index_map, chosen.candidates, chosen.scores, chosen.colours, templates, spec.tint)
                 write_tile_map(_heard(cells, progress), appearing.enter_context(fresh(spec.tile_map)))
-        with clock.timed("assemble") as progress:
-            if spec.preview is not None:
-                write_preview(mosaic, appearing.enter_context(fresh(spec.preview)))
-            assemble(mosaic, spec.output, progress, compression=spec.compression, quality=spec.quality)
+        if spec.preview is not None:
+            with clock.timed("preview"):
+                write_preview(Mosaic(chosen.index_map, templates, tint), appearing.enter_context(fresh(spec.preview)))
     return _result(job, chosen, clock)
 
 
@@ -527,16 +592,18 @@ def _choose(job: Job, workspace: Workspace, clock: _Clock, listener: Listener) -
     k = candidates_kept(spec, len(tools.templates))
     candidates, scores = workspace.add("candidates", "u4", channels=k), workspace.add("scores", "f4", channels=k)
     decode = partial(decoding, decoder, norm, grid, analysis, features, candidates, scores)
-    scoring = Stage("decode", decode, grid, workspace.marks("decode"), cell_bytes=8 * k)
+    last: tuple[Stage, ...] = (Stage("decode", decode, grid, workspace.marks("decode"), cell_bytes=8 * k),)
+    workers = plan.workers
     if spec.refine:
-        clock.run(scoring, workers=plan.workers)
+        clock.run(*last, workers=workers)
         index_map = workspace.add("index_map", "u4", chunk=_REFINED)
         refine = partial(refining, objective, grid, analysis, candidates, scores, index_map, spec.refine)
-        clock.run(Stage("refine", refine, grid, workspace.marks("refine", _REFINED), cell_bytes=4), workers=1)
+        last, workers = (Stage("refine", refine, grid, workspace.marks("refine", _REFINED), cell_bytes=4),), 1
     else:
         index_map = workspace.add("index_map", "u4")
-        choosing = Stage("select", partial(selecting, candidates, index_map), grid, workspace.marks("select"), cell_bytes=4)
-        clock.run(scoring, choosing, workers=plan.workers)
+        last += (Stage("select", partial(selecting, candidates, index_map), grid, workspace.marks("select"), cell_bytes=4),)
+    if not plan.overlaps:
+        clock.run(*last, workers=workers)
     cost = None
     if rules:
         first, index_map = index_map, workspace.add("ruled_map", "u4")
@@ -558,7 +625,7 @@ def _choose(job: Job, workspace: Workspace, clock: _Clock, listener: Listener) -
             for box in boxes:
                 index_map[box.slices] = ruled.index_map[box.slices]
             cost = (before, mean_loss(objective, grid, analysis, index_map))
-    return _Chosen(index_map, candidates, scores, colours, cost)
+    return _Chosen(index_map, candidates, scores, colours, cost, last if plan.overlaps else (), workers)
 
 
 def _ingest(job: Job, workspace: Workspace, clock: _Clock) -> Stage:

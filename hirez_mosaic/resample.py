@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 _TAPS = 3  # Lanczos lobes on each side, in px of the coarser of the two images
 _ONE = 1 << 14  # the weights of one output px sum to this
 _BLOCK = 16  # output px a matrix multiplication makes: more waste their zeros, fewer waste the call
+_HELD = 1 << 19  # input values that are held as float32 at once, about, so that they stay in the processor's cache
 
 
 def span(start: int, stop: int, step: Fraction) -> tuple[int, int]:
@@ -55,8 +56,11 @@ def _down(lines: torch.Tensor, outputs: tuple[int, int], step: Fraction) -> torc
         stop = min(start + _BLOCK, outputs[1])
         first, last = span(start, stop, step)
         shift = start - start % step.denominator  # outputs so far on have the same weights
-        made = torch.from_numpy(_weights(start - shift, stop - shift, step)) @ lines[first - origin : last - origin].float()
-        result[start - outputs[0] : stop - outputs[0]] = made.div_(_ONE).round_().clamp_(0, 255)
+        weights = torch.from_numpy(_weights(start - shift, stop - shift, step))
+        width = max(1, _HELD // (last - first))
+        read, made = lines[first - origin : last - origin], result[start - outputs[0] : stop - outputs[0]]
+        for some, into in zip(read.split(width, 1), made.split(width, 1), strict=True):
+            into[:] = (weights @ some.float()).div_(_ONE).round_().clamp_(0, 255)
     return result
 
 

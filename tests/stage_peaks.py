@@ -10,15 +10,10 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from hirez_mosaic.engine import peak_memory
 from hirez_mosaic.rendering import Job, Listener, render
 
 FIRST = 8
-
-
-def peak() -> int:
-    """Peak resident bytes since it was last reset."""
-    lines = Path("/proc/self/status").read_text().splitlines()
-    return next(int(line.split()[1]) << 10 for line in lines if line.startswith("VmHWM"))
 
 
 class Peaks(Listener):
@@ -35,8 +30,8 @@ class Peaks(Listener):
     def stage(self, name: str, total: int, unit: str) -> Iterator[Callable[[int], None]]:
         Path("/proc/self/clear_refs").write_text("5")  # resets the peak
         peaks: list[int] = []
-        yield lambda done: peaks.append(peak()) if len(peaks) < FIRST else None
-        self.measured[name] = (peaks[-1] if peaks else peak(), peak())
+        yield lambda done: peaks.append(peak_memory()) if len(peaks) < FIRST else None
+        self.measured[name] = (peaks[-1] if peaks else peak_memory(), peak_memory())
 
 
 if __name__ == "__main__":

@@ -53,7 +53,7 @@ def test_every_stage_of_every_size_is_measured_beside_its_floor(here: Path) -> N
     assert [run.result.size for run in result.runs] == [(144, 144), (224, 224)]
     assert [run.source_size for run in result.runs] == [(72, 72), (112, 112)]
     for run in result.runs:
-        assert set(run.floor) == {"encode", "decode", "assemble"} < set(run.result.seconds)
+        assert set(run.floor) == {"ingest", "encode", "decode", "assemble"} < set(run.result.seconds)
         assert min(run.floor.values()) > 0
         assert run.mosaic_bytes > 1000
         assert run.workspace_bytes > run.cells * (192 + 256 * 2)  # the analysis image and the features

@@ -106,11 +106,8 @@ def test_a_source_in_the_layouts_of_large_ones_is_read_right(kind: str, tmp_path
     check_squares(analysis, 2 if "jpeg" in kind else 1)
 
 
-CREEPS = pytest.mark.xfail(strict=False, reason="glibc keeps what chunks of 12 MB leave behind: 1,557 MiB measured, 1,077 projected")
-
-
 @pytest.mark.slow
-@pytest.mark.parametrize("kind", [pytest.param(kind, marks=CREEPS) if kind == "Zarr" else kind for kind in HUGE])
+@pytest.mark.parametrize("kind", HUGE)
 def test_a_source_of_32768_px_a_side_is_read_right_within_the_budget(kind: str, tmp_path: Path) -> None:
     source = numbered_source(kind, tmp_path / "source", 32_768)
     options = ["--columns", str(SQUARES), "--decoder", "l2", "--memory", "1300MiB", "--workspace", tmp_path / "work"]

@@ -118,19 +118,22 @@ def test_it_goes_on_with_the_last_finished_chunk(
     assert listing(tmp_path / "out") == {"m.png"}
 
 
+@pytest.mark.parametrize("settings", [{}, {"no_repeat_neighbours": True}], ids=str)
 def test_a_mosaic_broken_off_while_it_is_assembled_is_assembled_again(
-    job: Job, made: dict[str, list[Box]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    settings: dict[str, Any], job: Job, made: dict[str, list[Box]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    job()
+    job(**settings)
     whole = (tmp_path / "out" / "m.png").read_bytes()
+    every = {name: sorted(map(repr, boxes)) for name, boxes in made.items()}
+    for boxes in made.values():
+        boxes.clear()
     with monkeypatch.context() as broken:
         broken.setattr("hirez_mosaic.assemble._Reader.px", lambda *_, **__: (_ for _ in ()).throw(OSError(errno.ENOSPC, "No space left")))
         with pytest.raises(DiskSpaceError):
-            job()
-    for boxes in made.values():
-        boxes.clear()
-    job()
-    assert not any(made.values())
+            job(**settings)
+    assert listing(tmp_path / "out") == {".m.png.workspace", "m.png"}
+    job(**settings)
+    assert {name: sorted(map(repr, boxes)) for name, boxes in made.items()} == every, "a finished chunk was made again"
     assert (tmp_path / "out" / "m.png").read_bytes() == whole
     assert listing(tmp_path / "out") == {"m.png"}
 

@@ -788,20 +788,21 @@ def test_a_header_that_lies_within_belief_is_found_out_before_memory_or_disk_are
 
 
 LIE = """
-import resource, sys
+import sys
 from pathlib import Path
 import zarr
+from hirez_mosaic.engine import peak_memory
 from hirez_mosaic.errors import SourceError
 from hirez_mosaic.geometry import Box
 from hirez_mosaic.sources import open_source, unpack
-before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+before = peak_memory()
 try:
     source = unpack(open_source(Path(sys.argv[1])), zarr.open_group(sys.argv[2], mode="w"), "source", lambda px: None)
     source.read(Box(900_000, 900_100, 900_000, 900_100))
     told = "nothing"
 except SourceError as error:
     told = str(error)
-print((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) // 1024, told)
+print((peak_memory() - before) >> 20, told)
 """
 
 
@@ -820,13 +821,14 @@ def test_jpeg_2000_is_read_where_libvips_reads_it(tmp_path, codecformat):
 # --- memory ------------------------------------------------------------------------------------------------------------
 
 GROWTH = """
-import resource, sys
+import sys
 from pathlib import Path
 import zarr
+from hirez_mosaic.engine import peak_memory
 from hirez_mosaic.sources import open_source, unpack
-before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+before = peak_memory()
 source = unpack(open_source(Path(sys.argv[1])), zarr.open_group(sys.argv[2], mode="w"), "source", lambda px: None)
-print((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) // 1024)
+print((peak_memory() - before) >> 20)
 """
 
 

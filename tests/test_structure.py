@@ -15,7 +15,7 @@ LEVELS = [
     {"geometry", "cache", "fresh", "vips", "journal"},
     {"spec", "colour", "resample"},
     {"store", "sources", "templates", "nets", "photos"},
-    {"folder", "ingest", "encode", "decode", "select", "synthetic", "tint", "loss", "tilemap"},
+    {"folder", "growing", "ingest", "encode", "decode", "select", "synthetic", "tint", "loss", "tilemap"},
     {"fit", "metrics", "assemble", "rules"},
     {"fitting", "refine"},
     {"choosing", "engine"},

@@ -107,9 +107,7 @@ def _report(result: "BenchResult") -> list[str]:
     lines.append(f"{'peak':<10}" + "".join(f"{format_bytes(max(run.result.peak_bytes.values())):>11}" for run in result.runs))
     if "decode" in stages:
         lines.append(f"decode scores {largest.cells * load.templates / stages['decode'] / 1e6:,.0f} million templates a second")
-    lines.append(
-        "Rate, floor, ratio and peak are those of the largest; the floor is the same networks and libvips alone, on data in memory."
-    )
+    lines.append("Rate, floor, ratio and peak are those of the largest; the floor is the same networks and libvips alone.")
     return lines
 
 
