@@ -96,11 +96,13 @@ def best_k(queries: torch.Tensor, score: Score, templates: int, k: int) -> tuple
     Holds 1,024 x 2,048 scores at a time, so memory depends neither on the number of templates nor on that of cells.
     """
     indices, values = [], []
+    held = queries.new_empty(_CELLS, _KEYS)
     for part in queries.split(_CELLS):
         best = part.new_full((len(part), k), -torch.inf)
         which = torch.zeros(len(part), k, dtype=torch.int64, device=part.device)
         for start in range(0, templates, _KEYS):
-            near, value = _best_in_block(score(part, slice(start, min(start + _KEYS, templates))), k)
+            block = slice(start, min(start + _KEYS, templates))
+            near, value = _best_in_block(score(part, block, held[: len(part), : block.stop - start]), k)
             best, order = _first_best(torch.cat([best, value], 1), k)
             which = torch.cat([which, near + start], 1).gather(1, order)
         indices.append(which)

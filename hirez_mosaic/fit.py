@@ -150,8 +150,8 @@ class Objective:
         far = far_view(wanted.source, mosaic, CELL // 2) / (wanted.reach + _UNSEEN)
         return self.loss.per_scale(wanted.activations, mosaic).mean(), far.mean()
 
-    def _half_score(self, queries: torch.Tensor, block: slice) -> torch.Tensor:
-        return torch.addmm(self._halves_bias[block], queries, self._halves[block].T)
+    def _half_score(self, queries: torch.Tensor, block: slice, out: torch.Tensor | None = None) -> torch.Tensor:
+        return torch.addmm(self._halves_bias[block], queries, self._halves[block].T, out=out)
 
     def step(self, decoder: LearnedDecoder, windows: Sequence[tuple[Picture, Box]], inverse_temperature: float, share: float = 1.0) -> Told:
         """Add `share` of the gradient of windows of one size, a mean over them, to the decoder's parameters."""

@@ -1,7 +1,7 @@
 """Fitting: the residual decoder adapted to one source by a short annealed run, never to something worse than it began with.
 
-Small template sets gain from blurred targets and an annealing that begins warm; rich ones from sharp targets and a softmax that is
-nearly one-hot from the start. Which of the two a set is, is found out: both starts are judged by the hard mosaic of windows that the
+Small template sets gain from blurred targets and an annealing that begins warm; rich ones from sharper targets and a softmax that is
+nearly one-hot from the start. How sharp they are to be is found out: every start is judged by the hard mosaic of windows that the
 fit will not see, and so is the decoder while it is fitted; the best is kept.
 """
 
@@ -25,6 +25,7 @@ WINDOW = 32
 """Side of the windows it is fitted on, cells."""
 SMALL_SET = Recipe(STEPS, 1, WINDOW, 3e-4, 1e-4, "cosine", (4.0, 60.0), warm_up=8, forgets=0.95)
 RICH_SET = Recipe(STEPS, 1, WINDOW, 1e-4, 1e-4, "cosine", (40.0, 200.0), warm_up=8, forgets=0.95)
+_SHARP = (0.2, 1.0)  # of the starts that are tried beside the blurred one, see `ResidualDecoder.start_from`
 _WHOLE = 96**2  # cells up to which a picture is judged whole
 _HELD_OUT = 16  # side of a held-out window, cells
 _HELD_OUT_WINDOWS = 8
@@ -74,19 +75,18 @@ def fit(
 def best_start(
     decoder: LearnedDecoder, objective: Objective, pictures: Sequence[Picture], boxes: Sequence[Box]
 ) -> tuple[LearnedDecoder, tuple[float, int], bool]:
-    """(the better of blurred and sharp targets, its `Objective.hard` on windows of pictures, whether it is the sharp ones).
+    """(the best of blurred and sharper starts, its `Objective.hard` on windows of pictures, whether it is a sharper one).
 
-    The better one is that of the lower hard Eq. 3 and far view: a rich set matches what lies within a cell, which blurred targets would
+    The best one is that of the lowest hard Eq. 3 and far view: a rich set matches what lies within a cell, which blurred targets would
     throw away, a small one cannot. A decoder that has no such targets is taken as it is.
     """
-    value, rich = objective.hard(decoder, pictures, boxes), False
+    starts = [decoder]
     if isinstance(decoder, ResidualDecoder):
         small = objective.templates.unflatten(1, (CELL, CELL, 3))
-        sharp = copy.deepcopy(decoder).start_from(small, blurred=False)
-        sharp_value = objective.hard(sharp, pictures, boxes)
-        if sharp_value < value:
-            decoder, value, rich = sharp, sharp_value, True
-    return decoder, value, rich
+        starts += [copy.deepcopy(decoder).start_from(small, sharp) for sharp in _SHARP]
+    values = [objective.hard(start, pictures, boxes) for start in starts]
+    best = min(range(len(starts)), key=lambda number: values[number])
+    return starts[best], values[best], best > 0
 
 
 @torch.no_grad()

@@ -97,9 +97,11 @@ def decoder_floor(decoder: LearnedDecoder, grid: CellGrid, chunk: tuple[int, int
             h, w = size
             part = pixels[: h * w]
             queries = decoder.queries(features[:, :, :h, :w], part, norm)
-            for start in range(0, len(queries), _ROWS):
+            held = torch.empty(_ROWS, _KEYS, device=device)
+            for some in queries.split(_ROWS):
                 for first in range(0, len(keys), _KEYS):
-                    torch.addmm(bias[first : first + _KEYS], queries[start : start + _ROWS], keys[first : first + _KEYS].T)
+                    block = slice(first, min(first + _KEYS, len(keys)))
+                    torch.addmm(bias[block], some, keys[block].T, out=held[: len(some), : block.stop - first])
 
     return _best(work, [(box.height, box.width) for box in grid.chunks(chunk)], device)
 

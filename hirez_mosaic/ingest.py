@@ -10,13 +10,13 @@ from hirez_mosaic.geometry import CELL, Box, CellGrid
 from hirez_mosaic.resample import resample, span
 from hirez_mosaic.sources import Source
 
-_PART_BYTES = 64 << 20  # of source px in all their forms that a task holds at once, about
+_PART_BYTES = 128 << 20  # of source px in all their forms that a task holds at once, about
 
 
 def ingest_chunk(source: Source, grid: CellGrid, analysis: Any, colours: Any, box: Box) -> None:
     """Fill the write box (cells) of the analysis image (8 rows, 8 columns, 3) uint8 and of the cells' mean colours (rows, columns, 3).
 
-    Holds about 64 MiB of the source at once, however much it is shrunk.
+    Holds about 128 MiB of the source at once, however much it is shrunk.
     """
     steps, write = _steps(source, grid), box.scaled(CELL)
     made = np.empty((write.height, write.width, 3), np.uint8)

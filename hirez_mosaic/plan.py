@@ -12,7 +12,7 @@ from hirez_mosaic import assemble, decode, encode, fit, fitting, ingest, refine,
 from hirez_mosaic.engine import Engine
 from hirez_mosaic.errors import BudgetError, DiskSpaceError
 from hirez_mosaic.geometry import CellGrid
-from hirez_mosaic.nets.decoders import Decoder
+from hirez_mosaic.nets.decoders import CELL_VALUES, Decoder
 from hirez_mosaic.nets.vgg import VGG16
 from hirez_mosaic.sources import Source
 from hirez_mosaic.spec import RenderSpec, format_bytes, is_url
@@ -205,14 +205,14 @@ def _stage_bytes(
     }
     k, kept = candidates_kept(spec, len(templates)), rules_of(spec)
     judging = fit.step_bytes(*window, itemsize) + fit.objective_bytes(len(templates)) + decoder.scoring_bytes
-    rows = min(templates.pixels.nbytes, RESIDENT + grid.columns * grid.tile[0] * grid.tile[1] * 3)
+    mapped = min(templates.pixels.nbytes, RESIDENT + grid.columns * grid.tile[0] * grid.tile[1] * 3)  # of templates, resident when used
     deciding = workers * decode.projected_bytes(chunk, decoder.query_length, len(templates), k) + decoder.scoring_bytes
+    if not fit_steps:
+        deciding += 4 * CELL_VALUES * len(templates)  # of a sharper start
     learned = _LEARNED if fit_steps or spec.refine or kept else 0
     if learned:
         deciding += fit.objective_bytes(len(templates))
-    writing = (
-        assemble.projected_bytes(grid, spec.output, tinted=spec.tint > 0) + rows + learned
-    )  # templates are mapped, and resident when used
+    writing = assemble.projected_bytes(grid, spec.output, tinted=spec.tint > 0) + mapped + learned
     return {
         "unpack": source.unpacking_memory,
         "ingest": workers * ingest.projected_bytes(source, chunk, grid),
@@ -220,7 +220,7 @@ def _stage_bytes(
         "decode": deciding,
         "rules": rules.projected_bytes(kept, grid, decoder.query_length, len(templates), len(templates.poses)) + judging if kept else 0,
         "assemble": writing,
-        "tile map": chunk[0] * grid.columns * (8 * k + 7) + learned if spec.tile_map is not None else 0,
+        "tile map": chunk[0] * grid.columns * (8 * k + 7) + writing if spec.tile_map is not None else 0,  # some of which is still held
         "preview": writing if spec.preview is not None else 0,
     }
 

@@ -20,7 +20,7 @@ import torch
 from hirez_mosaic import __version__
 from hirez_mosaic.assemble import Appearing, Mosaic, check_output, write_mosaic, write_preview
 from hirez_mosaic.cache import cache_folder
-from hirez_mosaic.choosing import Choice, choose_decoder, fitted_decoder, loss_network, window_objective
+from hirez_mosaic.choosing import Choice, choose_decoder, fitted_decoder, loss_network, unfitted_decoder, window_objective
 from hirez_mosaic.decode import box_queries
 from hirez_mosaic.encode import stored_type
 from hirez_mosaic.engine import Engine, Stage, cores, make_engine, peak_memory, shared_cores
@@ -586,6 +586,8 @@ def _choose(job: Job, workspace: Workspace, clock: _Clock, listener: Listener) -
                 decoder = fitted_decoder(tools.choice, picture, grid, objective, cache_folder("decoders"), progress, listener.note)
                 if kept is not None:
                     decoder.save(kept)
+    else:
+        decoder = unfitted_decoder(tools.choice, tools.templates, grid, analysis)
     if isinstance(decoder, LearnedDecoder):
         with torch.no_grad():
             norm = decoder.trunk_norm(picture.moments)

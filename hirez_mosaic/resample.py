@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 _TAPS = 3  # Lanczos lobes on each side, in px of the coarser of the two images
 _ONE = 1 << 14  # the weights of one output px sum to this
 _BLOCK = 16  # output px a matrix multiplication makes: more waste their zeros, fewer waste the call
-_HELD = 1 << 19  # input values that are held as float32 at once, about, so that they stay in the processor's cache
+_HELD = 1 << 17  # input values that are held as float32 at once, about, so that they stay in the processor's cache
 
 
 def span(start: int, stop: int, step: Fraction) -> tuple[int, int]:

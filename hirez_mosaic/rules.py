@@ -13,6 +13,7 @@ All of it follows from candidates and scores, in an order that knows neither chu
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -163,11 +164,7 @@ class RuledMap:
         k = min(templates, _ranked(self._rules))
         while len(cells):
             gone = torch.zeros(templates, device=asked.device).masked_fill_(torch.from_numpy(self._left <= 0).to(asked.device), -torch.inf)
-
-            def in_best_pose(query: torch.Tensor, block: slice, gone: torch.Tensor = gone) -> torch.Tensor:
-                return score(query, _posed(block, poses)).unflatten(1, (-1, poses)).amax(2) + gone[block]
-
-            found = best_k(asked, in_best_pose, templates, k)[0].mul(poses).tolist()
+            found = best_k(asked, partial(_in_best_pose, score, gone, poses), templates, k)[0].mul(poses).tolist()
             left = []
             for number, cell in enumerate(cells.tolist()):
                 if not self._take_first(cell, found[number]):
@@ -200,6 +197,13 @@ def _ranked(rules: Rules) -> int:
 
 def _together(rules: Rules) -> int:
     return max(1, min(_TOGETHER, _RANKED // _ranked(rules)))
+
+
+def _in_best_pose(
+    score: Score, gone: torch.Tensor, poses: int, query: torch.Tensor, block: slice, out: torch.Tensor | None = None
+) -> torch.Tensor:
+    """(cells, templates) scores of the best pose of each template. gone: (templates,) -inf for those that are used up, else 0."""
+    return score(query, _posed(block, poses)).unflatten(1, (-1, poses)).amax(2) + gone[block]
 
 
 def _posed(templates: slice, poses: int) -> slice:

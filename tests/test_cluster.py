@@ -3,7 +3,7 @@
 import os
 import signal
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -99,24 +99,26 @@ def test_what_is_no_workspace_in_an_object_store_is_left_alone(job: Callable[...
         job(workspace="s3://no-such-bucket/job")
 
 
-def test_a_lost_worker_costs_its_chunks_alone(job: Callable[..., bytes], workers: Any) -> None:
-    whole, encoded = job(), []
+@pytest.mark.parametrize("after", [(11, 16), pytest.param(range(3, 33, 3), marks=pytest.mark.slow)], ids=["2 kills", "10 kills"])
+def test_a_lost_worker_costs_its_chunks_alone(after: Sequence[int], job: Callable[..., bytes], workers: Any) -> None:
+    whole, finished, killed = job(), [], []
 
     class Killer(Listener):
-        """Kills a worker after the second and the fifth chunk."""
+        """Kills a worker each time that so many of the 36 chunks of ingest, encode, decode and select are finished."""
 
         @contextmanager
         def stage(self, name: str, total: int, unit: str) -> Iterator[Callable[[int], None]]:
             def heard(done: int) -> None:
-                if name == "encode" and done:
-                    encoded.append(done)
-                    if len(encoded) in (2, 5):
-                        os.kill(next(iter(workers.workers.values())).pid, signal.SIGKILL)
+                if name in ("ingest", "encode", "decode", "select") and done:
+                    finished.append(done)
+                    if len(finished) in after:
+                        killed.append(next(iter(workers.workers.values())).pid)
+                        os.kill(killed[-1], signal.SIGKILL)
 
             yield heard
 
     assert job(scheduler=workers.scheduler_address, listener=Killer()) == whole
-    assert sum(encoded) == 30 * 36
+    assert len(killed) == len(after)
 
 
 def test_a_cluster_that_cannot_be_used_is_told_in_a_sentence(

@@ -3,6 +3,7 @@
 import copy
 import dataclasses
 from collections.abc import Callable
+from fractions import Fraction
 from pathlib import Path
 
 import numpy as np
@@ -14,12 +15,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from hirez_mosaic import fitting, refine, render
+from hirez_mosaic.choosing import Choice, is_rich, unfitted_decoder
 from hirez_mosaic.encode import encode, second_moments
 from hirez_mosaic.fit import PAPER, Objective, Picture, placed, soft_mosaic
-from hirez_mosaic.geometry import Box
+from hirez_mosaic.geometry import Box, CellGrid
 from hirez_mosaic.loss import MultiScaleLoss
+from hirez_mosaic.nets.blur import blur_tiled
 from hirez_mosaic.nets.decoders import new_decoder
 from hirez_mosaic.nets.vgg import VGG16
+from hirez_mosaic.templates import TemplateSet
 
 Weights = dict[str, torch.Tensor]
 
@@ -124,7 +128,26 @@ def test_the_start_is_sharp_where_templates_match_what_lies_within_a_cell(pictur
     rich = Objective(objective.loss, cells, 1e6)  # RANDOM weights say little; every cell has its own px among the templates
     start, _, is_rich = fitting.best_start(new_decoder("residual", cells, "f"), rich, [picture], [picture.box])
     assert is_rich
-    assert (start.template_keys()[0] == cells.flatten(1)).all()
+    targets, sharp, blurred = start.template_keys()[0], cells.flatten(1), blur_tiled(cells).flatten(1)
+    assert (targets - sharp).abs().mean() < (blurred - sharp).abs().mean()
+
+
+def test_without_a_fit_a_rich_set_starts_sharper(picture: Picture) -> None:
+    cells = picture.analysis.reshape(12, 8, 16, 8, 3).swapaxes(1, 2).reshape(192, 8, 8, 3)
+    grid, plain = CellGrid(12, 16, (8, 8), Fraction(1)), np.broadcast_to(cells.mean((1, 2), keepdims=True), cells.shape).astype(np.uint8)
+    checks = np.indices((8, 8)).sum(0)[..., None] % 2 * np.uint8(255)
+    strewn = np.where(np.arange(64).reshape(8, 8, 1) % 3 == 0, 255 - cells, cells)  # far from any cell, however sharp one looks
+    for pixels, rich in ((cells, True), (strewn, False), (np.broadcast_to(checks, (5, 8, 8, 3)), False), (plain, True)):
+        small = torch.from_numpy(np.ascontiguousarray(pixels)).float() / 255
+        templates = TemplateSet(Path(), tuple(map(str, range(len(pixels)))), np.ascontiguousarray(pixels), "f")
+        assert is_rich(templates, grid, picture.analysis) == rich
+        choice = Choice(new_decoder("residual", small, "f"), "residual", 0, True)
+        before = choice.decoder.bias.clone()
+        decoder = unfitted_decoder(choice, templates, grid, picture.analysis)
+        assert (decoder is choice.decoder) == (not rich)
+        assert (choice.decoder.bias == before).all(), "other pictures share it"
+        learned = dataclasses.replace(choice, untouched=False)
+        assert unfitted_decoder(learned, templates, grid, picture.analysis) is learned.decoder
 
 
 def test_a_fit_that_goes_wrong_keeps_its_start(picture: Picture, objective: Objective, monkeypatch: pytest.MonkeyPatch) -> None:

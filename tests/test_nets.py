@@ -72,7 +72,18 @@ def test_moments_give_the_layer_norm_of_the_whole_picture() -> None:
 
 
 def product(keys: torch.Tensor, bias: torch.Tensor) -> Score:
-    return lambda queries, block: torch.addmm(bias[block], queries, keys[block].T)
+    return lambda queries, block, out=None: torch.addmm(bias[block], queries, keys[block].T, out=out)
+
+
+@pytest.mark.parametrize("sharp", [0.0, 0.2, 1.0])
+def test_the_residual_decoder_starts_with_the_distance_to_sharp_and_blurred_templates(sharp: float) -> None:
+    small, cells = torch.rand(30, 8, 8, 3), torch.rand(20, 192)
+    decoder = new_decoder("residual", small, "f")
+    decoder.start_from(small, sharp)
+    keys, bias = decoder.template_keys()
+    own, blurred = small.flatten(1), blur_tiled(small).flatten(1)
+    distances = sharp * torch.cdist(cells, own).square() + (1 - sharp) * torch.cdist(cells, blurred).square()
+    torch.testing.assert_close(cells.square().sum(1, keepdim=True) - 2 * cells @ keys.T - bias, distances, rtol=1e-4, atol=1e-4)
 
 
 @settings(max_examples=40, deadline=None)

@@ -27,7 +27,7 @@ def filled(folder: Path, grid: CellGrid, rules: Rules, templates: int, poses: in
     keys = torch.rand(templates * poses, 3, generator=generator)
     asked = torch.rand(grid.rows, grid.columns, 3, generator=generator) ** 3  # much alike
 
-    def score(query: torch.Tensor, block: slice) -> torch.Tensor:
+    def score(query: torch.Tensor, block: slice, out: torch.Tensor | None = None) -> torch.Tensor:
         return 2 * query @ keys[block].T - keys[block].square().sum(1)
 
     found, values = best_k(asked.flatten(0, 1), score, templates * poses, min(k, templates * poses))

@@ -14,10 +14,10 @@ ReLU, 3x3; `TrunkNorm` holds that picture-wide mean and variance.
 
 import errno
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Protocol
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -32,14 +32,22 @@ from hirez_mosaic.nets.blur import blur_tiled
 
 CELL_VALUES = 3 * CELL * CELL
 """Values of a cell's own px, or of a template at cell size: 8 x 8 x 3."""
-Score = Callable[[torch.Tensor, slice], torch.Tensor]
-"""(cells, D) queries and a slice of the templates -> (cells, templates) scores, higher is better."""
 FEATURES = 256
 HALO = 1
 """Cells beyond a cell that its queries depend on: one, by the 3x3 convolution."""
 _EPSILON = 1e-12
 _AT_ONCE = 16_384  # templates
 _FORMAT = "hirez-mosaic decoder 1"
+
+
+class Score(Protocol):
+    """What scores templates."""
+
+    def __call__(self, queries: torch.Tensor, block: slice, out: torch.Tensor | None = None) -> torch.Tensor:
+        """(cells, D) queries and a slice of the templates -> (cells, templates) scores, higher is better.
+
+        out: of that shape, where they may be written; memory that is new each time is cleared each time.
+        """
 
 
 @dataclass(frozen=True)
@@ -127,7 +135,7 @@ class LearnedDecoder(Decoder):
     def score(self) -> Score:
         with torch.no_grad():
             keys, bias = self.template_keys()
-        return lambda queries, block: torch.addmm(bias[block], queries, keys[block].T)
+        return lambda queries, block, out=None: torch.addmm(bias[block], queries, keys[block].T, out=out)
 
     def logits(self, queries: torch.Tensor, templates: torch.Tensor | None = None) -> torch.Tensor:
         """(cells, N) logits as the softmax takes them, with gradients, of all templates or of those named by index.
@@ -203,8 +211,8 @@ class PaperDecoder(LearnedDecoder):
 class ResidualDecoder(LearnedDecoder):
     """logits_i = s (2 <t_i, x + d(f)> - |t_i|^2 + b_i): minus the squared distance of template i to the cell, up to a constant.
 
-    x are the cell's own 8 x 8 x 3 px, t_i the template at 8 x 8 (learnable), d(f) the trunk, b_i a bias. d and b start at zero, so it
-    starts as the nearest neighbour: among templates blurred by B in a tiling of themselves, as the loss sees them, or among sharp ones.
+    x are the cell's own 8 x 8 x 3 px, t_i the template at 8 x 8 (learnable), d(f) the trunk, b_i a bias. d starts at zero, so it
+    starts as a nearest neighbour: among templates blurred by B in a tiling of themselves, as the loss sees them, sharp ones, or both.
     """
 
     kind = "residual"
@@ -220,11 +228,17 @@ class ResidualDecoder(LearnedDecoder):
         self.bias = nn.Parameter(torch.zeros(templates))
         self.scale = nn.Parameter(torch.ones(()))
 
-    def start_from(self, small: torch.Tensor, *, blurred: bool = True) -> "ResidualDecoder":
-        """Take the templates (N, 8, 8, 3) in [0, 1], blurred or sharp, as targets; itself."""
+    def start_from(self, small: torch.Tensor, sharp: float = 0.0) -> "ResidualDecoder":
+        """Begin with the distance sharp |x - t|^2 + (1 - sharp) |x - B t|^2 to the templates t; itself.
+
+        Up to a constant that is the distance to sharp t + (1 - sharp) B t, and a bias against what B takes from t.
+        small: (N, 8, 8, 3) in [0, 1].
+        """
         with torch.no_grad():
-            for targets, some in zip(self.targets.split(_AT_ONCE), small.split(_AT_ONCE), strict=True):
-                targets.copy_((blur_tiled(some) if blurred else some).flatten(1))
+            for targets, bias, some in zip(*(of.split(_AT_ONCE) for of in (self.targets, self.bias, small)), strict=True):
+                own, blurred = some.flatten(1), blur_tiled(some).flatten(1)
+                targets.copy_(torch.lerp(blurred, own, sharp))
+                bias.copy_(sharp * (sharp - 1) * (own - blurred).square().sum(1))
         return self
 
     def queries(self, features: torch.Tensor | None, pixels: torch.Tensor, norm: TrunkNorm | None) -> torch.Tensor:

@@ -31,7 +31,7 @@ class NearestL2(_Nearest):
     def score(self) -> Score:
         keys = self.get_buffer("templates")
         bias = -keys.square().sum(1)
-        return lambda queries, block: torch.addmm(bias[block], queries, keys[block].T, alpha=2)
+        return lambda queries, block, out=None: torch.addmm(bias[block], queries, keys[block].T, alpha=2, out=out)
 
 
 class NearestSSIM(_Nearest):
@@ -51,7 +51,7 @@ class NearestSSIM(_Nearest):
         (their_mean, their_spread), theirs = _statistics(theirs), theirs - theirs.mean(2, keepdim=True)
         samples = _WINDOW**2 - 1
 
-        def score(queries: torch.Tensor, block: slice) -> torch.Tensor:
+        def score(queries: torch.Tensor, block: slice, out: torch.Tensor | None = None) -> torch.Tensor:
             ours = _windows(queries)
             means, spreads = _statistics(ours)
             ours = (ours - ours.mean(2, keepdim=True)) * (2 / samples)
