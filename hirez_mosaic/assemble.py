@@ -60,20 +60,23 @@ class _Reader:
     def __init__(self, mosaic: Mosaic) -> None:
         self._templates, self._tint = mosaic.templates, mosaic.tint
         self._index_map = _Bands(mosaic.index_map)
-        self._taken = 0
+        self._taken, self._placed = 0, np.empty((0, 0, 0, 3), np.uint8)
         if mosaic.tint is not None:
             self._colours = _Bands(mosaic.tint.colours)
             self._strength = _Bands(np.broadcast_to(np.asarray(mosaic.tint.strength, np.float32), mosaic.index_map.shape))
 
     def px(self, row: int, columns: slice = slice(None), lines: slice = slice(None)) -> NDArray[np.uint8]:
-        """(lines, columns x width, 3) uint8: those lines of the cells of a row."""
+        """(lines, columns x width, 3) uint8: those lines of the cells of a row; the next call may overwrite them."""
         choices = self._index_map[row][columns]
-        placed = self._templates.take(choices, lines)  # (columns, lines, width, 3)
-        self._taken += placed.nbytes
+        (width, height), count = self._templates.tile, len(choices)
+        shape = len(range(*lines.indices(height))), count, width, 3
+        if self._placed.shape != shape:  # memory that is new each time would be cleared each time
+            self._placed = np.empty(shape, np.uint8)
+        pixels = self._templates.take(choices, lines, self._placed).reshape(-1, count * width, 3)
+        self._taken += pixels.nbytes
         if self._taken > RESIDENT:
             self._templates.release()
             self._taken = 0
-        pixels = np.ascontiguousarray(placed.transpose(1, 0, 2, 3)).reshape(placed.shape[1], -1, 3)
         if self._tint is None:
             return pixels
         moves = self._tint.moves(choices, self._colours[row][columns], self._strength[row][columns])
@@ -206,8 +209,10 @@ class MosaicStream:
         if self._image is not None:
             self._image.set_kill(True)
 
-    def _read(self, length: int) -> bytes:
+    def _read(self, length: int) -> bytes | memoryview:
+        """At most so many bytes more, which the next call may overwrite; none at the end."""
         try:
+            data: bytes | memoryview
             if self._stopped:
                 return b""
             if self._position < len(self._header):
@@ -216,7 +221,7 @@ class MosaicStream:
                 return b""
             else:
                 number, offset = divmod(self._position - len(self._header), self._strip_bytes)
-                data = bytes(self._strip_of(number)[offset : offset + length])
+                data = self._strip_of(number)[offset : offset + length]
         except Exception as error:  # libvips sees the end of a file; whoever started it sees the error
             self.failure = error
             self.stop()
@@ -334,7 +339,9 @@ def _save_zarr(mosaic: Mosaic, fresh: Path, progress: Progress, compression: str
     for top in range(0, rows, down):
         band, reader = range(top, min(top + down, rows)), _Reader(mosaic)
         for left in range(0, columns, across):
-            px = np.concatenate([reader.px(row, slice(left, left + across)) for row in band])
+            px = np.empty((len(band) * height, min(across, columns - left) * width, 3), np.uint8)
+            for number, row in enumerate(band):
+                px[number * height : (number + 1) * height] = reader.px(row, slice(left, left + across))
             array[top * height : top * height + px.shape[0], left * width : left * width + px.shape[1]] = px
         progress(len(band) * columns)
 

@@ -152,7 +152,7 @@ def test_the_stream_is_a_tiff_that_others_read(tmp_path):
     stream = MosaicStream(of(cells, numbered(200, 8, 6)), quiet)
     size = stream._seek(0, 2)
     stream._seek(0, 0)
-    (tmp_path / "stream.tif").write_bytes(b"".join(iter(lambda: stream._read(1000), b"")))
+    (tmp_path / "stream.tif").write_bytes(b"".join(map(bytes, iter(lambda: stream._read(1000), b""))))
     assert (tmp_path / "stream.tif").stat().st_size == size
     np.testing.assert_array_equal(tifffile.imread(tmp_path / "stream.tif"), mosaic_of(cells, 8, 6))
 
@@ -206,7 +206,7 @@ def test_a_failure_leaves_what_was_there_and_nothing_else(tmp_path, name, there)
         assemble(of(cells, numbered(200, 16, 16)), tmp_path / name, quiet)
     before = contents(tmp_path)
     cells[19, 19] = 200  # there are templates 0 to 199
-    with pytest.raises(IndexError, match="200 is out of bounds"):
+    with pytest.raises(IndexError, match="The choice 200 is out of bounds"):
         assemble(of(cells, numbered(200, 16, 16)), tmp_path / name, quiet)
     assert contents(tmp_path) == before
     assert not there or before

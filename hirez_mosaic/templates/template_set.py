@@ -97,17 +97,24 @@ class TemplateSet:
         poses = tuple(Pose(mirrored, turns) for mirrored in (False, True)[: 1 + mirror] for turns in range(4 if rotate else 1))
         return replace(self, poses=poses, fingerprint=_digest(self.fingerprint, "poses", repr(poses).encode()))
 
-    def take(self, choices: NDArray[np.integer], lines: slice = slice(None)) -> NDArray[np.uint8]:
-        """(n, lines, width, 3) uint8: those lines of px of each choice (n,)."""
+    def take(self, choices: NDArray[np.integer], lines: slice = slice(None), out: NDArray[np.uint8] | None = None) -> NDArray[np.uint8]:
+        """(lines, n, width, 3) uint8: those lines of px of each choice (n,), side by side. out: of that shape, where they are put.
+
+        Raises IndexError for what is no choice.
+        """
+        if len(choices) and (most := choices.max()) >= len(self):
+            raise IndexError(f"The choice {most} is out of bounds: there are {len(self)}.")
         numbers, poses = np.divmod(choices, len(self.poses))
-        rows = numbers if self.rows is None else self.rows[numbers]
+        rows = (numbers if self.rows is None else self.rows[numbers]).astype(np.intp)
+        (width, height), wanted = self.tile, range(*lines.indices(self.tile[1]))
         if len(self.poses) == 1:
-            return self.pixels[rows, lines]
-        wanted = range(*lines.indices(self.tile[1]))
-        taken = np.empty((len(choices), len(wanted), self.tile[0], 3), np.uint8)
+            every = self.pixels.reshape(-1, width, 3)  # all lines of all templates
+            return np.take(every, np.asarray(wanted)[:, None] + rows * height, 0, out=out, mode="clip")
+        taken = np.empty((len(wanted), len(choices), width, 3), np.uint8) if out is None else out
         for number in np.unique(poses):
             here = poses == number
-            taken[here] = self.poses[number].of(self.pixels[(rows[here], *self.poses[number].part(wanted, self.tile))])
+            px = self.poses[number].of(self.pixels[(rows[here], *self.poses[number].part(wanted, self.tile))])
+            taken[:, here] = px.transpose(1, 0, 2, 3)
         return taken
 
     def release(self) -> None:
