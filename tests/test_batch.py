@@ -615,7 +615,7 @@ def test_200_pictures_20_broken_killed_five_times(
     for _ in range(5):
         child = start("killed")
         with pytest.raises(subprocess.TimeoutExpired):
-            child.communicate(timeout=rng.uniform(0.15, 0.3) * took)
+            child.communicate(timeout=rng.uniform(0.08, 0.16) * took)
         child.send_signal(signal.SIGKILL)
         child.communicate()
     last = start("killed")
