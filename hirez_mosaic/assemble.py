@@ -108,12 +108,15 @@ def write_mosaic(mosaic: Mosaic, made: Path, progress: Progress, *, compression:
     """Write a mosaic under the name that `Appearing` gave.
 
     made: its suffix chooses the format: tiled pyramidal BigTIFF, Deep Zoom, PNG, JPEG, WebP or Zarr.
-    Reads the index map from top to bottom, each chunk once.
+    Reads the index map from top to bottom, each chunk once, and returns when the file is on the disk.
     Raises OutputError, and DiskSpaceError when the disk is full.
     """
     save = _save_zarr if made.suffix.lower() == ".zarr" else _save_vips
     with _writing():
         save(mosaic, made, progress, compression, quality)
+        for part in parts_of(made):
+            if part.is_file():
+                flush(part)
 
 
 @contextmanager
@@ -336,8 +339,9 @@ def _save_zarr(mosaic: Mosaic, fresh: Path, progress: Progress, compression: str
     down, across = max(1, _ZARR_SIDE // height), max(1, _ZARR_SIDE // width)
     chunks = (min(down, rows) * height, min(across, columns) * width, 3)
     array = zarr.create_array(fresh, shape=(rows * height, columns * width, 3), chunks=chunks, dtype="u1")
+    reader = _Reader(mosaic)
     for top in range(0, rows, down):
-        band, reader = range(top, min(top + down, rows)), _Reader(mosaic)
+        band = range(top, min(top + down, rows))
         for left in range(0, columns, across):
             px = np.empty((len(band) * height, min(across, columns - left) * width, 3), np.uint8)
             for number, row in enumerate(band):
@@ -383,6 +387,4 @@ class Appearing:
             made = self._folder / part.name
             if part.exists() and (part.is_dir() or made.is_dir()):  # only a file can replace, and only a file
                 part.rename(self._folder / f"old-{part.name}")
-            if made.is_file():
-                flush(made)
             made.replace(part)

@@ -1,4 +1,4 @@
-"""Which decoder a render uses: the one named, a trained one of these templates out of the cache, or the residual one, to be fitted."""
+"""Which decoder a render uses: the one named, a trained one of these templates out of the cache, or the residual one, fitted or not."""
 
 import copy
 import hashlib
@@ -27,7 +27,8 @@ from hirez_mosaic.templates import TemplateSet
 _HASHED = 64  # cells a side that are read at once for a digest
 _SAMPLED = 512  # cells by which a set is called rich or not, at most
 _RICH = 1.5  # a set is where the nearest template is at most so many times as far, in squares, as the nearest blurred one
-_SHARP = 0.2  # of the start with a rich set, see `ResidualDecoder.start_from`
+_UNFITTED_SHARP = 0.2  # of the start with a rich set, see `ResidualDecoder.start_from`
+_AT_ONCE = 2048  # templates compared with those cells
 _VERSION = 5  # of fitting: a cached decoder of another is not used
 
 
@@ -98,7 +99,7 @@ def unfitted_decoder(choice: Choice, templates: TemplateSet, grid: CellGrid, ana
     decoder = choice.decoder
     if isinstance(decoder, ResidualDecoder) and choice.untouched and is_rich(templates, grid, analysis):
         small, device = torch.from_numpy(templates.at_cell_size()), decoder.bias.device
-        return copy.deepcopy(decoder).start_from(small.to(device), _SHARP)
+        return copy.deepcopy(decoder).start_from(small.to(device), _UNFITTED_SHARP)
     return decoder
 
 
@@ -109,8 +110,7 @@ def is_rich(templates: TemplateSet, grid: CellGrid, analysis: Any) -> bool:
     cells = torch.cat([cell_pixels(window) for window in pixels])
     cells = cells[:: -(-len(cells) // _SAMPLED)]
     nearest = torch.full((2, len(cells)), torch.inf)
-    for block in templates.blocks():
-        sharp = torch.from_numpy(block)
+    for sharp in (some for block in templates.blocks() for some in torch.from_numpy(block).split(_AT_ONCE)):
         for least, those in zip(nearest, (sharp.flatten(1), blur_tiled(sharp).flatten(1)), strict=True):
             torch.minimum(least, (those.square().sum(1) - 2 * cells @ those.T).amin(1), out=least)
     sharp_distance, blurred_distance = (nearest + cells.square().sum(1)).mean(1).tolist()

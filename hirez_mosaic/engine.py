@@ -30,6 +30,7 @@ from hirez_mosaic.nets.device import resolve_device
 from hirez_mosaic.store import Marks
 
 Task = Callable[[Box], None]
+_RANKS = 10**6  # chunks along a side, more than there are
 Heard = Callable[[str, Box, float], None]
 """Called, from whichever thread, with the name of a stage, a chunk it finished, and the seconds that took."""
 
@@ -139,7 +140,10 @@ def graph(stages: Sequence[Stage], work: Callable[..., Any]) -> list[Any]:
                 places = ((row, column) for row in range(read.top // was[0], -(-read.bottom // was[0])) for column in across)
                 needed = [before[there] for there in places if there in before]
                 place = box.top // rows, box.left // columns
-                now[place] = delayed(work)(stage.name, box, *needed, dask_key_name=f"{stage.name}-{job}-{place[0]}-{place[1]}")
+                rank = (
+                    f"{_RANKS - place[0]:07d}-{_RANKS - place[1]:07d}"  # Dask begins with the last of equals, and the top is wanted first
+                )
+                now[place] = delayed(work)(stage.name, box, *needed, dask_key_name=f"{stage.name}-{job}-{rank}")
         calls += now.values()
         before, was = now, stage.marks.chunk
     return calls
@@ -216,7 +220,9 @@ def peak_memory() -> int:
     """Peak resident bytes of this process so far."""
     if sys.platform == "linux":  # getrusage would count what the process held that started this one
         lines = Path("/proc/self/status").read_text().splitlines()
-        return next(int(line.split()[1]) << 10 for line in lines if line.startswith("VmHWM:"))
+        told = [int(line.split()[1]) << 10 for line in lines if line.startswith("VmHWM:")]
+        if told:  # not by every kernel that calls itself Linux
+            return told[0]
     if sys.platform == "win32":
         return psutil.Process().memory_info().peak_wset
     import resource  # not on Windows

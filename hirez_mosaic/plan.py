@@ -12,7 +12,7 @@ from hirez_mosaic import assemble, decode, encode, fit, fitting, ingest, refine,
 from hirez_mosaic.engine import Engine
 from hirez_mosaic.errors import BudgetError, DiskSpaceError
 from hirez_mosaic.geometry import CellGrid
-from hirez_mosaic.nets.decoders import CELL_VALUES, Decoder
+from hirez_mosaic.nets.decoders import CELL_VALUES, Decoder, ResidualDecoder
 from hirez_mosaic.nets.vgg import VGG16
 from hirez_mosaic.sources import Source
 from hirez_mosaic.spec import RenderSpec, format_bytes, is_url
@@ -207,7 +207,7 @@ def _stage_bytes(
     judging = fit.step_bytes(*window, itemsize) + fit.objective_bytes(len(templates)) + decoder.scoring_bytes
     mapped = min(templates.pixels.nbytes, RESIDENT + grid.columns * grid.tile[0] * grid.tile[1] * 3)  # of templates, resident when used
     deciding = workers * decode.projected_bytes(chunk, decoder.query_length, len(templates), k) + decoder.scoring_bytes
-    if not fit_steps:
+    if not fit_steps and isinstance(decoder, ResidualDecoder):
         deciding += 4 * CELL_VALUES * len(templates)  # of a sharper start
     learned = _LEARNED if fit_steps or spec.refine or kept else 0
     if learned:

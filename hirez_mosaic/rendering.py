@@ -5,7 +5,7 @@ import logging
 import math
 import time
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, wait
 from contextlib import ExitStack, contextmanager
 from dataclasses import astuple, dataclass
 from fractions import Fraction
@@ -477,10 +477,12 @@ class _Clock:
                 if stage is last:
                     rows.add(box)
 
-            writing = pool.submit(assembled)
             try:
+                writing = pool.submit(assembled)
                 busy = self._run(stages, workers, heard)
                 rows.finish()
+                while not wait([writing], timeout=0.2).done:  # without a timeout some systems would not hear of Ctrl-C
+                    pass
                 busy["assemble"] = writing.result()
             except BaseException:
                 rows.stop()
@@ -536,7 +538,8 @@ def _run_stages(job: Job, workspace: Workspace, listener: Logged) -> RenderResul
     chosen = _choose(job, workspace, clock, listener)
     tint = Tint.of(templates, chosen.colours, spec.tint) if spec.tint else None
     with ExitStack() as appearing:  # all at the end, so that a start that was broken off finds none of them there
-        made = appearing.enter_context(Appearing(spec.output))
+        tile_map, preview = (path and appearing.enter_context(fresh(path)) for path in (spec.tile_map, spec.preview))
+        made = appearing.enter_context(Appearing(spec.output))  # the last in is the first to appear
 
         def write(index_map: Any, progress: Callable[[int], None]) -> None:
             mosaic = Mosaic(index_map, templates, tint)
@@ -547,13 +550,13 @@ def _run_stages(job: Job, workspace: Workspace, listener: Logged) -> RenderResul
         else:
             with clock.timed("assemble") as progress:
                 write(chosen.index_map, progress)
-        if spec.tile_map is not None:
+        if tile_map is not None:
             with clock.timed("tile map") as progress:
                 cells = cells_of(chosen.index_map, chosen.candidates, chosen.scores, chosen.colours, templates, spec.tint)
-                write_tile_map(_heard(cells, progress), appearing.enter_context(fresh(spec.tile_map)))
-        if spec.preview is not None:
+                write_tile_map(_heard(cells, progress), tile_map)
+        if preview is not None:
             with clock.timed("preview"):
-                write_preview(Mosaic(chosen.index_map, templates, tint), appearing.enter_context(fresh(spec.preview)))
+                write_preview(Mosaic(chosen.index_map, templates, tint), preview)
     return _result(job, chosen, clock)
 
 
@@ -586,8 +589,9 @@ def _choose(job: Job, workspace: Workspace, clock: _Clock, listener: Listener) -
                 decoder = fitted_decoder(tools.choice, picture, grid, objective, cache_folder("decoders"), progress, listener.note)
                 if kept is not None:
                     decoder.save(kept)
-    else:
-        decoder = unfitted_decoder(tools.choice, tools.templates, grid, analysis)
+    elif learned and tools.choice.untouched:
+        with clock.timed("start", "templates", len(tools.templates)), shared_cores(1, tools.engine.cores):
+            decoder = unfitted_decoder(tools.choice, tools.templates, grid, analysis)
     if isinstance(decoder, LearnedDecoder):
         with torch.no_grad():
             norm = decoder.trunk_norm(picture.moments)

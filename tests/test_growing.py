@@ -1,12 +1,15 @@
 """Reading an array while it is being made."""
 
 from concurrent.futures import Future, ThreadPoolExecutor, wait
+from fractions import Fraction
 
 import numpy as np
 import pytest
+import torch
 import zarr
 
-from hirez_mosaic.geometry import Box
+from hirez_mosaic.engine import Stage, Threads
+from hirez_mosaic.geometry import Box, CellGrid
 from hirez_mosaic.growing import Growing, StoppedError
 
 CHUNKS = [Box(top, top + 4, left, left + 4) for top in (0, 4, 8) for left in (0, 4)]
@@ -60,3 +63,29 @@ def test_a_reader_that_waits_or_comes_later_hears_that_there_will_be_no_more() -
         rows[0:1]
     with pytest.raises(StoppedError):
         rows.check()
+
+
+class Unmarked:
+    """Marks of a stage nothing of which is kept."""
+
+    chunk = (1, 1)
+
+    def all(self) -> np.ndarray:
+        return np.zeros((12, 11), np.bool_)
+
+    def has(self, box: Box) -> bool:
+        return False
+
+    def set(self, box: Box) -> None:
+        pass
+
+
+@pytest.mark.parametrize("workers", [1, 2, 4])
+def test_chunks_are_made_from_the_top(workers: int) -> None:
+    made: list[Box] = []
+    grid = CellGrid(12, 11, (8, 8), Fraction(1))
+    stages = [Stage(name, lambda device: lambda box: None, grid, Unmarked()) for name in ("decode", "select")]  # type: ignore[arg-type]
+    heard = lambda name, box, seconds: made.append(box) if name == "select" else None  # noqa: E731
+    Threads(torch.device("cpu"), workers).run(stages, workers, "", heard)
+    assert len(made) == 132
+    assert all(abs(number - (box.top * 11 + box.left)) <= 3 * workers for number, box in enumerate(made)), "the first rows come first"

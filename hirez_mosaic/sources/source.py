@@ -146,7 +146,7 @@ class Source:
     @property
     def px_bytes(self) -> int:
         """Bytes that reading and resampling hold for each px, in all its forms; measured."""
-        plain = self.colour.alpha == "none" and self._sample_type.itemsize == 1
+        plain = self.colour.alpha == "none" and self.colour.bits == 8 and self.colour.palette is None
         return 8 if plain else 90
 
     def chunk_bytes(self, height: int, width: int) -> int:

@@ -72,7 +72,7 @@ def _level(path: Path, series: Any, number: int, colour: Colour) -> Level:
     one, page = series.levels[number], series.levels[number].keyframe
     axes = _axes(one)
     shape = dict(zip(axes, one.shape, strict=True))
-    tiles = series.aszarr(level=number, maxworkers=2)  # more than 1: decoded in threads, not in Zarr's one event loop
+    tiles = series.aszarr(level=number, maxworkers=2)  # more than 1: decoded in threads of Zarr's, not in its one event loop
     level = Level((shape["X"], shape["Y"]), zarr.open_array(tiles, mode="r"), axes)
     if page.is_tiled:
         return level
