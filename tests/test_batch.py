@@ -396,11 +396,9 @@ def test_the_next_picture_is_ingested_while_one_is_worked_on(call: Call, tmp_pat
 
 def test_nothing_is_ingested_ahead_where_memory_would_not_do(call: Call, monkeypatch: pytest.MonkeyPatch) -> None:
     ran: list[str] = []
-    run = rendering._Clock.run
+    run = rendering._Clock._run
     monkeypatch.setattr(plan.Plan, "looking_bytes", property(lambda self: 1 << 60))
-    monkeypatch.setattr(
-        rendering._Clock, "run", lambda self, *given, workers: (ran.append(given[0].name), run(self, *given, workers=workers))
-    )
+    monkeypatch.setattr(rendering._Clock, "_run", lambda self, stages, *given: (ran.append(stages[0].name), run(self, stages, *given))[1])
     call()
     assert ran == ["ingest", "decode"] * 3
 
