@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from hirez_mosaic.decode import cell_pixels
+from hirez_mosaic.decode import best_k, cell_pixels
 from hirez_mosaic.errors import SettingError
 from hirez_mosaic.fit import Objective, Picture
 from hirez_mosaic.fitting import STEPS, fit, judged_windows
@@ -28,7 +28,6 @@ _HASHED = 64  # cells a side that are read at once for a digest
 _SAMPLED = 512  # cells by which a set is called rich or not, at most
 _RICH = 1.5  # a set is where the nearest template is at most so many times as far, in squares, as the nearest blurred one
 _UNFITTED_SHARP = 0.2  # of the start with a rich set, see `ResidualDecoder.start_from`
-_AT_ONCE = 2048  # templates compared with those cells
 _VERSION = 5  # of fitting: a cached decoder of another is not used
 
 
@@ -109,11 +108,11 @@ def is_rich(templates: TemplateSet, grid: CellGrid, analysis: Any) -> bool:
     pixels = (torch.from_numpy(np.ascontiguousarray(analysis[box.scaled(CELL).slices])) for box in judged_windows(grid.box)[0])
     cells = torch.cat([cell_pixels(window) for window in pixels])
     cells = cells[:: -(-len(cells) // _SAMPLED)]
-    nearest = torch.full((2, len(cells)), torch.inf)
-    for sharp in (some for block in templates.blocks() for some in torch.from_numpy(block).split(_AT_ONCE)):
-        for least, those in zip(nearest, (sharp.flatten(1), blur_tiled(sharp).flatten(1)), strict=True):
-            torch.minimum(least, (those.square().sum(1) - 2 * cells @ those.T).amin(1), out=least)
-    sharp_distance, blurred_distance = (nearest + cells.square().sum(1)).mean(1).tolist()
+    nearest = torch.full((2, len(cells)), -torch.inf)
+    for sharp in map(torch.from_numpy, templates.blocks()):
+        for best, those in zip(nearest, (sharp, blur_tiled(sharp)), strict=True):
+            torch.maximum(best, best_k(cells, NearestL2(those, "").score(), len(those), 1)[1][:, 0], out=best)
+    sharp_distance, blurred_distance = (cells.square().sum(1) - nearest).mean(1).tolist()
     return sharp_distance <= _RICH * blurred_distance
 
 

@@ -30,9 +30,9 @@ from hirez_mosaic.nets.device import resolve_device
 from hirez_mosaic.store import Marks
 
 Task = Callable[[Box], None]
-_RANKS = 10**6  # chunks along a side, more than there are
 Heard = Callable[[str, Box, float], None]
 """Called, from whichever thread, with the name of a stage, a chunk it finished, and the seconds that took."""
+_RANKS = 10**6  # keys count down from it, chunk by chunk: of equals Dask begins with the last key, and the top is wanted first
 
 
 @dataclass(frozen=True)
@@ -140,9 +140,7 @@ def graph(stages: Sequence[Stage], work: Callable[..., Any]) -> list[Any]:
                 places = ((row, column) for row in range(read.top // was[0], -(-read.bottom // was[0])) for column in across)
                 needed = [before[there] for there in places if there in before]
                 place = box.top // rows, box.left // columns
-                rank = (
-                    f"{_RANKS - place[0]:07d}-{_RANKS - place[1]:07d}"  # Dask begins with the last of equals, and the top is wanted first
-                )
+                rank = f"{_RANKS - place[0]:07d}-{_RANKS - place[1]:07d}"
                 now[place] = delayed(work)(stage.name, box, *needed, dask_key_name=f"{stage.name}-{job}-{rank}")
         calls += now.values()
         before, was = now, stage.marks.chunk

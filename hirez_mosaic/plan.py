@@ -1,6 +1,5 @@
 """The plan of a render: what will be made, in which chunks, within how many bytes; settled before the first px is read."""
 
-import itertools
 import math
 import shutil
 from dataclasses import dataclass
@@ -83,7 +82,9 @@ class Plan:
         """Bytes of memory at the peak of one stage, this process included; stages that hold next to nothing have no entry."""
         last = "refine" if self.stage_bytes["refine"] else "decode"
         beside = self.stage_bytes["assemble"] if self.overlaps and stage in (last, "select", "assemble") else 0
-        together = next((names for names in _TOGETHER if stage in names), (last if beside else stage,))
+        together = next((names for names in _TOGETHER if stage in names), (stage,))
+        if beside and stage == "assemble":
+            together = (last,)
         tensors = max(self.stage_bytes.get(name, 0) for name in together) + beside
         return self.room.process + _LIBRARIES + self.room.shares * _added(self.workers, tensors)
 
@@ -112,16 +113,17 @@ def make_plan(
     """
     given = left or (None if spec.chunk is None else (min(spec.chunk, grid.rows), min(spec.chunk, grid.columns)))
     overlapping = (False,) if rules_of(spec) else (True, False)  # rules change cells anywhere, to the last
-    for (workers, side), overlaps in itertools.product(_choices(given and max(given), engine.threads), overlapping):
+    for workers, side in _choices(given and max(given), engine.threads):
         chunk = given or grid.even_chunk(side)
         count = math.prod(grid.chunk_counts(chunk))
         if count < workers and given is None and side > _SMALL:
             continue  # smaller chunks keep all workers busy
         workers = min(workers, count)
         stages = _stage_bytes(spec, source, grid, encoder, decoder, templates, chunk, workers, fit_steps)
-        plan = Plan(grid, chunk, workers, overlaps, room, stages)
-        if plan.projected <= room.budget:
-            return plan
+        for overlaps in overlapping:
+            plan = Plan(grid, chunk, workers, overlaps, room, stages)
+            if plan.projected <= room.budget:
+                return plan
     fewer = "or fewer --jobs" if room.shares > 1 else ""
     raise _too_small(plan, room.process, fewer or ("or --restart" if left else "or a smaller --chunk" if spec.chunk else ""))
 

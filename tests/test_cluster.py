@@ -119,6 +119,7 @@ def test_a_lost_worker_costs_its_chunks_alone(after: Sequence[int], job: Callabl
 
     assert job(scheduler=workers.scheduler_address, listener=Killer()) == whole
     assert len(killed) == len(after)
+    assert sum(finished) == 4 * 30 * 36
 
 
 def test_a_cluster_that_cannot_be_used_is_told_in_a_sentence(
