@@ -6,9 +6,11 @@ A `Box` is in one of them; `Box.scaled` changes the unit. All bounds are half-op
     source px ── x (tile / (8 scale)) ──  analysis px ── 8 ──  cell ── tile ──  mosaic px
 """
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from fractions import Fraction
+from itertools import product
 
 from hirez_mosaic.errors import SettingError
 
@@ -148,13 +150,27 @@ class CellGrid:
         """Source px per analysis px (horizontally, vertically)."""
         return self.tile[0] / (CELL * self.scale), self.tile[1] / (CELL * self.scale)
 
-    def even_chunk(self, side: int) -> tuple[int, int]:
-        """The chunk shape (rows, columns) of about equal chunks of at most `side` cells a side.
+    def even_chunk(self, side: int, workers: int = 1, halo: int = 0, least: int = 1) -> tuple[int, int]:
+        """The chunk shape (rows, columns) of about equal chunks of at most `side` cells a side, as large as can be.
 
-        >>> CellGrid(248, 330, (32, 32), Fraction(2)).even_chunk(128)
-        (124, 110)
+        workers: who take chunks in turn and read `halo` cells around each; of shapes of a few more chunks, not less than `least` cells a
+        side, the one they are through with soonest: with 9 chunks one of two workers would wait for the other's last.
+
+        >>> grid = CellGrid(248, 330, (32, 32), Fraction(2))
+        >>> grid.even_chunk(112), grid.even_chunk(112, workers=2, halo=3)
+        ((83, 110), (62, 110))
         """
-        return _even(self.rows, side), _even(self.columns, side)
+
+        def sides(length: int) -> list[int]:
+            fewest = -(-length // side)
+            first, *more = (-(-length // count) for count in range(fewest, fewest + workers))
+            return [first, *(one for one in more if one >= least)]
+
+        def read_in_turn(chunk: tuple[int, int]) -> int:
+            turns = -(-math.prod(self.chunk_counts(chunk)) // workers)
+            return turns * (chunk[0] + 2 * halo) * (chunk[1] + 2 * halo)
+
+        return min(product(sides(self.rows), sides(self.columns)), key=read_in_turn)
 
     def chunk_counts(self, chunk: tuple[int, int]) -> tuple[int, int]:
         """Number of chunks of (rows, columns) cells (down, across).
@@ -169,8 +185,3 @@ class CellGrid:
         for top in range(0, self.rows, chunk[0]):
             for left in range(0, self.columns, chunk[1]):
                 yield Box(top, min(top + chunk[0], self.rows), left, min(left + chunk[1], self.columns))
-
-
-def _even(length: int, most: int) -> int:
-    pieces = -(-length // most)
-    return -(-length // pieces)

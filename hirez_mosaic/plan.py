@@ -10,7 +10,7 @@ import psutil
 from hirez_mosaic import assemble, decode, encode, fit, fitting, ingest, refine, rules
 from hirez_mosaic.engine import Engine
 from hirez_mosaic.errors import BudgetError, DiskSpaceError
-from hirez_mosaic.geometry import CellGrid
+from hirez_mosaic.geometry import CELL, CellGrid
 from hirez_mosaic.nets.decoders import CELL_VALUES, Decoder, ResidualDecoder
 from hirez_mosaic.nets.vgg import VGG16
 from hirez_mosaic.sources import Source
@@ -114,7 +114,7 @@ def make_plan(
     given = left or (None if spec.chunk is None else (min(spec.chunk, grid.rows), min(spec.chunk, grid.columns)))
     overlapping = (False,) if rules_of(spec) else (True, False)  # rules change cells anywhere, to the last
     for workers, side in _choices(given and max(given), engine.threads):
-        chunk = given or grid.even_chunk(side)
+        chunk = given or grid.even_chunk(side, workers, -(-encoder.halo // CELL), _SMALL)
         count = math.prod(grid.chunk_counts(chunk))
         if count < workers and given is None and side > _SMALL:
             continue  # smaller chunks keep all workers busy

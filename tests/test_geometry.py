@@ -125,3 +125,22 @@ def test_even_chunks_are_as_few_as_can_be_and_about_equal(length, side):
     assert across <= min(side, 7)
     assert -(-length // down) == -(-length // side)
     assert (down - 1) * -(-length // side) < length
+
+
+@given(st.integers(1, 1000), st.integers(1, 1000), st.integers(8, 112), st.integers(2, 16))
+def test_chunks_are_more_where_workers_are_through_sooner(rows, columns, side, workers):
+    cells, halo, least = grid(rows, columns), 3, 6
+
+    def time(chunk):
+        turns = -(-len(list(cells.chunks(chunk))) // workers)
+        return turns * (chunk[0] + 2 * halo) * (chunk[1] + 2 * halo)
+
+    fewest, chosen = cells.even_chunk(side), cells.even_chunk(side, workers, halo, least)
+    assert all(min(least, few) <= one <= few for one, few in zip(chosen, fewest, strict=True))
+    assert chosen == fewest or time(chosen) < time(fewest)
+
+
+def test_no_worker_waits_for_the_last_chunk_of_another():
+    assert grid(248, 330).even_chunk(112) == (83, 110)  # 9 chunks, and 5 turns of two workers
+    assert grid(248, 330).even_chunk(112, workers=2, halo=3, least=32) == (62, 110)  # 12, and 6
+    assert grid(40, 40).even_chunk(112, workers=2, halo=3, least=32) == (40, 40)
