@@ -89,7 +89,10 @@ def _placed(value: str, parameter: click.Parameter, folder: Path) -> str:
     """A path, relative to `folder`, from where the program runs; an address (s3://...) and all else as it is."""
     kind, place = parameter.type, folder / value
     is_path = isinstance(kind, click.Path) or (isinstance(kind, FileOr) and value not in kind.words and os.path.isfile(place))  # noqa: PTH113
-    return str(place) if is_path and not _ADDRESS.match(value) else value
+    if not is_path or _ADDRESS.match(value):
+        return value
+    plain = Path(os.path.normpath(place))
+    return str(plain if plain.resolve() == place.resolve() else place)  # "a/../b" is another place than "b" where a is a link
 
 
 # From words to a recipe
