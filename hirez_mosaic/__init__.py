@@ -15,13 +15,14 @@ if TYPE_CHECKING:
     from hirez_mosaic.assembling import assemble_tile_map
     from hirez_mosaic.batching import BatchListener, BatchResult, Outcome, batch
     from hirez_mosaic.comparing import compare
-    from hirez_mosaic.rendering import Listener, RenderResult, render
+    from hirez_mosaic.job import Listener
+    from hirez_mosaic.rendering import RenderResult, render
     from hirez_mosaic.training import train
 
 _LAZY = {
     "BatchListener": "batching",
     "BatchResult": "batching",
-    "Listener": "rendering",
+    "Listener": "job",
     "Outcome": "batching",
     "RenderResult": "rendering",
     "assemble_tile_map": "assembling",

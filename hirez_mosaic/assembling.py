@@ -10,7 +10,7 @@ import numpy as np
 from hirez_mosaic.assemble import Mosaic, assemble, check_output, write_preview
 from hirez_mosaic.errors import TileMapError
 from hirez_mosaic.fresh import fresh
-from hirez_mosaic.rendering import Listener, cached_templates
+from hirez_mosaic.job import Listener, cached_templates
 from hirez_mosaic.spec import RenderSpec
 from hirez_mosaic.tilemap import check_tile_map, read_ban, read_tile_map
 from hirez_mosaic.tint import Tint

@@ -25,8 +25,9 @@ from hirez_mosaic.engine import shared_cores
 from hirez_mosaic.errors import HirezMosaicError, OtherJobError, OutputExistsError, SettingError, SourceNotFoundError, sentence
 from hirez_mosaic.folder import list_pictures, stems_of_mosaics
 from hirez_mosaic.fresh import fresh
+from hirez_mosaic.job import Job, Listener, Logged, Tools, make_tools, shared_identity
 from hirez_mosaic.journal import FAILED, MADE, STARTED, UNCHANGED, Journal, digest, open_journal, state
-from hirez_mosaic.rendering import Job, Listener, Logged, RenderResult, Tools, look_ahead, make_tools, run_render, shared_identity
+from hirez_mosaic.rendering import RenderResult, look_ahead, run_render
 from hirez_mosaic.spec import FAR_WEIGHT, FORMATS, MAX_SOURCE_PX, TILE_MAPS, RenderSpec, is_url
 
 REPORT = "report.json"

@@ -32,8 +32,9 @@ from hirez_mosaic.errors import BudgetError, SettingError
 from hirez_mosaic.floor import render_floor, thumbnail_floor
 from hirez_mosaic.fresh import fresh
 from hirez_mosaic.geometry import CELL, CellGrid
+from hirez_mosaic.job import Listener
 from hirez_mosaic.nets.weights import resolve_weights
-from hirez_mosaic.rendering import Listener, RenderResult, render
+from hirez_mosaic.rendering import RenderResult, render
 from hirez_mosaic.spec import parse_bytes, parse_scale, parse_tile
 from hirez_mosaic.templates import load_templates
 from hirez_mosaic.templates.loading import list_files

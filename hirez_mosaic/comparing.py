@@ -21,12 +21,13 @@ from hirez_mosaic.fit import Picture, placed, soft_mosaic
 from hirez_mosaic.fitting import STEPS
 from hirez_mosaic.fresh import fresh
 from hirez_mosaic.geometry import CELL, Box
+from hirez_mosaic.job import Listener, cached_templates
 from hirez_mosaic.loss import MultiScaleLoss
 from hirez_mosaic.metrics import Judge, Judgement
 from hirez_mosaic.nets.decoders import load_decoder
 from hirez_mosaic.nets.device import resolve_device
 from hirez_mosaic.nets.weights import resolve_alexnet, resolve_weights
-from hirez_mosaic.rendering import Listener, cached_templates, gather_moments, run_render
+from hirez_mosaic.rendering import gather_moments, run_render
 from hirez_mosaic.sources import open_source
 from hirez_mosaic.spec import FAR_WEIGHT, RenderSpec, parse_colour, parse_tile
 from hirez_mosaic.vips import captioned

@@ -20,7 +20,7 @@ from hirez_mosaic.errors import OutputError, SettingError
 from hirez_mosaic.fresh import fresh
 from hirez_mosaic.geometry import CELL, CellGrid
 from hirez_mosaic.ingest import ingest_chunk
-from hirez_mosaic.rendering import Listener
+from hirez_mosaic.job import Listener
 from hirez_mosaic.sources import open_source, unpack
 from hirez_mosaic.spec import DUPLICATE_LEVELS, parse_colour, parse_tile
 from hirez_mosaic.templates import TemplateSet, load_templates

@@ -1,150 +1,44 @@
 """A whole render: from a picture and a folder of templates to a mosaic file."""
 
 import errno
-import logging
 import math
-import time
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor, wait
-from contextlib import ExitStack, contextmanager
-from dataclasses import astuple, dataclass
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from dataclasses import dataclass, replace
 from fractions import Fraction
-from functools import cached_property, partial
+from functools import partial
 from pathlib import Path
-from threading import Lock
 from typing import Any
 
 import numpy as np
 import torch
 
-from hirez_mosaic import __version__
-from hirez_mosaic.assemble import Appearing, Mosaic, check_output, write_mosaic, write_preview
+from hirez_mosaic.assemble import Appearing, Mosaic, write_mosaic, write_preview
 from hirez_mosaic.cache import cache_folder
-from hirez_mosaic.choosing import Choice, choose_decoder, fitted_decoder, loss_network, unfitted_decoder, window_objective
+from hirez_mosaic.choosing import fitted_decoder, unfitted_decoder
+from hirez_mosaic.clock import Clock
 from hirez_mosaic.decode import box_queries
 from hirez_mosaic.encode import stored_type
-from hirez_mosaic.engine import Engine, Stage, cores, make_engine, peak_memory, shared_cores
+from hirez_mosaic.engine import Stage, shared_cores
 from hirez_mosaic.errors import DiskSpaceError, SourceError
-from hirez_mosaic.fit import Objective, Picture
+from hirez_mosaic.fit import Picture
 from hirez_mosaic.fitting import mean_loss
 from hirez_mosaic.fresh import fresh
-from hirez_mosaic.geometry import CELL, Box, CellGrid
-from hirez_mosaic.growing import Growing
-from hirez_mosaic.nets.decoders import FEATURES, LearnedDecoder, load_decoder
-from hirez_mosaic.nets.device import device_name, resolve_device, resolve_precision
-from hirez_mosaic.nets.vgg import VGG16, make_encoder
-from hirez_mosaic.nets.weights import resolve_weights
-from hirez_mosaic.plan import Plan, Room, candidates_kept, check_disk, make_plan, make_room, rules_of
+from hirez_mosaic.geometry import CELL
+from hirez_mosaic.job import Job, Listener, Logged, Tools, prepare
+from hirez_mosaic.nets.decoders import FEATURES, Decoder, LearnedDecoder, load_decoder
+from hirez_mosaic.nets.device import device_name
+from hirez_mosaic.plan import candidates_kept, rules_of
 from hirez_mosaic.refine import WINDOW
-from hirez_mosaic.rules import RuledMap
-from hirez_mosaic.sources import Source, files_of, open_source, unpack, unpacked
+from hirez_mosaic.rules import Queries, RuledMap
+from hirez_mosaic.sources import Source, unpack, unpacked
 from hirez_mosaic.spec import FAR_WEIGHT, MAX_SOURCE_PX, RenderSpec
 from hirez_mosaic.stages import decoding, encoding, ingesting, refining, selecting
-from hirez_mosaic.store import Identity, Workspace, discard, held, open_workspace, stored_chunk
-from hirez_mosaic.templates import TemplateSet, load_templates
-from hirez_mosaic.templates.duplicates import near_duplicates
-from hirez_mosaic.tilemap import cells_of, check_tile_map, read_ban, without, write_tile_map
+from hirez_mosaic.store import Workspace, discard, open_workspace
+from hirez_mosaic.tilemap import cells_of, write_tile_map
 from hirez_mosaic.tint import Tint
 
 _REFINED = (WINDOW, WINDOW)  # of the index map's chunks where it is refined, cells
-_log = logging.getLogger("hirez_mosaic")
-_log.addHandler(logging.NullHandler())
-
-
-class Listener:
-    """Hears how a render goes; this one keeps quiet."""
-
-    def note(self, line: str) -> None:
-        """Something worth a line."""
-
-    def planned(self, job: "Job") -> None:
-        """The plan is made and the work begins."""
-
-    def status(self, line: str) -> None:
-        """How the running stage is doing; takes the place of the last such line."""
-
-    @contextmanager
-    def stage(self, name: str, total: int, unit: str) -> Iterator[Callable[[int], None]]:
-        """A stage of `total` units runs within; yields what to call with each number of units done."""
-        yield lambda done: None
-
-
-class Logged(Listener):
-    """Writes what it hears to the log "hirez_mosaic", and passes it on.
-
-    Records have the attributes `picture` (None where all share it) and, some of them, `stage`, `chunk` ([top, bottom, left, right], cells),
-    `bytes` (written) and `seconds`.
-    """
-
-    def __init__(self, heard: Listener, picture: Path | None) -> None:
-        self._heard, self._picture = heard, None if picture is None else str(picture)
-
-    def note(self, line: str) -> None:
-        _log.warning(line, extra={"picture": self._picture})
-        self._heard.note(line)
-
-    def planned(self, job: "Job") -> None:
-        plan = job.plan
-        told = f"planned: {plan.chunk_count} chunks of {plan.chunk[1]} x {plan.chunk[0]} cells, {plan.workers} at a time"
-        _log.info(told, extra={"picture": self._picture, "bytes": plan.projected})
-        self._heard.planned(job)
-
-    def status(self, line: str) -> None:
-        self._heard.status(line)
-
-    @contextmanager
-    def stage(self, name: str, total: int, unit: str) -> Iterator[Callable[[int], None]]:
-        start = time.perf_counter()
-        with self._heard.stage(name, total, unit) as progress:
-            yield progress
-        took = time.perf_counter() - start
-        _log.info("stage finished", extra={"picture": self._picture, "stage": name, "seconds": round(took, 3)})
-
-    def chunk(self, stage: Stage, box: Box, seconds: float) -> None:
-        """A chunk of a stage is finished."""
-        told = {"picture": self._picture, "stage": stage.name, "chunk": [box.top, box.bottom, box.left, box.right]}
-        _log.info("chunk finished", extra={**told, "bytes": box.area * stage.cell_bytes, "seconds": round(seconds, 3)})
-
-
-@dataclass(frozen=True)
-class Tools:
-    """What renders share whose specs differ in nothing but source, workspace and what they write. No render changes it."""
-
-    templates: TemplateSet
-    weights: dict[str, torch.Tensor]
-    encoder: VGG16
-    choice: Choice
-    device: torch.device
-    precision: torch.dtype
-    engine: Engine
-    room: Room
-    far_weight: float
-
-    @cached_property
-    def objective(self) -> Objective:
-        """What fitting and refining minimise, and rules are judged by."""
-        return window_objective(loss_network(self.weights, self.device, self.precision), self.templates, self.far_weight)
-
-
-@dataclass(frozen=True)
-class Job:
-    """Everything a render works with, once it is planned.
-
-    place: of the workspace. identity: what is done is of use to a later start of the same one alone.
-    """
-
-    spec: RenderSpec
-    source: Source
-    tools: Tools
-    plan: Plan
-    place: str
-    identity: Identity
-
-    def check_disk(self, promised: int = 0) -> int:
-        """See `plan.check_disk`."""
-        feature_bytes = np.dtype(stored_type(self.tools.precision)).itemsize
-        unpacked = self.source.unpacked_bytes
-        return check_disk(self.spec, self.plan, self.place, feature_bytes, unpacked, self.tools.choice.decoder, promised)
 
 
 @dataclass(frozen=True)
@@ -303,7 +197,7 @@ def look_ahead(spec: RenderSpec, listener: Listener, tools: Tools, beside: Job) 
         job = prepare(spec, listener, cleanup, tools)
         if beside.plan.projected + job.plan.looking_bytes <= beside.plan.budget:
             job.check_disk(beside.check_disk())
-            workspace, clock = open_workspace(job.place, job.identity, job.plan.grid, job.plan.chunk), _Clock(job, listener)
+            workspace, clock = open_workspace(job.place, job.identity, job.plan.grid, job.plan.chunk), Clock(job, listener)
             clock.run(_ingest(job, workspace, clock), workers=1)
 
 
@@ -311,209 +205,6 @@ def _forget(job: Job) -> None:
     """Remove a workspace that nobody asked for."""
     if job.spec.workspace is None:
         discard(job.place)
-
-
-def prepare(spec: RenderSpec, listener: Listener, cleanup: ExitStack, tools: Tools | None = None) -> Job:
-    """Open and check everything a render needs, from the cheapest to the dearest; writes nothing but the caches, and an empty workspace.
-
-    cleanup: closes what was opened, and gives the workspace free. tools: that it shares with others; its own where None.
-    """
-    spec.check_places()
-    for path in filter(None, (spec.output, spec.preview)):
-        check_output(path, spec.overwrite)
-    if spec.tile_map is not None:
-        check_output(spec.tile_map, spec.overwrite)
-        check_tile_map(spec.tile_map)
-    source = open_source(spec.source, spec.background, spec.max_source_px)
-    cleanup.callback(source.close)
-    grid = CellGrid.over(source.size, spec.tile, spec.scale, spec.columns)
-    source = source.for_step(grid.source_step)
-    spec.check_mosaic_size(grid.mosaic_size)
-    tools = tools or make_tools(spec, listener, cleanup)
-    rules_of(spec).check(grid.rows, grid.columns, len(tools.templates.names))
-    place = spec.workspace or str(spec.output.with_name(f".{spec.output.name}.workspace"))
-    identity = _identity(spec, grid, tools)
-    cleanup.enter_context(held(place))
-    tools.engine.dismiss(place)
-    left = None if spec.restart else stored_chunk(place, identity)
-    choice = tools.choice
-    plan = make_plan(spec, source, grid, tools.encoder, choice.decoder, tools.templates, tools.engine, tools.room, choice.fit_steps, left)
-    job = Job(spec, source, tools, plan, place, identity)
-    job.check_disk()
-    if spec.restart:
-        discard(place)
-    return job
-
-
-def make_tools(spec: RenderSpec, listener: Listener, cleanup: ExitStack, at_once: int = 1) -> Tools:
-    """Load everything a render needs that does not depend on its source.
-
-    at_once: renders at a time that share memory and cores. cleanup: closes what was opened.
-    """
-    engine = make_engine(spec.scheduler, spec.device, at_once)
-    cleanup.callback(engine.close)
-    device = resolve_device("cpu" if spec.scheduler else spec.device)  # on a cluster the networks run on its workers
-    precision = resolve_precision(spec.precision, device)
-    templates = chosen_templates(spec, listener)
-    choice = choose_decoder(spec, templates, cache_folder("decoders"))
-    choice.decoder.to(device)
-    if spec.decoder == "paper":
-        listener.note("The paper's decoder is untrained: its Xavier weights choose templates at random. Name a trained file instead.")
-    weights = resolve_weights(spec.weights, cache_folder("weights"), listener.note)
-    encoder = make_encoder(weights, device, precision)
-    return Tools(templates, weights, encoder, choice, device, precision, engine, make_room(spec.memory, engine, at_once), spec.far_weight)
-
-
-def _identity(spec: RenderSpec, grid: CellGrid, tools: Tools) -> Identity:
-    """All that the arrays of a workspace depend on."""
-    return {
-        "source": [str(spec.source.absolute()), files_of(spec.source)],
-        "cells": [grid.columns, grid.rows],
-        "scale": str(grid.scale),
-        **shared_identity(spec, tools),
-    }
-
-
-def shared_identity(spec: RenderSpec, tools: Tools) -> Identity:
-    """All that the arrays of a workspace depend on but the source, and how many cells it makes."""
-    choice = tools.choice
-    return {
-        "version": __version__,
-        "tile": list(spec.tile),
-        "background": list(spec.background),
-        "templates": tools.templates.fingerprint,
-        "decoder": choice.identity,
-        "fit": choice.fit_steps,
-        "refine": spec.refine,
-        "far weight": spec.far_weight if choice.fit_steps or spec.refine else None,
-        "rules": list(astuple(rules_of(spec))),
-        "candidates": candidates_kept(spec, len(tools.templates)),
-        "device": tools.device.type,
-        "precision": str(tools.precision),
-    }
-
-
-def chosen_templates(spec: RenderSpec, listener: Listener) -> TemplateSet:
-    """The templates a render chooses from: those of the folder without banned ones and near-duplicates, in all poses allowed."""
-    banned = frozenset() if spec.ban is None else read_ban(spec.ban)
-    found = without(cached_templates(spec.templates, spec.tile, spec.background, listener, spec.jobs), banned)
-    if spec.dedupe is not None:
-        first = near_duplicates(found.at_cell_size(), spec.dedupe)
-        kept = np.flatnonzero(first == np.arange(len(first)))
-        listener.note(f"{len(first) - len(kept):,} of {len(first):,} templates are near-duplicates of others and are left out.")
-        found = found.subset(kept)
-    return found.in_poses(mirror=spec.mirror, rotate=spec.rotate)
-
-
-def cached_templates(
-    folder: Path, tile: tuple[int, int], background: tuple[int, int, int], listener: Listener, jobs: int | None = None
-) -> TemplateSet:
-    """The templates of a folder out of the cache or decoded into it; the listener hears what was skipped."""
-    templates = load_templates(
-        folder,
-        tile,
-        background=background,
-        cache=cache_folder("templates"),
-        jobs=jobs or cores(),
-        stage=lambda total: listener.stage("templates", total, "templates"),
-    )
-    if templates.skipped:
-        named = ", ".join(f"{name} ({reason})" for name, reason in templates.skipped[:5])
-        more = f" and {len(templates.skipped) - 5} more" if len(templates.skipped) > 5 else ""
-        listener.note(f"{len(templates.skipped)} files in {folder} are no readable pictures and were skipped: {named}{more}.")
-    return templates
-
-
-Write = Callable[[Any, Callable[[int], None]], None]
-"""Assembles the mosaic of an index map, which is read from top to bottom; tells how many cells are done."""
-
-
-class _Clock:
-    """Runs stages, and remembers what each took.
-
-    seconds, peaks: by stage. Where stages run together, each has its share of the time by what it was at work.
-    """
-
-    def __init__(self, job: Job, listener: Logged) -> None:
-        self._cells, self._place, self._listener, self._engine = job.plan.grid.cells, job.place, listener, job.tools.engine
-        self.seconds: dict[str, float] = {}
-        self.peaks: dict[str, int] = {}
-
-    @contextmanager
-    def timed(self, name: str, unit: str = "cells", total: int | None = None) -> Iterator[Callable[[int], None]]:
-        start = time.perf_counter()
-        with self._listener.stage(name, self._cells if total is None else total, unit) as progress:
-            yield progress
-        self._share(start, {name: 1.0})
-
-    def run(self, *stages: Stage, workers: int) -> None:
-        """Run stages that follow one another chunk by chunk."""
-        start = time.perf_counter()
-        self._share(start, self._run(stages, workers, lambda stage, box: None))
-
-    def run_beside(self, *stages: Stage, workers: int, index_map: Any, write: Write) -> None:
-        """Run stages the last of which makes the index map, and assemble the mosaic of its rows as they come.
-
-        Whatever of the two goes wrong ends the other, and is raised when nothing runs any more.
-        """
-        start, last = time.perf_counter(), stages[-1]
-        finished = set(last.finished())
-        rows = Growing(index_map, (box for box in last.grid.chunks(last.marks.chunk) if box not in finished))
-
-        with self._listener.stage("assemble", self._cells, "cells") as progress, ThreadPoolExecutor(1) as pool:
-
-            def assembled() -> float:
-                begun = time.perf_counter()
-                write(rows, checked)
-                return time.perf_counter() - begun - rows.waited
-
-            def checked(cells: int) -> None:
-                rows.check()
-                progress(cells)
-
-            def heard(stage: Stage, box: Box) -> None:
-                if writing.done():
-                    writing.result()  # raises what went wrong
-                if stage is last:
-                    rows.add(box)
-
-            try:
-                writing = pool.submit(assembled)
-                busy = self._run(stages, workers, heard)
-                rows.finish()
-                while not wait([writing], timeout=0.2).done:  # without a timeout some systems would not hear of Ctrl-C
-                    pass
-                busy["assemble"] = writing.result()
-            except BaseException:
-                rows.stop()
-                raise
-        self._share(start, busy)
-
-    def _run(self, stages: Sequence[Stage], workers: int, heard: Callable[[Stage, Box], None]) -> dict[str, float]:
-        """Seconds for which each stage kept one worker, or its share of all, at work."""
-        lock = Lock()
-        busy = dict.fromkeys((stage.name for stage in stages), 0.0)
-        named = {stage.name: stage for stage in stages}
-        with ExitStack() as bars:
-            progress = {stage.name: bars.enter_context(self._listener.stage(stage.name, self._cells, "cells")) for stage in stages}
-            for stage in stages:
-                progress[stage.name](sum(box.area for box in stage.finished()))
-
-            def finished(name: str, box: Box, seconds: float) -> None:
-                self._listener.chunk(named[name], box, seconds)
-                progress[name](box.area)
-                with lock:
-                    busy[name] += seconds / workers
-                heard(named[name], box)
-
-            self._engine.run(stages, workers, self._place, finished)
-        return busy
-
-    def _share(self, start: float, busy: dict[str, float]) -> None:
-        wall, peak = time.perf_counter() - start, peak_memory()
-        for name, seconds in busy.items():
-            self.seconds[name] = wall * seconds / (sum(busy.values()) or 1.0)
-            self.peaks[name] = peak
 
 
 @dataclass(frozen=True)
@@ -534,7 +225,7 @@ class _Chosen:
 
 def _run_stages(job: Job, workspace: Workspace, listener: Logged) -> RenderResult:
     """Choose and assemble."""
-    spec, clock, templates = job.spec, _Clock(job, listener), job.tools.templates
+    spec, clock, templates = job.spec, Clock(job, listener), job.tools.templates
     chosen = _choose(job, workspace, clock, listener)
     tint = Tint.of(templates, chosen.colours, spec.tint) if spec.tint else None
     with ExitStack() as appearing:  # all at the end, so that a start that was broken off finds none of them there
@@ -560,39 +251,15 @@ def _run_stages(job: Job, workspace: Workspace, listener: Logged) -> RenderResul
     return _result(job, chosen, clock)
 
 
-def _choose(job: Job, workspace: Workspace, clock: _Clock, listener: Listener) -> _Chosen:
-    """Unpack, ingest and encode; moments; fit; decode and select, or refine; rules."""
+def _choose(job: Job, workspace: Workspace, clock: Clock, listener: Listener) -> _Chosen:
+    """Everything up to the index map, but for what runs while it is assembled."""
     spec, plan, grid, tools = job.spec, job.plan, job.plan.grid, job.tools
-    looking = [_ingest(job, workspace, clock)]
     analysis, colours = _looked(workspace)
-    decoder, features, norm = tools.choice.decoder, None, None
-    learned = isinstance(decoder, LearnedDecoder)
-    if learned:
-        features = workspace.add("features", np.dtype(stored_type(tools.precision)).str, channels=FEATURES)
-        moments = workspace.add_per_chunk("moments", "f8", (FEATURES + 1, FEATURES + 1))
-        encode = partial(encoding, tools.encoder, grid, analysis, features, moments, plan.chunk)
-        reach, written = -(-tools.encoder.halo // CELL), FEATURES * features.dtype.itemsize
-        looking.append(Stage("encode", encode, grid, workspace.marks("encode"), reach, written))
-    clock.run(*looking, workers=plan.workers)
-    if learned:
-        with clock.timed("moments", "chunks", plan.chunk_count) as progress:
-            picture = Picture(analysis, features, gather_moments(moments, progress))
-    rules = rules_of(spec)
-    if tools.choice.fit_steps or spec.refine or rules:
-        objective = tools.objective
-    if tools.choice.fit_steps:
-        with clock.timed("fit", "steps", tools.choice.fit_steps) as progress, shared_cores(1, tools.engine.cores):
-            kept = None if workspace.folder is None else workspace.folder / "decoder.safetensors"
-            if kept is not None and kept.exists():  # of a start that was broken off: the chunks decoded since are its
-                decoder = load_decoder(kept, len(tools.templates), tools.templates.fingerprint).to(tools.device)
-            else:
-                decoder = fitted_decoder(tools.choice, picture, grid, objective, cache_folder("decoders"), progress, listener.note)
-                if kept is not None:
-                    decoder.save(kept)
-    elif learned and tools.choice.untouched:
-        with clock.timed("start", "templates", len(tools.templates)), shared_cores(1, tools.engine.cores):
-            decoder = unfitted_decoder(tools.choice, tools.templates, grid, analysis)
-    if isinstance(decoder, LearnedDecoder):
+    picture = _encode(job, workspace, clock)
+    decoder = _learn(job, workspace, clock, picture, listener)
+    features, norm = None, None
+    if picture is not None and isinstance(decoder, LearnedDecoder):
+        features = picture.features
         with torch.no_grad():
             norm = decoder.trunk_norm(picture.moments)
     k = candidates_kept(spec, len(tools.templates))
@@ -603,38 +270,79 @@ def _choose(job: Job, workspace: Workspace, clock: _Clock, listener: Listener) -
     if spec.refine:
         clock.run(*last, workers=workers)
         index_map = workspace.add("index_map", "u4", chunk=_REFINED)
-        refine = partial(refining, objective, grid, analysis, candidates, scores, index_map, spec.refine)
+        refine = partial(refining, tools.objective, grid, analysis, candidates, scores, index_map, spec.refine)
         last, workers = (Stage("refine", refine, grid, workspace.marks("refine", _REFINED), cell_bytes=4),), 1
     else:
         index_map = workspace.add("index_map", "u4")
         last += (Stage("select", partial(selecting, candidates, index_map), grid, workspace.marks("select"), cell_bytes=4),)
-    if not plan.overlaps:
-        clock.run(*last, workers=workers)
-    cost = None
-    if rules:
-        first, index_map = index_map, workspace.add("ruled_map", "u4")
-        boxes, score = list(grid.chunks(plan.chunk)), decoder.score()
-
-        def queries(box: Box) -> torch.Tensor:
-            return box_queries(decoder, norm, grid.box, analysis, features, box)
-
-        with (
-            clock.timed("rules") as progress,
-            shared_cores(plan.workers, tools.engine.cores),
-            workspace.scratch() as scratch,
-            torch.inference_mode(),
-        ):
-            before = mean_loss(objective, grid, analysis, first)
-            ruled = RuledMap(rules, grid, len(tools.templates), len(tools.templates.poses), decoder.query_length)
-            for done in ruled.fill(first, candidates, scores, boxes, queries, score, scratch, refined=spec.refine > 0):
-                progress(done)
-            for box in boxes:
-                index_map[box.slices] = ruled.index_map[box.slices]
-            cost = (before, mean_loss(objective, grid, analysis, index_map))
-    return _Chosen(index_map, candidates, scores, colours, cost, last if plan.overlaps else (), workers)
+    if plan.overlaps:
+        return _Chosen(index_map, candidates, scores, colours, None, last, workers)
+    clock.run(*last, workers=workers)
+    chosen = _Chosen(index_map, candidates, scores, colours, None, (), workers)
+    if rules_of(spec):
+        return _ruled(job, workspace, clock, chosen, partial(box_queries, decoder, norm, grid.box, analysis, features), decoder)
+    return chosen
 
 
-def _ingest(job: Job, workspace: Workspace, clock: _Clock) -> Stage:
+def _encode(job: Job, workspace: Workspace, clock: Clock) -> Picture | None:
+    """Ingest and, for a decoder that looks at features, encode: what such a decoder sees."""
+    grid, tools = job.plan.grid, job.tools
+    ingest, analysis = _ingest(job, workspace, clock), _looked(workspace)[0]
+    if not isinstance(tools.choice.decoder, LearnedDecoder):
+        clock.run(ingest, workers=job.plan.workers)
+        return None
+    features = workspace.add("features", np.dtype(stored_type(tools.precision)).str, channels=FEATURES)
+    moments = workspace.add_per_chunk("moments", "f8", (FEATURES + 1, FEATURES + 1))
+    encode = partial(encoding, tools.encoder, grid, analysis, features, moments, job.plan.chunk)
+    reach, written = -(-tools.encoder.halo // CELL), FEATURES * features.dtype.itemsize
+    clock.run(ingest, Stage("encode", encode, grid, workspace.marks("encode"), reach, written), workers=job.plan.workers)
+    with clock.timed("moments", "chunks", job.plan.chunk_count) as progress:
+        return Picture(analysis, features, gather_moments(moments, progress))
+
+
+def _learn(job: Job, workspace: Workspace, clock: Clock, picture: Picture | None, listener: Listener) -> Decoder:
+    """The decoder of this picture: fitted to it, started for it, or as it was chosen."""
+    tools, grid = job.tools, job.plan.grid
+    choice, alone = tools.choice, shared_cores(1, tools.engine.cores)
+    if choice.fit_steps and picture is not None:
+        kept = None if workspace.folder is None else workspace.folder / "decoder.safetensors"
+        objective = tools.objective
+        with clock.timed("fit", "steps", choice.fit_steps) as progress, alone:
+            if kept is not None and kept.exists():  # of a start that was broken off: the chunks decoded since are its
+                return load_decoder(kept, len(tools.templates), tools.templates.fingerprint).to(tools.device)
+            decoder = fitted_decoder(choice, picture, grid, objective, cache_folder("decoders"), progress, listener.note)
+            if kept is not None:
+                decoder.save(kept)
+            return decoder
+    if choice.untouched and picture is not None:
+        with clock.timed("start", "templates", len(tools.templates)), alone:
+            return unfitted_decoder(choice, tools.templates, grid, picture.analysis)
+    return choice.decoder
+
+
+def _ruled(job: Job, workspace: Workspace, clock: Clock, chosen: _Chosen, queries: Queries, decoder: Decoder) -> _Chosen:
+    """The same under the rules for repeating templates. queries: of a box, see `decode.box_queries`."""
+    spec, plan, grid, tools = job.spec, job.plan, job.plan.grid, job.tools
+    analysis, objective = _looked(workspace)[0], tools.objective
+    index_map, boxes = workspace.add("ruled_map", "u4"), list(grid.chunks(plan.chunk))
+    with (
+        clock.timed("rules") as progress,
+        shared_cores(plan.workers, tools.engine.cores),
+        workspace.scratch() as scratch,
+        torch.inference_mode(),
+    ):
+        before = mean_loss(objective, grid, analysis, chosen.index_map)
+        ruled = RuledMap(rules_of(spec), grid, len(tools.templates), len(tools.templates.poses), decoder.query_length)
+        candidates, scores, refined = chosen.candidates, chosen.scores, spec.refine > 0
+        for done in ruled.fill(chosen.index_map, candidates, scores, boxes, queries, decoder.score(), scratch, refined=refined):
+            progress(done)
+        for box in boxes:
+            index_map[box.slices] = ruled.index_map[box.slices]
+        cost = (before, mean_loss(objective, grid, analysis, index_map))
+    return replace(chosen, index_map=index_map, rules_cost=cost)
+
+
+def _ingest(job: Job, workspace: Workspace, clock: Clock) -> Stage:
     """The stage that ingests the source, which is unpacked first where it must be."""
     source = job.source if job.source.bands is None else _unpacked(job.source, workspace, clock)
     make = partial(ingesting, source, job.plan.grid, *_looked(workspace))
@@ -646,7 +354,7 @@ def _looked(workspace: Workspace) -> tuple[Any, Any]:
     return workspace.add("analysis", "u1", channels=3, px=CELL), workspace.add("colours", "u1", channels=3)
 
 
-def _unpacked(source: Source, workspace: Workspace, clock: _Clock) -> Source:
+def _unpacked(source: Source, workspace: Workspace, clock: Clock) -> Source:
     """The source in the workspace, where it is unpacked unless an earlier start did."""
     marks = workspace.marks("unpack", (workspace.grid.rows, workspace.grid.columns))
     if marks.has(workspace.grid.box):
@@ -674,7 +382,7 @@ def _heard(cells: Iterator[Any], progress: Callable[[int], None]) -> Iterator[An
             progress(1024)
 
 
-def _result(job: Job, chosen: _Chosen, clock: _Clock) -> RenderResult:
+def _result(job: Job, chosen: _Chosen, clock: Clock) -> RenderResult:
     used = np.zeros(len(job.tools.templates.names), np.bool_)
     for box in job.plan.grid.chunks(job.plan.chunk):
         used[np.asarray(chosen.index_map[box.slices]) // len(job.tools.templates.poses)] = True

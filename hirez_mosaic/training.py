@@ -31,13 +31,13 @@ from hirez_mosaic.fit import PAPER, Objective, Picture, Recipe, Told, Trainer, w
 from hirez_mosaic.fitting import RICH_SET, best_start
 from hirez_mosaic.fresh import fresh
 from hirez_mosaic.geometry import CELL, Box
+from hirez_mosaic.job import Listener, cached_templates
 from hirez_mosaic.loss import MultiScaleLoss
 from hirez_mosaic.nets.decoders import LearnedDecoder, new_decoder, read_whole, save_whole
 from hirez_mosaic.nets.device import device_name, resolve_device, resolve_precision
 from hirez_mosaic.nets.vgg import VGG16, make_encoder
 from hirez_mosaic.nets.weights import resolve_weights
 from hirez_mosaic.photos import Photos
-from hirez_mosaic.rendering import Listener, cached_templates
 from hirez_mosaic.spec import FAR_WEIGHT, parse_colour, parse_tile
 from hirez_mosaic.templates import TemplateSet
 

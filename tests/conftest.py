@@ -61,7 +61,7 @@ def random_weights() -> dict[str, torch.Tensor]:
 @pytest.fixture
 def with_random_weights(monkeypatch: pytest.MonkeyPatch, random_weights: dict[str, torch.Tensor]) -> None:
     """Let `render` use the RANDOM weights."""
-    for module in ("rendering", "training", "comparing"):
+    for module in ("job", "training", "comparing"):
         monkeypatch.setattr(f"hirez_mosaic.{module}.resolve_weights", lambda *_, **__: random_weights)
 
 

@@ -11,7 +11,8 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from hirez_mosaic.engine import peak_memory
-from hirez_mosaic.rendering import Job, Listener, render
+from hirez_mosaic.job import Job, Listener
+from hirez_mosaic.rendering import render
 
 FIRST = 8
 

@@ -23,11 +23,12 @@ import zarr
 from click.testing import CliRunner, Result
 from conftest import photo, png_claiming, save
 
-from hirez_mosaic import batching, plan, rendering, stages
+from hirez_mosaic import batching, clock, plan, stages
 from hirez_mosaic.batching import BatchListener, BatchResult, batch
 from hirez_mosaic.cli.main import main
 from hirez_mosaic.errors import OutputError, OutputExistsError, SettingError, SourceNotFoundError
 from hirez_mosaic.folder import list_pictures, stems_of_mosaics
+from hirez_mosaic.job import Listener
 from hirez_mosaic.journal import Journal, digest, open_journal
 from hirez_mosaic.rendering import render
 
@@ -396,9 +397,9 @@ def test_the_next_picture_is_ingested_while_one_is_worked_on(call: Call, tmp_pat
 
 def test_nothing_is_ingested_ahead_where_memory_would_not_do(call: Call, monkeypatch: pytest.MonkeyPatch) -> None:
     ran: list[str] = []
-    run = rendering._Clock._run
+    run = clock.Clock._run
     monkeypatch.setattr(plan.Plan, "looking_bytes", property(lambda self: 1 << 60))
-    monkeypatch.setattr(rendering._Clock, "_run", lambda self, stages, *given: (ran.append(stages[0].name), run(self, stages, *given))[1])
+    monkeypatch.setattr(clock.Clock, "_run", lambda self, stages, *given: (ran.append(stages[0].name), run(self, stages, *given))[1])
     call()
     assert ran == ["ingest", "decode"] * 3
 
@@ -435,7 +436,7 @@ def test_jobs_share_the_budget(call: Call) -> None:
         def picture(self, source: str) -> Any:
             from contextlib import nullcontext
 
-            one = rendering.Listener()
+            one = Listener()
             one.planned = lambda job: planned.append(job.plan)  # type: ignore[method-assign]
             return nullcontext(one)
 

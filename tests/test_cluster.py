@@ -13,7 +13,8 @@ from conftest import photo, save
 
 from hirez_mosaic import cluster
 from hirez_mosaic.errors import ClusterError, WorkspaceError
-from hirez_mosaic.rendering import Listener, render
+from hirez_mosaic.job import Listener
+from hirez_mosaic.rendering import render
 from hirez_mosaic.store import held
 
 distributed = pytest.importorskip("distributed")
@@ -125,14 +126,15 @@ def test_a_lost_worker_costs_its_chunks_alone(after: Sequence[int], job: Callabl
 def test_a_cluster_that_cannot_be_used_is_told_in_a_sentence(
     job: Callable[..., bytes], monkeypatch: pytest.MonkeyPatch, workers: Any
 ) -> None:
+    with monkeypatch.context() as newer:
+        newer.setattr(cluster, "__version__", "99")
+        with pytest.raises(ClusterError, match=r"has hirez-mosaic \S+ and this is 99; install the same everywhere"):
+            job(scheduler=workers.scheduler_address)  # with patience: its workers may just have been killed
     monkeypatch.setattr(cluster, "_PATIENCE", 1)
     with pytest.raises(ClusterError, match=r"No Dask scheduler answers at tcp://127\.0\.0\.1:9"):
         job(scheduler="tcp://127.0.0.1:9")
     with pytest.raises(ClusterError, match="No Dask scheduler answers at nonsense"):
         job(scheduler="nonsense")
-    monkeypatch.setattr(cluster, "__version__", "99")
-    with pytest.raises(ClusterError, match=r"has hirez-mosaic \S+ and this is 99; install the same everywhere"):
-        job(scheduler=workers.scheduler_address)
     with distributed.LocalCluster(n_workers=0, dashboard_address=":0") as empty, pytest.raises(ClusterError, match="has no workers"):
         job(scheduler=empty.scheduler_address)
 
@@ -148,6 +150,6 @@ def test_each_gpu_of_a_host_gets_a_worker_that_sees_it_alone(job: Callable[..., 
     assert sorted(engine._client.run(visible).values()) == ["0", "1"]
     assert engine.threads == 2
     whole = job()
-    monkeypatch.setattr("hirez_mosaic.rendering.make_engine", lambda *_: engine)
+    monkeypatch.setattr("hirez_mosaic.job.make_engine", lambda *_: engine)
     assert job() == whole
     assert not started.workers

@@ -14,10 +14,10 @@ from hirez_mosaic.cli.compare import SELECTIONS as ON_THE_COMMAND_LINE
 from hirez_mosaic.cli.main import main
 from hirez_mosaic.comparing import SELECTIONS, means
 from hirez_mosaic.errors import OutputError, SettingError, WeightsError
+from hirez_mosaic.job import Listener
 from hirez_mosaic.loss import MultiScaleLoss, multi_scale_loss
 from hirez_mosaic.metrics import Judge
 from hirez_mosaic.nets.vgg import VGG16
-from hirez_mosaic.rendering import Listener
 
 
 @pytest.fixture

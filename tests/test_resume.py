@@ -19,7 +19,8 @@ from hirez_mosaic import rendering, stages, store
 from hirez_mosaic.engine import Stage
 from hirez_mosaic.errors import DiskSpaceError, SourceError, WorkspaceError
 from hirez_mosaic.geometry import Box
-from hirez_mosaic.rendering import Listener, RenderResult, render
+from hirez_mosaic.job import Listener
+from hirez_mosaic.rendering import RenderResult, render
 from hirez_mosaic.store import held
 
 pytestmark = pytest.mark.usefixtures("own_cache", "with_random_weights")

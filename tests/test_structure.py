@@ -20,6 +20,8 @@ LEVELS = [
     {"fitting", "refine"},
     {"choosing", "engine"},
     {"cluster", "floor", "plan", "stages"},
+    {"job"},
+    {"clock"},
     {"rendering"},
     {"training", "batching", "comparing", "assembling", "inspecting", "benching"},
     {"cli"},

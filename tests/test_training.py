@@ -16,8 +16,8 @@ from conftest import photo, save
 
 from hirez_mosaic import render, train, training
 from hirez_mosaic.errors import DecoderError, OutputError, SettingError, TrainingError
+from hirez_mosaic.job import Listener
 from hirez_mosaic.photos import Photos
-from hirez_mosaic.rendering import Listener
 
 
 class Hearing(Listener):
@@ -82,9 +82,9 @@ def test_a_trained_decoder_renders_and_is_taken_from_the_cache(decoder: str, fol
 def test_killed_and_resumed(folders: tuple[Path, Path], tmp_path: Path, random_weights: dict[str, torch.Tensor]) -> None:
     """In a process of its own that is killed with SIGKILL once it has a checkpoint."""
     torch.save(random_weights, tmp_path / "random.pt")
-    code = (
-        "import sys, torch, hirez_mosaic.training as t\n"
-        "t.CROP, t.EVERY = 320, 4\n"
+    code = (  # windows smaller than crops, and checkpoints between the steps that share crops
+        "import dataclasses, sys, torch, hirez_mosaic.training as t\n"
+        "t.CROP, t.EVERY, t.RECIPES['default'] = 128, 3, dataclasses.replace(t.RECIPES['default'], window=12)\n"
         f"t.resolve_weights = lambda *a, **k: torch.load({str(tmp_path / 'random.pt')!r})\n"
         "t.train('templates', 'images', sys.argv[1], 8, batch=2, steps=12, device='cpu', precision='float32', resume='go' in sys.argv)\n"
     )
@@ -94,7 +94,7 @@ def test_killed_and_resumed(folders: tuple[Path, Path], tmp_path: Path, random_w
 
     child = start("broken.safetensors")
     log, deadline = tmp_path / "broken.safetensors.training" / "log.csv", time.monotonic() + 120
-    while time.monotonic() < deadline and child.poll() is None and (not log.exists() or log.read_text().count("\n") < 7):
+    while time.monotonic() < deadline and child.poll() is None and (not log.exists() or log.read_text().count("\n") < 6):
         time.sleep(0.02)
     os.kill(child.pid, signal.SIGKILL)
     child.communicate()

@@ -26,7 +26,7 @@ def assemble(as_json: bool, quiet: bool, **settings: object) -> None:
     """
     from hirez_mosaic.assembling import assemble_tile_map
     from hirez_mosaic.cli.console import ConsoleListener
-    from hirez_mosaic.rendering import Listener
+    from hirez_mosaic.job import Listener
 
     result = assemble_tile_map(**settings, listener=Listener() if quiet else ConsoleListener())  # type: ignore[arg-type]
     if not quiet:

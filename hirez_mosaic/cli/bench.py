@@ -54,7 +54,7 @@ def bench(
     """
     from hirez_mosaic import benching
     from hirez_mosaic.cli.console import ConsoleListener
-    from hirez_mosaic.rendering import Listener
+    from hirez_mosaic.job import Listener
 
     try:
         mpx = [float(one) for one in sizes.split(",")]

@@ -38,7 +38,7 @@ def compare(sources: tuple[str, ...], as_json: bool, quiet: bool, selections: st
     """
     from hirez_mosaic import comparing
     from hirez_mosaic.cli.console import ConsoleListener, print_comparison
-    from hirez_mosaic.rendering import Listener
+    from hirez_mosaic.job import Listener
 
     listener = Listener() if quiet else ConsoleListener()
     rows = comparing.compare(sources, selections=selections.split(","), listener=listener, **settings)  # type: ignore[arg-type]

@@ -21,8 +21,9 @@ from rich.table import Table
 from rich.text import Text
 
 from hirez_mosaic.batching import BatchListener, BatchResult, Outcome
+from hirez_mosaic.job import Job, Listener
 from hirez_mosaic.nets.device import device_name
-from hirez_mosaic.rendering import Job, Listener, RenderResult
+from hirez_mosaic.rendering import RenderResult
 from hirez_mosaic.spec import format_bytes
 
 if TYPE_CHECKING:

@@ -23,8 +23,9 @@ def render(as_json: bool, quiet: bool, log_file: str | None, verbose: bool, **se
     from hirez_mosaic import rendering
     from hirez_mosaic.cli.console import ConsoleListener, print_summary
     from hirez_mosaic.cli.logs import logged
+    from hirez_mosaic.job import Listener
 
-    listener = rendering.Listener() if quiet else ConsoleListener()
+    listener = Listener() if quiet else ConsoleListener()
     with logged(log_file, verbose):
         result = rendering.render(**settings, listener=listener)  # type: ignore[arg-type]
     if isinstance(listener, ConsoleListener):

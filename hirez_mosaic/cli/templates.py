@@ -179,7 +179,7 @@ def augment(
 
 def _write(made: "Iterable[Named]", total: int, output: Path, overwrite: bool, quiet: bool) -> None:
     from hirez_mosaic.cli.console import ConsoleListener
-    from hirez_mosaic.rendering import Listener
+    from hirez_mosaic.job import Listener
     from hirez_mosaic.templates.making import write_templates
 
     listener = Listener() if quiet else ConsoleListener()

@@ -40,7 +40,7 @@ def train(as_json: bool, quiet: bool, scales: str, **settings: object) -> None:
     from hirez_mosaic import training
     from hirez_mosaic.cli.console import ConsoleListener
     from hirez_mosaic.errors import SettingError
-    from hirez_mosaic.rendering import Listener
+    from hirez_mosaic.job import Listener
 
     try:
         levels = tuple(int(level) for level in scales.split(","))
