@@ -17,12 +17,20 @@ from dataclasses import asdict, dataclass, fields, replace
 from fractions import Fraction
 from functools import partial
 from pathlib import Path
-from threading import Event, Lock
+from threading import Condition, Event, Lock
 from typing import Any
 
 from hirez_mosaic.assemble import check_output, parts_of
 from hirez_mosaic.engine import shared_cores
-from hirez_mosaic.errors import HirezMosaicError, OtherJobError, OutputExistsError, SettingError, SourceNotFoundError, sentence
+from hirez_mosaic.errors import (
+    DiskSpaceError,
+    HirezMosaicError,
+    OtherJobError,
+    OutputExistsError,
+    SettingError,
+    SourceNotFoundError,
+    sentence,
+)
 from hirez_mosaic.folder import list_pictures, stems_of_mosaics
 from hirez_mosaic.fresh import fresh
 from hirez_mosaic.job import Job, Listener, Logged, Tools, make_tools, shared_identity
@@ -262,6 +270,8 @@ class _Batch:
         self._contents: dict[str, str | None] = {}
         self._outcomes: dict[str, Outcome] = {}
         self._stop, self._my_turn = Event(), Event()
+        self._running: dict[str, Job] = {}
+        self._ended = Condition()
         self._ahead: Future[None] | None = None
 
     def run(self, jobs: int) -> tuple[Outcome, ...]:
@@ -310,9 +320,8 @@ class _Batch:
         told: dict[str, Any] = {"picture": str(self._specs[name].source)}
         with self._listener.picture(name) as heard:
             try:
-                outcome = self._unchanged(name) or self._made(
-                    name, output, _Stoppable(heard, lambda stage: self._stop.is_set(), look or _nothing)
-                )
+                stoppable = _Stoppable(heard, lambda stage: self._stop.is_set(), partial(self._planned, name, look))
+                outcome = self._unchanged(name) or self._made(name, output, stoppable)
                 _log.info(outcome.status, extra={**told, "bytes": outcome.bytes, "seconds": outcome.seconds})
                 return outcome
             except _StoppedError:
@@ -321,9 +330,14 @@ class _Batch:
                 known = isinstance(error, HirezMosaicError | OSError | MemoryError)
                 _log.error(sentence(error), exc_info=None if known else error, extra=told)
                 outcome = Outcome(name, FAILED, output, sentence(error))
+                gone = [file for file in self._files(name) if not (self._output / file).exists()]
                 with suppress(OSError):  # a full disk; what is not recorded is tried again
-                    self._journal.append(asdict(outcome))
+                    self._journal.append({**asdict(outcome), "gone": gone})
                 return outcome
+            finally:
+                with self._ended:
+                    self._running.pop(name, None)
+                    self._ended.notify_all()
 
     def _content(self, name: str) -> str | None:
         """Digest of a picture's content, None where it cannot be read."""
@@ -349,7 +363,7 @@ class _Batch:
     def _made(self, name: str, output: str, heard: Listener) -> Outcome:
         """Make the mosaic of a picture, and say so in the journal before and afterwards."""
         spec = self._may_write(name)
-        record = {"source": name, "output": output, "content": self._content(name), "settings": self._settings}
+        record = {"source": name, "output": output, "content": self._content(name), "settings": self._settings, "files": self._files(name)}
         self._journal.append({**record, "status": STARTED})
         start = time.perf_counter()
         try:
@@ -363,11 +377,31 @@ class _Batch:
     def _may_write(self, name: str) -> RenderSpec:
         """The spec of a picture, which may replace what a batch made. Raises OutputError."""
         spec = self._specs[name]
-        spec = replace(spec, overwrite=spec.overwrite or self._journal.owns(spec.output.relative_to(self._output).as_posix()))
         spec.output.parent.mkdir(parents=True, exist_ok=True)
-        for path in _files_of(spec):
-            check_output(path, spec.overwrite)
-        return spec
+        for file in self._files(name):
+            check_output(self._output / file, spec.overwrite or self._journal.owns(file))
+        return replace(spec, overwrite=True)
+
+    def _files(self, name: str) -> list[str]:
+        """All that the render of a picture leaves, relative to the output folder."""
+        return [path.relative_to(self._output).as_posix() for path in _files_of(self._specs[name])]
+
+    def _planned(self, name: str, look: Callable[[Job], None] | None, job: Job) -> None:
+        """Wait until the disk has room for this picture and for what those under way have yet to write. Raises DiskSpaceError."""
+        with self._ended:
+            while True:
+                try:
+                    job.disk_needed().check([other.disk_needed() for other in self._running.values()])
+                    break
+                except DiskSpaceError:
+                    if not self._running:
+                        raise
+                if self._stop.is_set():
+                    raise _StoppedError
+                self._ended.wait(0.5)
+            self._running[name] = job
+        if look is not None:
+            look(job)
 
     def _begin_ahead(self, pool: ThreadPoolExecutor, number: int, beside: Job) -> None:
         self._ahead = pool.submit(self._look_ahead, number, beside)
@@ -385,10 +419,6 @@ class _Batch:
                 if self._unchanged(name) is None:
                     look_ahead(self._may_write(name), _Stoppable(Listener(), stops), self._tools, beside)
                     return
-
-
-def _nothing(job: Job) -> None:
-    pass
 
 
 def _settings_digest(spec: RenderSpec, tools: Tools) -> str:

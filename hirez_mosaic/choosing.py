@@ -4,6 +4,7 @@ import copy
 import hashlib
 import json
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,7 @@ import numpy as np
 import torch
 
 from hirez_mosaic.decode import best_k, cell_pixels
-from hirez_mosaic.errors import SettingError
+from hirez_mosaic.errors import DecoderError, SettingError, sentence
 from hirez_mosaic.fit import Objective, Picture
 from hirez_mosaic.fitting import STEPS, fit, judged_windows
 from hirez_mosaic.geometry import CELL, CellGrid
@@ -28,6 +29,7 @@ _HASHED = 64  # cells a side that are read at once for a digest
 _SAMPLED = 512  # cells by which a set is called rich or not, at most
 _RICH = 1.5  # a set is where the nearest template is at most so many times as far, in squares, as the nearest blurred one
 _UNFITTED_SHARP = 0.2  # of the start with a rich set, see `ResidualDecoder.start_from`
+_FITTED_BYTES = 1 << 30  # of fitted decoders in the cache: a batch of 1,000 pictures makes 15 GB of them with 17,500 templates
 _VERSION = 5  # of fitting: a cached decoder of another is not used
 
 
@@ -132,11 +134,28 @@ def fitted_decoder(
     device = objective.templates.device
     file = cache / f"fitted-{_key(choice, picture.analysis, grid, objective)}.safetensors"
     if file.exists():
-        progress(choice.fit_steps)
-        return load_decoder(file, decoder.template_count, decoder.fingerprint).to(device)
+        with suppress(DecoderError):  # damaged: it is fitted once more
+            found = load_decoder(file, decoder.template_count, decoder.fingerprint).to(device)
+            file.touch()
+            progress(choice.fit_steps)
+            return found
     found = fit(copy.deepcopy(decoder), picture, objective, choice.fit_steps, untouched=choice.untouched, progress=progress, say=say)
-    found.save(file)
+    try:
+        found.save(file)
+        _keep_latest(cache)
+    except OSError as error:
+        say(f"The fitted decoder was not kept for another render of this picture: {sentence(error)}")
     return found
+
+
+def _keep_latest(cache: Path) -> None:
+    """Remove the fitted decoders that were not used for longest, until the others take at most `_FITTED_BYTES`."""
+    found = sorted(((file.stat().st_mtime_ns, file.stat().st_size, file) for file in cache.glob("fitted-*.safetensors")), reverse=True)
+    together = 0
+    for _, size, file in found:
+        together += size
+        if together > _FITTED_BYTES:
+            file.unlink(missing_ok=True)
 
 
 def _key(choice: Choice, analysis: Any, grid: CellGrid, objective: Objective) -> str:

@@ -94,7 +94,7 @@ class Clock:
                     busy[name] += seconds / workers
                 heard(named[name], box)
 
-            self._engine.run(stages, workers, self._place, finished)
+            self._engine.run(stages, workers, self._place, finished, self._listener.note)
         return busy
 
     def _share(self, start: float, busy: dict[str, float]) -> None:

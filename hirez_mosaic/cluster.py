@@ -9,11 +9,11 @@ import asyncio
 import hashlib
 import os
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import CancelledError
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from functools import partial
-from threading import Semaphore, get_ident
+from threading import Event, Semaphore, Thread, get_ident
 from typing import Any
 
 import torch
@@ -28,6 +28,7 @@ from hirez_mosaic.nets.device import resolve_device
 
 _OF_LIMIT = 0.75  # of a worker's memory limit may be taken: Dask stops it at 0.8, and kills it at 0.95
 _PATIENCE = 30  # seconds for a scheduler to answer, and for a first worker
+_WATCH = 5  # seconds between two looks whether there are workers
 
 
 def one_worker_each(gpus: int) -> SpecCluster:
@@ -78,13 +79,14 @@ class Cluster:
         if self._own is not None:
             self._own.close()
 
-    def run(self, stages: Sequence[Stage], workers: int, place: str, heard: Heard) -> None:
+    def run(self, stages: Sequence[Stage], workers: int, place: str, heard: Heard, say: Callable[[str], None]) -> None:
         plugin, name = _Stages(stages, workers, self._device, __version__), _name(place)
         try:
             self._tell_all(lambda: self._client.register_plugin(plugin, name=name))
             while calls := graph(stages, partial(_on_worker, name)):
-                if self._run(calls, heard):
-                    break
+                with self._watched(say):
+                    if self._run(calls, heard):
+                        break
         finally:
             self.dismiss(place)
         if graph(stages, _on_worker):
@@ -113,6 +115,26 @@ class Cluster:
                 raise self._gone() from error
             except Exception as error:  # whatever happened on a worker
                 raise ClusterError(f"A worker of {self._address} cannot begin: {error}.") from error
+
+    @contextmanager
+    def _watched(self, say: Callable[[str], None]) -> Iterator[None]:
+        """Within, say when no worker is left, for which a scheduler waits as long as it takes."""
+        over = Event()
+
+        def watch() -> None:
+            alone = 0.0
+            while not over.wait(_WATCH):
+                alone = 0.0 if self._client.scheduler_info(n_workers=-1)["workers"] else alone + _WATCH
+                if _PATIENCE <= alone < _PATIENCE + _WATCH:
+                    say(f"The Dask scheduler at {self._address} has no workers any more; the job goes on as soon as it has some.")
+
+        watcher = Thread(target=watch, daemon=True)
+        watcher.start()
+        try:
+            yield
+        finally:
+            over.set()
+            watcher.join()
 
     def _gone(self) -> ClusterError:
         return ClusterError(f"The Dask scheduler at {self._address} does not answer any more; start it, and run the same command again.")

@@ -86,10 +86,10 @@ class Engine(Protocol):
     def dismiss(self, place: str) -> None:
         """Let nothing run for a workspace any more, be it for a start that was killed; returns when running chunks are finished."""
 
-    def run(self, stages: Sequence[Stage], workers: int, place: str, heard: Heard) -> None:
+    def run(self, stages: Sequence[Stage], workers: int, place: str, heard: Heard, say: Callable[[str], None]) -> None:
         """Run every chunk of these stages that is not finished, `workers` at a time in a process, for the workspace at `place`.
 
-        No task runs any more when this returns or raises the first error.
+        say: hears what a person should know meanwhile. No task runs any more when this returns or raises the first error.
         """
 
     def close(self) -> None:
@@ -104,7 +104,7 @@ class Threads:
     def __init__(self, device: torch.device, cores: int) -> None:
         self.threads, self.cores, self._device = 2 if device.type == "cuda" else cores, cores, device
 
-    def run(self, stages: Sequence[Stage], workers: int, place: str, heard: Heard) -> None:
+    def run(self, stages: Sequence[Stage], workers: int, place: str, heard: Heard, say: Callable[[str], None]) -> None:
         stopped = False
         with shared_cores(workers, self.cores), ThreadPoolExecutor(workers) as pool:
             tasks = {stage.name: stage.on(self._device) for stage in stages}
@@ -210,7 +210,9 @@ def memory_errors() -> Iterator[None]:
     """Raise BudgetError where memory runs out within, in spite of the plan."""
     try:
         yield
-    except (torch.cuda.OutOfMemoryError, MemoryError) as error:
+    except (RuntimeError, MemoryError) as error:
+        if not isinstance(error, torch.cuda.OutOfMemoryError | MemoryError) and "DefaultCPUAllocator" not in str(error):
+            raise
         raise BudgetError("Memory ran out in spite of the plan; use --restart with a smaller --chunk, or --device cpu.") from error
 
 

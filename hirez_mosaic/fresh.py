@@ -3,26 +3,45 @@
 import glob
 import os
 import platform
+import re
 import shutil
+import time
 import uuid
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import psutil
+
+_UNTOUCHED = 7 * 24 * 3600  # seconds after which a file of another machine is nobody's
+_SKEW = 600  # seconds by which a file server's clock may differ
 
 
 def private(path: Path) -> Path:
     """A hidden name beside `path`, of this call alone, with the same suffix: .HOST-PROCESS-RANDOM.NAME
 
-    What processes of this machine that are no more left under such names of `path` is removed.
+    What was left under such names of `path` is removed.
     """
-    host = platform.node()
-    for left in path.parent.glob(f".{glob.escape(host)}-*-*.{glob.escape(path.name)}"):
-        process = left.name[len(host) + 2 :].partition("-")[0]
-        if process.isdigit() and not psutil.pid_exists(int(process)):
-            remove(left)
-    return path.with_name(f".{host}-{os.getpid()}-{uuid.uuid4().hex[:8]}.{path.name}")
+    for left in path.parent.glob(f".*-*-*.{glob.escape(path.name)}"):
+        with suppress(OSError, psutil.Error):  # another has just removed it, or ended
+            if _is_abandoned(left, path.name):
+                remove(left)
+    return path.with_name(f".{platform.node()}-{os.getpid()}-{uuid.uuid4().hex[:8]}.{path.name}")
+
+
+def _is_abandoned(left: Path, name: str) -> bool:
+    """Whether nobody writes under this private name of `name` any more: its process ended, or another machine left it untouched.
+
+    Containers call themselves by another name each time, or give the same number to another process.
+    """
+    made = re.fullmatch(rf"\.(.+)-(\d+)-[0-9a-f]{{8}}\.{re.escape(name)}", left.name)
+    if made is None:
+        return False
+    host, process = made[1], int(made[2])
+    written = max(file.stat().st_mtime for file in (left, *left.glob("*")))
+    if host != platform.node():
+        return time.time() - written > _UNTOUCHED
+    return not psutil.pid_exists(process) or psutil.Process(process).create_time() > written + _SKEW
 
 
 def remove(path: Path) -> None:
@@ -46,6 +65,7 @@ def fresh(path: Path) -> Iterator[Path]:
     try:
         yield made
         made.chmod(0o644)
+        flush(made)
         made.replace(path)
     finally:
         remove(made)

@@ -22,7 +22,7 @@ from hirez_mosaic.geometry import Box, CellGrid
 from hirez_mosaic.nets.device import resolve_device, resolve_precision
 from hirez_mosaic.nets.vgg import VGG16, make_encoder
 from hirez_mosaic.nets.weights import resolve_weights
-from hirez_mosaic.plan import Plan, Room, candidates_kept, check_disk, make_plan, make_room, rules_of
+from hirez_mosaic.plan import DiskNeeded, Plan, Room, candidates_kept, disk_needed, make_plan, make_room, rules_of
 from hirez_mosaic.sources import Source, files_of, open_source
 from hirez_mosaic.spec import RenderSpec
 from hirez_mosaic.store import Identity, discard, held, stored_chunk
@@ -123,11 +123,11 @@ class Job:
     place: str
     identity: Identity
 
-    def check_disk(self, promised: int = 0) -> int:
-        """See `plan.check_disk`."""
+    def disk_needed(self) -> DiskNeeded:
+        """What it has yet to write."""
         feature_bytes = np.dtype(stored_type(self.tools.precision)).itemsize
         unpacked = self.source.unpacked_bytes
-        return check_disk(self.spec, self.plan, self.place, feature_bytes, unpacked, self.tools.choice.decoder, promised)
+        return disk_needed(self.spec, self.plan, self.place, feature_bytes, unpacked, self.tools.choice.decoder)
 
 
 def prepare(spec: RenderSpec, listener: Listener, cleanup: ExitStack, tools: Tools | None = None) -> Job:
@@ -156,7 +156,7 @@ def prepare(spec: RenderSpec, listener: Listener, cleanup: ExitStack, tools: Too
     choice = tools.choice
     plan = make_plan(spec, source, grid, tools.encoder, choice.decoder, tools.templates, tools.engine, tools.room, choice.fit_steps, left)
     job = Job(spec, source, tools, plan, place, identity)
-    job.check_disk()
+    job.disk_needed().check(())
     if spec.restart:
         discard(place)
     return job

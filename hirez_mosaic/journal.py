@@ -23,7 +23,10 @@ FOLDER = ".hirez-mosaic"
 STARTED, MADE, FAILED, UNCHANGED = "started", "made", "failed", "unchanged"
 
 Record = dict[str, Any]
-"""Values that JSON can hold: always "source", "status", "output" and "time"."""
+"""Values that JSON can hold: always "source", "status", "output" and "time".
+
+"files" are paths that are the batch's from then on, relative to its output folder, "gone" such that are no more.
+"""
 
 
 class Journal:
@@ -32,8 +35,7 @@ class Journal:
     def __init__(self, file: Path) -> None:
         self._file, self._lock = file, Lock()
         self._last: dict[str, Record] = {}
-        self._outputs: dict[str, str] = {}
-        self._made: set[str] = set()
+        self._ours: set[str] = set()
         data = file.read_bytes() if file.exists() else b""
         for line in data.splitlines():
             try:
@@ -44,9 +46,8 @@ class Journal:
         self._torn = bool(data) and not data.endswith(b"\n")
 
     def _note(self, record: Record) -> None:
-        self._outputs[record["output"]] = record["status"]
-        if record["status"] == MADE:
-            self._made.add(record["output"])
+        self._ours.update(record.get("files", ()))
+        self._ours.difference_update(record.get("gone", ()))
         self._last[record["source"]] = record
 
     @property
@@ -58,15 +59,16 @@ class Journal:
         """What was last recorded of a picture."""
         return self._last.get(source)
 
-    def owns(self, output: str) -> bool:
+    def owns(self, file: str) -> bool:
         """Whether what lies there was made by this batch, or by one that was killed before it could say so."""
-        return output in self._made or self._outputs.get(output) == STARTED
+        return file in self._ours
 
     def append(self, record: Record) -> None:
         """Add a record, with the time; it is on the disk afterwards. Called from any thread. Raises OSError."""
         record = {**record, "time": time.strftime("%Y-%m-%dT%H:%M:%S%z")}
         with self._lock, self._file.open("ab") as file:
-            file.write(b"\n" * self._torn + json.dumps(record).encode() + b"\n")
+            line, self._torn = b"\n" * self._torn + json.dumps(record).encode() + b"\n", True
+            file.write(line)
             file.flush()
             os.fsync(file.fileno())
             self._torn = False

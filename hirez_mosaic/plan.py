@@ -2,8 +2,10 @@
 
 import math
 import shutil
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from tempfile import gettempdir
 
 import psutil
 
@@ -239,31 +241,44 @@ def candidates_kept(spec: RenderSpec, choices: int) -> int:
     return min(choices, max(refine.CANDIDATES if spec.refine else 1, ruled, mapped))
 
 
-def check_disk(spec: RenderSpec, plan: Plan, place: str, feature_bytes: int, unpacked: int, decoder: Decoder, promised: int = 0) -> int:
-    """Bytes that the workspace, less what is there, and the mosaic take of the mosaic's disk.
+@dataclass(frozen=True)
+class DiskNeeded:
+    """Bytes that a render has yet to write: of the workspace, less what is there, and of the mosaic. places: by a folder on each disk."""
 
-    promised: bytes of free disk that are another's. Raises DiskSpaceError where they do not fit their disks. An object store has no end.
-    """
+    work: int
+    mosaic: int
+    places: dict[Path, int]
+
+    def check(self, beside: Sequence["DiskNeeded"]) -> None:
+        """Raise DiskSpaceError where a disk has less room than that and what renders `beside` have yet to write there."""
+        for folder, wanted in self.places.items():
+            free, disk = shutil.disk_usage(_existing(folder)).free, _existing(folder).stat().st_dev
+            promised = sum(size for other in beside for place, size in other.places.items() if _existing(place).stat().st_dev == disk)
+            if free < wanted + promised:
+                others = f", beside {format_bytes(promised)} of pictures under way" if promised else ""
+                raise DiskSpaceError(
+                    f"The disk of {folder} has {format_bytes(free)} free and the job takes about {format_bytes(wanted)} "
+                    f"(workspace {format_bytes(self.work)}, mosaic {format_bytes(self.mosaic)}){others}: "
+                    f"{wanted + promised - free:,} bytes are missing; free some, or name other disks with --workspace and -o."
+                )
+
+
+def disk_needed(spec: RenderSpec, plan: Plan, place: str, feature_bytes: int, unpacked: int, decoder: Decoder) -> DiskNeeded:
+    """What a render with this workspace has yet to write. An object store has no end."""
     k = candidates_kept(spec, decoder.template_count)
     ruled = rules.scratch_bytes(plan.grid, decoder.query_length, k) if rules_of(spec) else 0
     work = ruled + workspace_bytes(plan.grid, plan.chunk, feature_bytes, k) + unpacked
     mosaic = assemble.output_bytes(plan.grid.mosaic_size, spec.output, spec.compression, spec.quality)
     target = spec.output.absolute().parent
-    needed = {target: mosaic}
-    if not is_url(place):
+    if is_url(place):
+        needed = {Path(gettempdir()): ruled}  # where the rules' scratch files are
+        needed[target] = needed.get(target, 0) + mosaic
+    else:
         workspace = Path(place)
         work = max(0, work - sum(file.stat().st_size for file in workspace.rglob("*") if file.is_file()))
         shared = _existing(workspace).stat().st_dev == target.stat().st_dev
         needed = {target: work + mosaic} if shared else {workspace: work, target: mosaic}
-    for folder, wanted in needed.items():
-        free = shutil.disk_usage(_existing(folder)).free
-        if free < wanted + promised:
-            raise DiskSpaceError(
-                f"The disk of {folder} has {format_bytes(free)} free and the job takes about {format_bytes(wanted)} "
-                f"(workspace {format_bytes(work)}, mosaic {format_bytes(mosaic)}): {wanted + promised - free:,} bytes are missing; "
-                "free some, or name other disks with --workspace and -o."
-            )
-    return needed[target]
+    return DiskNeeded(work, mosaic, needed)
 
 
 def _existing(path: Path) -> Path:

@@ -178,7 +178,7 @@ def run_render(spec: RenderSpec, listener: Listener, tools: Tools | None = None)
         except (Exception, KeyboardInterrupt) as error:
             listener.note(f"What is finished is kept in {job.place}: the same command goes on from there, --restart begins anew.")
             if isinstance(error, DiskSpaceError) or (isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)):
-                job.check_disk()  # tells how many bytes are missing
+                job.disk_needed().check(())  # tells how many bytes are missing
                 place = getattr(error, "filename", None) or job.place
                 raise DiskSpaceError(f"The disk of {place} is full; free some space, and the same command goes on.") from error
             raise
@@ -196,7 +196,7 @@ def look_ahead(spec: RenderSpec, listener: Listener, tools: Tools, beside: Job) 
     with ExitStack() as cleanup:
         job = prepare(spec, listener, cleanup, tools)
         if beside.plan.projected + job.plan.looking_bytes <= beside.plan.budget:
-            job.check_disk(beside.check_disk())
+            job.disk_needed().check((beside.disk_needed(),))
             workspace, clock = open_workspace(job.place, job.identity, job.plan.grid, job.plan.chunk), Clock(job, listener)
             clock.run(_ingest(job, workspace, clock), workers=1)
 

@@ -11,6 +11,8 @@ solver.
 All of it follows from candidates and scores, in an order that knows neither chunks nor workers.
 """
 
+import math
+import os
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
@@ -100,7 +102,7 @@ class RuledMap:
             yield from self._assign(queries, score, choices)
             return
         k = candidates.shape[-1] + 1
-        ranked = np.memmap(folder / "ranked", np.uint32, mode="w+", shape=(self._grid.rows, self._grid.columns, k))
+        ranked = _on_disk(folder / "ranked", np.uint32, (self._grid.rows, self._grid.columns, k))
         loss = np.empty((self._grid.rows, self._grid.columns), np.float32)
         for box in boxes:
             own = np.asarray(scores[box.slices])
@@ -144,7 +146,7 @@ class RuledMap:
         """Let the cells `late`, in this order, choose among all templates that are left."""
         place = np.zeros(self._grid.cells, np.int32)
         place[late] = np.arange(len(late))
-        asked: NDArray[np.float32] = np.memmap(folder / "asked", np.float32, mode="w+", shape=(len(late), self._query))
+        asked: NDArray[np.float32] = _on_disk(folder / "asked", np.float32, (len(late), self._query))
         for box in self._grid.chunks((WINDOW, WINDOW)):
             rows, columns = np.nonzero(waiting.reshape(self.index_map.shape)[box.slices])
             if len(rows):
@@ -228,3 +230,15 @@ def projected_bytes(rules: Rules, grid: CellGrid, query: int, choices: int, pose
         + _BATCH * CANDIDATES * 80
         + exact
     )
+
+
+def _on_disk(path: Path, dtype: type[np.generic], shape: tuple[int, ...]) -> "np.memmap[Any, Any]":
+    """An array in a new file, which has all its room: where a disk is full, to write to a mapped hole would kill the process.
+
+    Raises OSError.
+    """
+    if hasattr(os, "posix_fallocate"):
+        with path.open("wb") as file:
+            os.posix_fallocate(file.fileno(), 0, math.prod(shape) * np.dtype(dtype).itemsize)
+        return np.memmap(path, dtype, mode="r+", shape=shape)
+    return np.memmap(path, dtype, mode="w+", shape=shape)

@@ -627,3 +627,80 @@ def test_200_pictures_20_broken_killed_five_times(
     assert len(errors) == 20
     assert not any("unexpected" in error for error in errors)
     print(*errors, sep="\n")
+
+
+def test_a_tile_map_that_no_batch_made_is_left_alone(call: Call, tmp_path: Path) -> None:
+    assert call().counts["made"] == 3
+    (tmp_path / "out" / "b.csv").write_text("mine")
+    result = call(tile_map="csv")
+    assert statuses(result) == {"a.png": "made", "b.png": "failed", "c.png": "made"}
+    assert "b.csv is there already" in str(result.pictures[1].error)
+    assert (tmp_path / "out" / "b.csv").read_text() == "mine"
+    (tmp_path / "out" / "b.csv").unlink()
+    assert call(tile_map="csv").counts == {"made": 1, "unchanged": 2, "failed": 0, "left out": 0}
+    assert call(tile_map="csv", quality=80).counts["made"] == 3
+
+
+def test_a_mosaic_of_a_killed_batch_stays_its_own_whatever_fails_afterwards(
+    call: Call, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as killed:  # between the mosaic and the line that says so
+        killed.setattr(batching, "_outcome_of", lambda *given: (_ for _ in ()).throw(KeyboardInterrupt))
+        with pytest.raises(KeyboardInterrupt):
+            call()
+    assert (tmp_path / "out" / "a.tif").exists()
+    with monkeypatch.context() as full:
+        full.setattr("shutil.disk_usage", lambda path: shutil._ntuple_diskusage(10**9, 10**9, 1000))
+        assert call().counts["failed"] == 3
+    assert call().counts["made"] == 3
+
+
+def test_a_file_put_in_the_place_of_a_mosaic_that_failed_is_left_alone(call: Call, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with monkeypatch.context() as broken:
+        broken.setattr(stages, "decode_chunk", lambda *given: 1 / 0)
+        assert call().counts["failed"] == 3
+    (tmp_path / "out" / "b.tif").write_text("mine")
+    assert statuses(call()) == {"a.png": "made", "b.png": "failed", "c.png": "made"}
+    assert (tmp_path / "out" / "b.tif").read_text() == "mine"
+
+
+def test_a_record_that_could_not_be_written_spoils_no_other(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    journal = Journal(tmp_path / "journal.jsonl")
+    record = {"status": "made", "files": ["a.tif"]}
+    with monkeypatch.context() as full:
+        full.setattr(os, "fsync", lambda file: (_ for _ in ()).throw(OSError(errno.ENOSPC, "No space left on device")))
+        with pytest.raises(OSError, match="No space left"):
+            journal.append({**record, "source": "a", "output": "a.tif"})
+    text = (tmp_path / "journal.jsonl").read_bytes()
+    (tmp_path / "journal.jsonl").write_bytes(text[:20])  # what of it came through
+    journal.append({**record, "source": "b", "output": "b.tif"})
+    assert Journal(tmp_path / "journal.jsonl").last("b") is not None
+
+
+def test_pictures_at_a_time_wait_for_room_on_the_disk(call: Call, monkeypatch: pytest.MonkeyPatch) -> None:
+    needed = []
+    check = plan.DiskNeeded.check
+
+    def checked(self: plan.DiskNeeded, beside: Any) -> None:
+        needed.append(sum(self.places.values()))
+        check(self, beside)
+
+    monkeypatch.setattr(plan.DiskNeeded, "check", checked)
+    assert call(jobs=3).counts["made"] == 3
+    most = max(needed)
+    running: list[int] = []
+    together: list[int] = []
+    begin = stages.ingest_chunk
+
+    def ingest(*given: Any) -> None:
+        running.append(1)
+        together.append(len(running))
+        time.sleep(0.2)
+        begin(*given)
+        running.pop()
+
+    monkeypatch.setattr(stages, "ingest_chunk", ingest)
+    monkeypatch.setattr("shutil.disk_usage", lambda path: shutil._ntuple_diskusage(10**12, 0, most + most // 4))
+    result = call(jobs=3, overwrite=True)
+    assert [one.error for one in result.pictures] == [None] * 3
+    assert max(together) == 1

@@ -213,3 +213,25 @@ def test_weights_verifies_what_is_there(tmp_path: Path, own_cache: Path) -> None
 )
 def test_help_works(words: list[str]) -> None:
     assert call(*words).exit_code == 0
+
+
+@pytest.mark.skipif(not hasattr(signal, "SIGHUP"), reason="knows no such signal")
+def test_nohup_is_heeded(here: Path) -> None:
+    before = {number: signal.getsignal(number) for number in (signal.SIGHUP, signal.SIGTERM)}
+    try:
+        signal.signal(signal.SIGHUP, signal.SIG_IGN)
+        call("render", "none.png", "--templates", "templates")
+        assert signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
+        assert signal.getsignal(signal.SIGTERM) is signal.default_int_handler
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="has no disk that is always full")
+def test_a_log_on_a_full_disk_costs_its_lines_alone(here: Path) -> None:
+    result = call("render", "starry.png", "--templates", "templates", "-o", "m.png", "--log-file", "/dev/full")
+    assert result.exit_code == 0, result.output
+    assert " ".join(result.stderr.split()).count("/dev/full cannot be written to any more: [Errno 28] No space left on device.") == 1
+    assert "Traceback" not in result.stderr
+    assert (here / "m.png").exists()

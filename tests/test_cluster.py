@@ -3,6 +3,7 @@
 import os
 import signal
 import sys
+import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -137,6 +138,23 @@ def test_a_cluster_that_cannot_be_used_is_told_in_a_sentence(
         job(scheduler="nonsense")
     with distributed.LocalCluster(n_workers=0, dashboard_address=":0") as empty, pytest.raises(ClusterError, match="has no workers"):
         job(scheduler=empty.scheduler_address)
+
+
+def test_a_cluster_that_lost_all_workers_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cluster, "_WATCH", 0.1)
+    said: list[str] = []
+    with distributed.LocalCluster(n_workers=1, threads_per_worker=1, dashboard_address=":0") as local:
+        engine = cluster.Cluster(local.scheduler_address, "cpu")
+        monkeypatch.setattr(cluster, "_PATIENCE", 0.5)
+        with engine._watched(said.append):
+            local.scale(0)
+            deadline = time.monotonic() + 60
+            while not said and time.monotonic() < deadline:
+                time.sleep(0.1)
+            time.sleep(1)
+        engine.close()
+    assert len(said) == 1
+    assert "has no workers any more; the job goes on as soon as it has some" in said[0]
 
 
 def visible() -> str:

@@ -14,7 +14,7 @@ from conftest import photo, save
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from hirez_mosaic import fitting, refine, render
+from hirez_mosaic import choosing, fitting, refine, render
 from hirez_mosaic.choosing import Choice, is_rich, unfitted_decoder
 from hirez_mosaic.encode import encode, second_moments
 from hirez_mosaic.fit import PAPER, Objective, Picture, placed, soft_mosaic
@@ -227,3 +227,32 @@ def test_a_fit_is_cached_by_source_templates_and_settings(tmp_path: Path, own_ca
     render(source, folder, 8, tmp_path / "5.png", fit=3, far_weight=7)
     render(save(tmp_path / "other.png", photo(48, 48, seed=8)), folder, 8, tmp_path / "6.png", fit=3)
     assert cached() == 4
+
+
+def test_the_fits_used_last_are_kept_and_damaged_ones_made_again(
+    tmp_path: Path, own_cache: Path, make_templates: Callable[[int], Path], with_random_weights: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def cached() -> dict[str, int]:
+        return {file.name: file.stat().st_size for file in (own_cache / "decoders").glob("fitted-*")}
+
+    templates = make_templates(9)
+
+    def make(seed: int) -> bytes:
+        source = save(tmp_path / f"{seed}.png", photo(64, 64, seed=seed))
+        settings = {"fit": 2, "device": "cpu", "precision": "float32", "overwrite": True}
+        return render(source, templates, 8, tmp_path / f"{seed}.tif", **settings).output.read_bytes()
+
+    whole = make(1)
+    (first,) = cached()
+    monkeypatch.setattr(choosing, "_FITTED_BYTES", 2 * cached()[first])
+    make(2)
+    assert len(cached()) == 2
+    make(1)  # it is the one used last now
+    make(3)
+    assert first in cached()
+    assert len(cached()) == 2
+    (own_cache / "decoders" / first).write_bytes(b"half")
+    assert make(1) == whole
+    assert cached()[first] > 4
+    monkeypatch.setattr(choosing, "_keep_latest", lambda cache: (_ for _ in ()).throw(OSError(28, "No space left on device")))
+    make(4)

@@ -86,6 +86,6 @@ def test_chunks_are_made_from_the_top(workers: int) -> None:
     grid = CellGrid(12, 11, (8, 8), Fraction(1))
     stages = [Stage(name, lambda device: lambda box: None, grid, Unmarked()) for name in ("decode", "select")]  # type: ignore[arg-type]
     heard = lambda name, box, seconds: made.append(box) if name == "select" else None  # noqa: E731
-    Threads(torch.device("cpu"), workers).run(stages, workers, "", heard)
+    Threads(torch.device("cpu"), workers).run(stages, workers, "", heard, print)
     assert len(made) == 132
     assert all(abs(number - (box.top * 11 + box.left)) <= 3 * workers for number, box in enumerate(made)), "the first rows come first"

@@ -298,3 +298,17 @@ def test_a_recipe_that_is_no_text_is_refused(here: Path) -> None:
 @pytest.mark.parametrize("recipe", sorted(PIPELINES.glob("*.toml")), ids=lambda path: path.name)
 def test_the_recipes_of_the_project_are_valid(recipe: Path) -> None:
     assert read_recipe(recipe, main.commands)
+
+
+def test_a_job_finds_what_the_jobs_before_it_made(here: Path) -> None:
+    (here / "in [1]").mkdir()
+    recipe = here / "in [1]" / "jobs.toml"
+    jobs = ["[compare]", 'sources = ["made/*.png"]', 'templates = "t"', RENDER.rstrip(), 'decoder = "d.safetensors"']
+    recipe.write_text("\n".join(jobs))
+    compare, later = read_recipe(recipe, main.commands)
+    assert "made/*.png" in compare.words[-1]
+    (recipe.parent / "made").mkdir()
+    for name in ("made/b.png", "made/a.png", "d.safetensors"):
+        (recipe.parent / name).touch()
+    assert compare.words[-2:] == [str(recipe.parent / "made" / name) for name in ("a.png", "b.png")]
+    assert str(recipe.parent / "d.safetensors") in later.words

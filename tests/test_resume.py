@@ -15,6 +15,7 @@ import pytest
 import zarr
 from conftest import photo, save
 
+from hirez_mosaic import job as job_module
 from hirez_mosaic import rendering, stages, store
 from hirez_mosaic.engine import Stage
 from hirez_mosaic.errors import DiskSpaceError, SourceError, WorkspaceError
@@ -163,7 +164,7 @@ def test_another_source_version_or_schema_is_another_job(job: Job, tmp_path: Pat
     place = tmp_path / "work"
     job(workspace=place)
     with monkeypatch.context() as later:
-        later.setattr(rendering, "__version__", "99")
+        later.setattr(job_module, "__version__", "99")
         with pytest.raises(WorkspaceError, match="version differ"):
             job(workspace=place)
     save(tmp_path / "s.png", photo(240, 288, seed=9))

@@ -163,3 +163,11 @@ def test_wrong_rules_are_refused_before_the_work(tmp_path: Path, make_templates:
         with pytest.raises((TemplateError, SettingError), match=error):
             render(source, folder, 8, tmp_path / "out.png", **how)
     assert not (tmp_path / "out.png").exists()
+
+
+def test_scratch_files_have_all_their_room_at_once(tmp_path: Path) -> None:
+    made = rules_module._on_disk(tmp_path / "a", np.uint32, (1000, 1000, 3))
+    assert (tmp_path / "a").stat().st_blocks * 512 >= 12_000_000
+    made[:] = 7
+    made.flush()
+    assert (np.fromfile(tmp_path / "a", np.uint32) == 7).all()

@@ -4,9 +4,11 @@ import json
 import logging
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from typing import Any
+
+import click
 
 from hirez_mosaic.errors import OutputError, sentence
 
@@ -42,6 +44,21 @@ class _ToStandardError(logging.Handler):
         print(self.format(record), file=sys.stderr)
 
 
+class _ToFile(logging.FileHandler):
+    """A file. Once it cannot be written to any more, which is told, lines are lost and nothing else."""
+
+    _told = False
+
+    def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802 (logging's name)
+        if not self._told:
+            print(f"The log file {self.baseFilename} cannot be written to any more: {sys.exc_info()[1]}.", file=sys.stderr)
+        self._told = True
+
+    def close(self) -> None:
+        with suppress(OSError):
+            super().close()
+
+
 @contextmanager
 def logged(log_file: str | None, verbose: bool) -> Iterator[None]:
     """Within, the log is written to a file, which is appended to, and to standard error, as asked; an error that ends the command, too.
@@ -51,7 +68,7 @@ def logged(log_file: str | None, verbose: bool) -> Iterator[None]:
     handlers: list[logging.Handler] = []
     if log_file is not None:
         try:
-            handlers.append(logging.FileHandler(log_file, encoding="utf-8"))
+            handlers.append(_ToFile(log_file, encoding="utf-8"))
         except OSError as error:
             raise OutputError(f"The log file {log_file} cannot be written to: {error.strerror}.") from error
         handlers[-1].setFormatter(_AsJson())
@@ -65,9 +82,9 @@ def logged(log_file: str | None, verbose: bool) -> Iterator[None]:
     try:
         yield
     except Exception as error:
-        _LOG.error(sentence(error))
+        _LOG.error(error.format_message() if isinstance(error, click.ClickException) else sentence(error))
         raise
-    except KeyboardInterrupt:
+    except (KeyboardInterrupt, SystemExit):  # the second of a job of a recipe
         _LOG.error("interrupted")
         raise
     finally:

@@ -46,8 +46,10 @@ class _Group(click.Group):
 def main() -> None:
     """Photomosaics of any size that look right from afar and up close."""
     for name in ("SIGTERM", "SIGHUP"):  # end as on Ctrl-C: with nothing left behind
-        if hasattr(signal, name) and threading.current_thread() is threading.main_thread():
-            signal.signal(getattr(signal, name), signal.default_int_handler)
+        number = getattr(signal, name, None)
+        main_thread = threading.current_thread() is threading.main_thread()
+        if number is not None and main_thread and signal.getsignal(number) is not signal.SIG_IGN:  # as nohup has it
+            signal.signal(number, signal.default_int_handler)
 
 
 main.add_command(assemble)

@@ -23,8 +23,9 @@ import json
 import os
 import re
 import tomllib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -65,10 +66,15 @@ class RecipeCommand(click.Command):
 
 @dataclass(frozen=True)
 class Job:
-    """One table of a recipe. label: "render", "templates.glyphs"; words: those of the command line, after the command."""
+    """One table of a recipe. label: "render", "templates.glyphs"."""
 
     label: str
-    words: list[str]
+    make: Callable[[], list[str]]
+
+    @property
+    def words(self) -> list[str]:
+        """Those of the command line, after the command; with the files that are there now, which the jobs before may have made."""
+        return self.make()
 
     @property
     def line(self) -> list[str]:
@@ -177,7 +183,9 @@ class _Piece:
                 if isinstance(command, click.Group):
                     yield from self._jobs(table, command.commands, within)
                 else:
-                    yield Job(label, self._words(table, command, within))
+                    job = Job(label, partial(self._words, table, command, within))
+                    _ = job.words  # what is wrong is told before the first job runs
+                    yield job
 
     def _words(self, table: Table, command: click.Command, at: tuple[str | int, ...]) -> list[str]:
         known = keys_of(command)
@@ -192,9 +200,10 @@ class _Piece:
                     raise self._wrong((*at, key), f"{key} is {value!r}; use true or false.")
                 options += [f"--{key}"] if value else parameter.secondary_opts[:1]
                 continue
-            values = [self._word(one, parameter, (*at, key)) for one in (value if isinstance(value, list) else [value])]
+            given = value if isinstance(value, list) else [value]
+            values = [self._word(one, parameter, (*at, key)) for one in given]
             if isinstance(parameter, click.Argument):
-                arguments += [name for one in values for name in _expanded(one)]
+                arguments += [name for one, word in zip(given, values, strict=True) for name in self._expanded(str(one), word, parameter)]
             elif parameter.multiple:
                 options += [word for one in values for word in (f"--{key}", one)]
             elif isinstance(value, list) and parameter.type is not click.STRING:
@@ -222,6 +231,12 @@ class _Piece:
         if wrong is not None:
             raise self._wrong(at, f"{at[-1]} {wrong}.")
         return _placed(str(value), parameter, self.path.parent)
+
+    def _expanded(self, value: str, word: str, parameter: click.Parameter) -> list[str]:
+        """The files a pattern in the recipe's folder names, sorted; its word where that is the name of one, or it names none."""
+        if os.path.lexists(word):
+            return [word]
+        return sorted(glob.glob(_placed(value, parameter, Path(glob.escape(str(self.path.parent)))))) or [word]  # noqa: PTH207 (may be absolute)
 
     def _wrong(self, at: tuple[str | int, ...], sentence: str) -> SettingError:
         """An error that names the line where a table or key begins: after the longest beginning of the piece that is TOML without it."""
@@ -264,11 +279,6 @@ def _holds(tables: Any, at: tuple[str | int, ...]) -> bool:
 
 def _label(at: tuple[str | int, ...]) -> str:
     return ".".join(step for step in at if isinstance(step, str))
-
-
-def _expanded(pattern: str) -> list[str]:
-    """The files a pattern names, sorted; itself where it is the name of one, or names none."""
-    return [pattern] if os.path.lexists(pattern) else sorted(glob.glob(pattern)) or [pattern]  # noqa: PTH207 (may be absolute)
 
 
 def _nearest(name: str, known: Mapping[str, object]) -> str:

@@ -31,6 +31,7 @@ def run(context: click.Context, recipe: Path, log_file: str | None, verbose: boo
     codes = []
     with logged(log_file, verbose):
         for job in read_recipe(recipe, commands):
-            click.echo(f"hirez-mosaic {shlex.join(job.line)}", err=True)
-            codes.append(group.main(job.line, prog_name="hirez-mosaic", standalone_mode=False))
+            line = job.line
+            click.echo(f"hirez-mosaic {shlex.join(line)}", err=True)
+            codes.append(group.main(line, prog_name="hirez-mosaic", standalone_mode=False))
     context.exit(max(code or 0 for code in codes))

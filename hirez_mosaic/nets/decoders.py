@@ -168,7 +168,8 @@ def save_whole(tensors: Mapping[str, torch.Tensor], path: Path, metadata: dict[s
         with fresh(path) as made:
             save_file({name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}, made, metadata=metadata)
     except SafetensorError as error:
-        raise OSError(errno.EIO, f"{path} cannot be written: {error}") from error
+        code = errno.ENOSPC if f"os error {errno.ENOSPC}" in str(error) else errno.EIO
+        raise OSError(code, f"{path} cannot be written: {error}") from error
 
 
 def read_whole(path: Path, key: str) -> tuple[dict[str, Any], dict[str, torch.Tensor]]:

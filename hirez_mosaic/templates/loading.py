@@ -21,7 +21,7 @@ import pyvips
 from numpy.typing import NDArray
 
 from hirez_mosaic.errors import DiskSpaceError, TemplateError
-from hirez_mosaic.fresh import private, remove
+from hirez_mosaic.fresh import flush, private, remove
 from hirez_mosaic.geometry import CELL
 from hirez_mosaic.spec import format_bytes
 from hirez_mosaic.templates.template_set import TemplateSet, area_averages
@@ -131,6 +131,8 @@ def _build(
             raise TemplateError(f"None of the {len(names)} files in {folder} is a readable picture ({name}: {reason}).")
         told = {"names": kept, "skipped": skipped, "fingerprint": digest.hexdigest()}
         (fresh / "set.json").write_text(json.dumps(told))
+        for written in fresh.iterdir():
+            flush(written)
         try:
             fresh.rename(home)
         except OSError:
