@@ -20,7 +20,7 @@ from hirez_mosaic.spec import RenderSpec, format_bytes, is_url
 from hirez_mosaic.store import workspace_bytes
 from hirez_mosaic.templates import RESIDENT, TemplateSet
 
-_SIDES = (112, 96, 64, 48, 32, 24, 16, 8, 4, 2, 1)  # of a chunk, cells: larger halve the halo's share, smaller the memory
+_SIDES = (104, 96, 64, 48, 32, 24, 16, 8, 4, 2, 1)  # of a chunk, cells: larger halve the halo's share, smaller the memory
 _LIBRARIES = 192 << 20  # code, reordered weights and freed but not returned memory that the first chunks leave behind; measured
 _PER_WORKER = 48 << 20  # the same for each thread
 _LEARNED = 64 << 20  # what fitting, refining and the judging of rules leave behind; measured
