@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 
 from hirez_mosaic.errors import DiskSpaceError, OutputError, OutputExistsError
 from hirez_mosaic.fresh import flush, private, remove
-from hirez_mosaic.geometry import CellGrid
+from hirez_mosaic.geometry import CELL, CellGrid
 from hirez_mosaic.templates import RESIDENT, TemplateSet
 from hirez_mosaic.tint import Tint, tinted
 from hirez_mosaic.vips import vips_reason
@@ -129,9 +129,9 @@ def _writing() -> Iterator[None]:
 
 
 def write_preview(mosaic: Mosaic, output: Path) -> None:
-    """Write the mosaic at 1,600 px on its longer side, from templates at 8 x 8 px where it has more than 100 Mpx."""
+    """Write the mosaic at 1,600 px on its longer side; of more than 100 Mpx from templates at 8 x 8 px, where these have so many."""
     width, height = mosaic.size
-    if width * height > _PREVIEW_FROM_PX:
+    if width * height > _PREVIEW_FROM_PX and CELL * max(mosaic.index_map.shape) >= _PREVIEW_SIDE:
         mosaic = replace(mosaic, templates=mosaic.templates.shrunk())
     factor = min(1.0, _PREVIEW_SIDE / max(width, height))
     size = (max(1, round(width * factor)), max(1, round(height * factor)))

@@ -151,8 +151,8 @@ def fitted_decoder(
 def _keep_latest(cache: Path) -> None:
     """Remove the fitted decoders that were not used for longest, until the others take at most `_FITTED_BYTES`."""
     found = sorted(((file.stat().st_mtime_ns, file.stat().st_size, file) for file in cache.glob("fitted-*.safetensors")), reverse=True)
-    together = 0
-    for _, size, file in found:
+    together = found[0][1]  # the one just made, whatever its size
+    for _, size, file in found[1:]:
         together += size
         if together > _FITTED_BYTES:
             file.unlink(missing_ok=True)

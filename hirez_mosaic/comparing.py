@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import psutil
 import pyvips
 import torch
 import zarr
@@ -27,6 +28,7 @@ from hirez_mosaic.metrics import Judge, Judgement
 from hirez_mosaic.nets.decoders import load_decoder
 from hirez_mosaic.nets.device import resolve_device
 from hirez_mosaic.nets.weights import resolve_alexnet, resolve_weights
+from hirez_mosaic.plan import free_memory
 from hirez_mosaic.rendering import gather_moments, run_render
 from hirez_mosaic.sources import open_source
 from hirez_mosaic.spec import FAR_WEIGHT, RenderSpec, parse_colour, parse_tile
@@ -139,6 +141,7 @@ def compare(
                     workspace=str(workspace),
                     restart=True,
                     overwrite=True,
+                    memory=psutil.Process().memory_info().rss + free_memory(),
                     background=colour,
                     weights=named,
                 )
@@ -151,7 +154,7 @@ def compare(
                 judgement = judge(as_images(panels["input"], where), mosaic.to(where))
                 rows.append(Row(source, name, judgement, None if name == "soft" else result.distinct_templates, spent))
                 panels[name] = mosaic[0].permute(1, 2, 0).mul(255).round().byte().numpy()
-            _write_table(rows, folder / _TABLE)
+                _write_table(rows, folder / _TABLE)  # whatever goes wrong with the next
             _write_figure(panels, size, folder / f"{source.stem}.png")
     return rows
 

@@ -213,7 +213,9 @@ def memory_errors() -> Iterator[None]:
     except (RuntimeError, MemoryError) as error:
         if not isinstance(error, torch.cuda.OutOfMemoryError | MemoryError) and "DefaultCPUAllocator" not in str(error):
             raise
-        raise BudgetError("Memory ran out in spite of the plan; use --restart with a smaller --chunk, or --device cpu.") from error
+        raise BudgetError(
+            "Memory ran out in spite of the plan; use --device cpu, to render --restart with a smaller --chunk, to train a smaller --batch."
+        ) from error
 
 
 def peak_memory() -> int:

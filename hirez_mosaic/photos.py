@@ -33,7 +33,11 @@ class Photos:
         self._damaged: set[Path] = set()
         self.left_out: list[tuple[str, str]] = []
         self.files: list[Path] = []
-        found = sorted(Path(place, name) for place, _, names in os.walk(folder) for name in names if not name.startswith("."))
+        found: list[Path] = []
+        for place, below, names in os.walk(folder):
+            below[:] = [name for name in below if not name.startswith(".")]
+            found += (Path(place, name) for name in names if not name.startswith("."))
+        found.sort()
         for file, reason in zip(found, self._pool.map(self._refusal, found), strict=True):
             if reason:
                 self.left_out.append((file.relative_to(folder).as_posix(), reason))
@@ -89,12 +93,14 @@ class Photos:
         factor = (self._crop / shorter) ** rng.uniform(0, 1) if shorter > self._crop else self._crop / shorter
         side = max(self._crop, round(longer * factor))
         image = pyvips.Image.thumbnail(str(file), side, height=side, size="both", output_profile="srgb", fail_on="truncated")
+        image = image.colourspace("srgb")
+        image = image[: 4 if image.hasalpha() else 3]
         if image.hasalpha():
             image = image.flatten(background=[255, 255, 255])
-        image = image.colourspace("srgb")[:3].cast("uchar")
-        pixels = fetch(image, image.width, image.height)
-        if rng.integers(2):
-            pixels = pixels[:, ::-1]
-        height, width = (min(self._crop, length) // 8 * 8 for length in pixels.shape[:2])
-        top, left = (int(rng.integers(0, most + 1)) for most in (pixels.shape[0] - height, pixels.shape[1] - width))
-        return np.ascontiguousarray(pixels[top : top + height, left : left + width])
+        mirrored = bool(rng.integers(2))
+        height, width = (min(self._crop, length) // 8 * 8 for length in (image.height, image.width))
+        top, left = (int(rng.integers(0, most + 1)) for most in (image.height - height, image.width - width))
+        if mirrored:  # the place is that in the mirrored picture
+            left = image.width - width - left
+        pixels = fetch(image.crop(left, top, width, height).cast("uchar"), width, height)
+        return np.ascontiguousarray(pixels[:, ::-1] if mirrored else pixels)

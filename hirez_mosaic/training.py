@@ -126,7 +126,7 @@ def train(
     if not numbers or not set(scales) <= {0, 1, 2, 3} or not scales:
         raise SettingError("Steps and batch are 1 or more, the rate is more than 0, the far weight 0 or more, scales are some of 0 to 3.")
     home = output.with_name(f"{output.name}.training")
-    _check_places(output, home, resume, overwrite)
+    _check_places(output, home, (Path(templates), Path(images)), resume, overwrite)
     where = resolve_device(device)
     kind = resolve_precision(precision, where)
     size, colour = parse_tile(tile), parse_colour(background)
@@ -175,11 +175,14 @@ def train(
     )
 
 
-def _check_places(output: Path, home: Path, resume: bool, overwrite: bool) -> None:
+def _check_places(output: Path, home: Path, inputs: Sequence[Path], resume: bool, overwrite: bool) -> None:
     if output.suffix != ".safetensors":
         raise SettingError(f"The output {output} should end in .safetensors.")
     if not output.absolute().parent.is_dir():
         raise OutputError(f"The output folder {output.absolute().parent} is not there; make it first.")
+    for folder in inputs:
+        if folder.resolve() in output.resolve().parents:
+            raise SettingError(f"The output {output} and its preview would lie among the pictures in {folder}; name another place.")
     checkpoint = home / _CHECKPOINT
     if resume and not checkpoint.exists():
         raise TrainingError(f"There is no checkpoint {checkpoint} to go on from; leave --resume out.")

@@ -340,7 +340,14 @@ def test_a_large_mosaic_is_previewed_from_small_templates(tmp_path, monkeypatch)
     cells = np.array([[0, 1], [1, 0]], "u4")
     templates = np.zeros((2, 40, 20, 3), "u1")
     templates[1, :, 10:] = 255
-    write_preview(of(cells, templates), tmp_path / "p.png")
+    shrunk, taken = TemplateSet.shrunk, []
+    monkeypatch.setattr(TemplateSet, "shrunk", lambda self: (taken.append(1), shrunk(self))[1])
+    write_preview(of(cells, templates), tmp_path / "p.png")  # 16 px would not do for 80
+    assert taken == []
+    write_preview(of(cells.repeat(100, 0), templates), tmp_path / "long.png")
+    assert taken == [1]
+    with Image.open(tmp_path / "long.png") as long:
+        assert max(long.size) == 1600
     px = np.asarray(Image.open(tmp_path / "p.png"))
     assert px.shape == (80, 40, 3)
     assert px[20, [5, 15, 25, 35], 0].tolist() == [0, 0, 0, 255]

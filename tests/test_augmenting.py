@@ -6,12 +6,13 @@ import numpy as np
 import pytest
 import pyvips
 from click.testing import CliRunner, Result
-from conftest import photo, save
+from conftest import photo, png_claiming, save
 from PIL import Image
 
 from hirez_mosaic.cli.main import main
 from hirez_mosaic.colour import from_lab, to_lab
 from hirez_mosaic.errors import TemplateError
+from hirez_mosaic.templates import augmenting
 from hirez_mosaic.templates.augmenting import Augmentation, augmented, list_pictures
 
 
@@ -107,3 +108,8 @@ def test_transparent_px_are_white_and_an_empty_folder_is_refused(tmp_path: Path)
     (tmp_path / "empty").mkdir()
     with pytest.raises(TemplateError, match="holds no files"):
         list_pictures([tmp_path / "empty"])
+
+
+def test_a_picture_too_large_to_hold_is_skipped_and_named(tmp_path: Path) -> None:
+    png_claiming(tmp_path / "huge.png", 60_000, 60_000)
+    assert "60000 x 60000 px are too many" in str(augmenting._load(tmp_path / "huge.png"))

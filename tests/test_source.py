@@ -471,6 +471,7 @@ SAMPLES = {
     "min is white 16-bit": (lambda path: tiff(path, 65535 - FINE, photometric="miniswhite", **TILED), GREY),
     "min is white bilevel": (lambda path: tiff(path, GREY[..., 0] <= 90, photometric="miniswhite"), BLACK_OR_WHITE),
     "palette": (lambda path: tiff(path, GREY[..., 0], photometric="palette", colormap=PALETTE.astype("u2") * 257, **TILED), INDEXED),
+    "palette of 8 bits": (lambda path: tiff(path, GREY[..., 0], photometric="palette", colormap=PALETTE.astype("u2"), **TILED), INDEXED),
 }
 
 

@@ -122,6 +122,17 @@ def test_cmyk_is_converted_as_libvips_does(folder, load, kind):
     assert_flat(load().pixels[0], expected, 2)
 
 
+@pytest.mark.parametrize("background", [(0, 0, 0), (255, 255, 255)])
+def test_channels_beside_colour_and_alpha_do_not_count(folder, load, background):
+    px = np.dstack([np.full((20, 20, 1), value, "u1") for value in (*RED, 255, 77)])
+    tifffile.imwrite(folder / "a.tif", px, photometric="rgb", extrasamples=["unassalpha", "unspecified"])
+    flat(folder / "b.png", GREEN)
+    found = load(background=background)
+    assert found.names == ("a.tif", "b.png")
+    assert_flat(found.pixels[0], RED)
+    assert_flat(found.pixels[1], GREEN)
+
+
 def test_a_profile_is_applied(folder, load):
     p3 = pyvips.Operation.call("profile_load", "p3")
     flat(folder / "a.png", (100, 150, 200), icc_profile=p3)
@@ -285,6 +296,26 @@ def test_a_changed_file_is_noticed(folder, load):
     assert_flat(load().pixels[1], BLUE)
     (folder / "b.tif").unlink()
     assert load().names == ("a.tif",)
+
+
+def test_what_a_folder_held_before_is_forgotten_after_a_day(two, load, tmp_path):
+    def cached():
+        return {path.name for path in (tmp_path / "cache").iterdir()}
+
+    load()
+    (first,) = cached()
+    load((5, 4))
+    (other,) = cached() - {first}
+    flat(two / "c.png", RED)
+    load()
+    assert {first, other} < cached()  # a render of what was there may still be at work
+    for name in (first, other):
+        os.utime(tmp_path / "cache" / name / "set.json", (1, 1))
+    flat(two / "d.png", RED)
+    load()
+    assert first not in cached()
+    assert len(cached() - {other}) == 2
+    assert other in cached()
 
 
 def test_an_interrupted_load_leaves_nothing(two, load, tmp_path, monkeypatch):

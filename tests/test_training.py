@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import pyvips
+import tifffile
 import torch
 from conftest import photo, save
 
@@ -194,3 +195,30 @@ def test_crops_depend_on_seed_and_group_alone(folders: tuple[Path, Path]) -> Non
     assert all((a == b).all() for a, b in zip(one, same, strict=True))
     assert any(a.shape != b.shape or (a != b).any() for a, b in zip(one, other, strict=True))
     assert all(crop.shape == (128, 128, 3) for crop in one)
+
+
+def test_what_training_leaves_does_not_lie_among_what_it_reads(folders: tuple[Path, Path]) -> None:
+    for folder in folders:
+        with pytest.raises(SettingError, match="and its preview would lie among the pictures in"):
+            train(*folders, folder / "d.safetensors", **small())
+        assert not (folder / "d.safetensors.training").exists()
+
+
+def test_hidden_folders_are_not_trained_on(folders: tuple[Path, Path]) -> None:
+    (folders[1] / ".thumbnails").mkdir()
+    save(folders[1] / ".thumbnails" / "0.png", photo(200, 200))
+    photos = Photos(folders[1], 128, 0, 1)
+    photos.close()
+    assert len(photos.files) == 6
+    assert [name for name, _ in photos.left_out] == ["labels.json", "small.png"]
+
+
+def test_a_crop_of_a_picture_with_more_channels_is_its_colours(tmp_path: Path) -> None:
+    px = np.dstack([photo(140, 150, seed=3), np.full((140, 150, 2), 255, np.uint8)])
+    tifffile.imwrite(tmp_path / "a.tif", px, photometric="rgb", extrasamples=["unassalpha", "unspecified"])
+    save(tmp_path / "b.png", px[..., :3])
+    photos = Photos(tmp_path, 128, 0, 1)
+    first, second = (photos.ahead(range(number, number + 1), 0, 1)()[0] for number in range(2))
+    photos.close()
+    assert first.shape == (128, 128, 3)
+    np.testing.assert_array_equal(first, second)

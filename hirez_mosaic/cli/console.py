@@ -34,7 +34,8 @@ class _Rate(ProgressColumn):
     """Units per second since the stage began."""
 
     def render(self, task: Task) -> Text:
-        return Text(f"{task.completed / task.elapsed:,.0f} {task.fields['unit']}/s" if task.elapsed else "")
+        rate = task.completed / task.elapsed if task.elapsed else 0.0
+        return Text(f"{rate:,.{0 if rate >= 10 else 1}f} {task.fields['unit']}/s" if rate else "")
 
 
 _COLUMNS = (

@@ -135,7 +135,8 @@ def _tiff_colour(path: Path, page: Any) -> Colour | None:
     extra = page.extrasamples[0] if page.extrasamples else 0
     palette = None
     if photometric == tifffile.PHOTOMETRIC.PALETTE:
-        palette = (np.asarray(page.colormap).T >> 8).astype(np.uint8)
+        colours = np.asarray(page.colormap).T
+        palette = (colours >> 8 if colours.max() > 255 else colours).astype(np.uint8)  # old programs wrote 8 of its 16 bits
     icc = page.tags["InterColorProfile"].value if "InterColorProfile" in page.tags else None
     alpha: Alpha = "associated" if extra == 1 else "straight" if extra == 2 else "none"
     bits = page.bitspersample if page.dtype.kind != "f" else 32

@@ -17,7 +17,7 @@ from hirez_mosaic.colour import from_lab, to_lab
 from hirez_mosaic.errors import TemplateError
 from hirez_mosaic.templates.loading import list_files
 from hirez_mosaic.templates.making import Named
-from hirez_mosaic.vips import fetch, open_upright, vips_reason
+from hirez_mosaic.vips import fetch, open_upright, too_large, vips_reason
 
 _BATCH_BYTES = 64 << 20  # of templates that wait to be written, about
 _FINE = 2  # px a side that a px of a template is turned in
@@ -127,6 +127,8 @@ def _load(path: Path) -> pyvips.Image | str:
     """The picture in memory, or the reason why there is none."""
     try:
         image = open_upright(path)
+        if reason := too_large(image):
+            return reason
         return (image.flatten(background=[255, 255, 255]) if image.hasalpha() else image).copy_memory()
     except pyvips.Error as error:
         return vips_reason(error)

@@ -10,9 +10,10 @@ import hashlib
 import json
 import os
 import shutil
+import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +29,7 @@ from hirez_mosaic.templates.template_set import TemplateSet, area_averages
 from hirez_mosaic.vips import fetch, too_large, vips_reason
 
 _VERSION = 2  # of the cached form and of the way templates are shrunk
+_KEPT = 24 * 3600  # seconds for which a decoded set is kept after its last use, when its folder holds something else
 _BATCH = 1024  # files handed to the threads at once, at most
 _BATCH_BYTES = 64 << 20  # of decoded templates that wait for their turn, about
 
@@ -66,9 +68,15 @@ def load_templates(
     files = list_files(folder)
     if not files:
         raise TemplateError(f"The folder of templates {folder} holds no files.")
-    home = cache / _key(folder, files, tile, background)
+    kind, content = _digest(str(folder.resolve()), tile, background), _digest(_VERSION, pyvips.version(0), pyvips.version(1), files)
+    home = cache / f"{kind}-{content}"
     if not (home / "set.json").exists():
         _build(home, folder, [name for name, _, _ in files], tile, background, jobs, stage)
+        for older in cache.glob(f"{kind}-*/set.json"):  # what the same folder was before
+            if time.time() - older.stat().st_mtime > _KEPT:
+                remove(older.parent)
+    with suppress(OSError):  # a cache that may not be written to
+        (home / "set.json").touch()
     return _map(home, folder, tile)
 
 
@@ -85,9 +93,8 @@ def list_files(folder: Path) -> list[tuple[str, int, int]]:
     return sorted(files)
 
 
-def _key(folder: Path, files: list[tuple[str, int, int]], tile: tuple[int, int], background: tuple[int, int, int]) -> str:
-    told = json.dumps([_VERSION, pyvips.version(0), pyvips.version(1), str(folder.resolve()), tile, background, files])
-    return hashlib.blake2b(told.encode(), digest_size=16).hexdigest()
+def _digest(*told: object) -> str:
+    return hashlib.blake2b(json.dumps(told).encode(), digest_size=16).hexdigest()
 
 
 def _build(
@@ -166,6 +173,7 @@ def _decode(path: Path, tile: tuple[int, int], background: tuple[int, int, int])
             settings["output_profile"] = "srgb"  # given without need it would double the time
         image = pyvips.Image.thumbnail(str(path), width, **settings)
         image = image.colourspace("srgb")
+        image = image[: 4 if image.hasalpha() else 3]  # a TIFF may have more than one channel beside its colours
         if image.hasalpha():
             image = image.flatten(background=background)
         pixels = fetch(image.cast("uchar"), width, height)
