@@ -4,6 +4,7 @@
 >>> hirez_mosaic.render("starry.tif", templates="hubble/", tile=32)  # doctest: +SKIP
 """
 
+import logging
 from importlib import import_module
 from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
@@ -32,6 +33,7 @@ _LAZY = {
     "train": "training",
 }
 __version__ = version("hirez-mosaic")
+logging.getLogger(__name__).addHandler(logging.NullHandler())  # who wants to read the log, says so
 __all__ = [
     "BatchListener",
     "BatchResult",

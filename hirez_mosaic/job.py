@@ -31,7 +31,6 @@ from hirez_mosaic.templates.duplicates import near_duplicates
 from hirez_mosaic.tilemap import check_tile_map, read_ban, without
 
 _log = logging.getLogger("hirez_mosaic")
-_log.addHandler(logging.NullHandler())
 
 
 class Listener:

@@ -3,6 +3,8 @@
 import contextlib
 import json
 import shlex
+import subprocess
+import sys
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -312,3 +314,9 @@ def test_a_job_finds_what_the_jobs_before_it_made(here: Path) -> None:
         (recipe.parent / name).touch()
     assert compare.words[-2:] == [str(recipe.parent / "made" / name) for name in ("a.png", "b.png")]
     assert str(recipe.parent / "d.safetensors") in later.words
+
+
+def test_an_error_is_told_once(here: Path) -> None:
+    done = subprocess.run([sys.executable, "-m", "hirez_mosaic", "run", "none.toml"], capture_output=True, text=True, check=False)
+    assert done.returncode == 2
+    assert done.stderr.splitlines() == ["Error: The recipe none.toml cannot be read: No such file or directory."]
