@@ -271,7 +271,7 @@ class _Batch:
         self._outcomes: dict[str, Outcome] = {}
         self._stop, self._my_turn = Event(), Event()
         self._running: dict[str, Job] = {}
-        self._ended = Condition()
+        self._through, self._ended = 0, Condition()
         self._ahead: Future[None] | None = None
 
     def run(self, jobs: int) -> tuple[Outcome, ...]:
@@ -337,6 +337,7 @@ class _Batch:
             finally:
                 with self._ended:
                     self._running.pop(name, None)
+                    self._through += 1
                     self._ended.notify_all()
 
     def _content(self, name: str) -> str | None:
@@ -366,13 +367,30 @@ class _Batch:
         record = {"source": name, "output": output, "content": self._content(name), "settings": self._settings, "files": self._files(name)}
         self._journal.append({**record, "status": STARTED})
         start = time.perf_counter()
-        try:
-            result = run_render(spec, heard, self._tools)
-        except OtherJobError:  # left by a start before picture or settings changed
-            result = run_render(replace(spec, restart=True), heard, self._tools)
+        while (result := self._rendered(name, spec, heard)) is None:
+            pass
         outcome = _outcome_of(name, output, result, time.perf_counter() - start)
         self._journal.append({**asdict(outcome), **record, "state": state(*parts_of(spec.output))})
         return outcome
+
+    def _rendered(self, name: str, spec: RenderSpec, heard: Listener) -> RenderResult | None:
+        """Render; None where the disk was too small, and another picture, which was under way, is through since: it may have made room."""
+        through = self._through
+        try:
+            try:
+                return run_render(spec, heard, self._tools)
+            except OtherJobError:  # left by a start before picture or settings changed
+                return run_render(replace(spec, restart=True), heard, self._tools)
+        except DiskSpaceError:
+            with self._ended:
+                self._running.pop(name, None)
+                if not self._running and self._through == through:
+                    raise
+                while self._through == through:
+                    if self._stop.is_set():
+                        raise _StoppedError from None
+                    self._ended.wait(0.5)
+            return None
 
     def _may_write(self, name: str) -> RenderSpec:
         """The spec of a picture, which may replace what a batch made. Raises OutputError."""
@@ -387,18 +405,9 @@ class _Batch:
         return [path.relative_to(self._output).as_posix() for path in _files_of(self._specs[name])]
 
     def _planned(self, name: str, look: Callable[[Job], None] | None, job: Job) -> None:
-        """Wait until the disk has room for this picture and for what those under way have yet to write. Raises DiskSpaceError."""
+        """Raise DiskSpaceError where the disk has no room for this picture beside what those under way have yet to write."""
         with self._ended:
-            while True:
-                try:
-                    job.disk_needed().check([other.disk_needed() for other in self._running.values()])
-                    break
-                except DiskSpaceError:
-                    if not self._running:
-                        raise
-                if self._stop.is_set():
-                    raise _StoppedError
-                self._ended.wait(0.5)
+            job.disk_needed().check([other.disk_needed() for other in self._running.values()])
             self._running[name] = job
         if look is not None:
             look(job)

@@ -677,7 +677,8 @@ def test_a_record_that_could_not_be_written_spoils_no_other(tmp_path: Path, monk
     assert Journal(tmp_path / "journal.jsonl").last("b") is not None
 
 
-def test_pictures_at_a_time_wait_for_room_on_the_disk(call: Call, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("written", [False, True], ids=["beside what others will write", "beside what others have written"])
+def test_pictures_at_a_time_wait_for_room_on_the_disk(written: bool, call: Call, monkeypatch: pytest.MonkeyPatch) -> None:
     needed = []
     check = plan.DiskNeeded.check
 
@@ -700,7 +701,9 @@ def test_pictures_at_a_time_wait_for_room_on_the_disk(call: Call, monkeypatch: p
         running.pop()
 
     monkeypatch.setattr(stages, "ingest_chunk", ingest)
-    monkeypatch.setattr("shutil.disk_usage", lambda path: shutil._ntuple_diskusage(10**12, 0, most + most // 4))
+    monkeypatch.setattr(
+        "shutil.disk_usage", lambda path: shutil._ntuple_diskusage(10**12, 0, most // 2 if written and running else most + most // 4)
+    )
     result = call(jobs=3, overwrite=True)
     assert [one.error for one in result.pictures] == [None] * 3
     assert max(together) == 1
