@@ -367,30 +367,29 @@ class _Batch:
         record = {"source": name, "output": output, "content": self._content(name), "settings": self._settings, "files": self._files(name)}
         self._journal.append({**record, "status": STARTED})
         start = time.perf_counter()
-        while (result := self._rendered(name, spec, heard)) is None:
-            pass
+        result = self._rendered(name, spec, heard)
         outcome = _outcome_of(name, output, result, time.perf_counter() - start)
         self._journal.append({**asdict(outcome), **record, "state": state(*parts_of(spec.output))})
         return outcome
 
-    def _rendered(self, name: str, spec: RenderSpec, heard: Listener) -> RenderResult | None:
-        """Render; None where the disk was too small, and another picture, which was under way, is through since: it may have made room."""
-        through = self._through
-        try:
+    def _rendered(self, name: str, spec: RenderSpec, heard: Listener) -> RenderResult:
+        """Render; where the disk was too small, again when another picture, which was under way, is through: it may have made room."""
+        while True:
+            through = self._through
             try:
-                return run_render(spec, heard, self._tools)
-            except OtherJobError:  # left by a start before picture or settings changed
-                return run_render(replace(spec, restart=True), heard, self._tools)
-        except DiskSpaceError:
-            with self._ended:
-                self._running.pop(name, None)
-                if not self._running and self._through == through:
-                    raise
-                while self._through == through:
-                    if self._stop.is_set():
-                        raise _StoppedError from None
-                    self._ended.wait(0.5)
-            return None
+                try:
+                    return run_render(spec, heard, self._tools)
+                except OtherJobError:  # left by a start before picture or settings changed
+                    return run_render(replace(spec, restart=True), heard, self._tools)
+            except DiskSpaceError:
+                with self._ended:
+                    self._running.pop(name, None)
+                    if not self._running and self._through == through:
+                        raise
+                    while self._through == through:
+                        if self._stop.is_set():
+                            raise _StoppedError from None
+                        self._ended.wait(0.5)
 
     def _may_write(self, name: str) -> RenderSpec:
         """The spec of a picture, which may replace what a batch made. Raises OutputError."""
@@ -407,7 +406,8 @@ class _Batch:
     def _planned(self, name: str, look: Callable[[Job], None] | None, job: Job) -> None:
         """Raise DiskSpaceError where the disk has no room for this picture beside what those under way have yet to write."""
         with self._ended:
-            job.disk_needed().check([other.disk_needed() for other in self._running.values()])
+            if self._running:  # else it has been checked
+                job.disk_needed().check([other.disk_needed() for other in self._running.values()])
             self._running[name] = job
         if look is not None:
             look(job)

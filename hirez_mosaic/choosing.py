@@ -6,6 +6,7 @@ import json
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
+from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
@@ -136,7 +137,8 @@ def fitted_decoder(
     if file.exists():
         with suppress(DecoderError):  # damaged: it is fitted once more
             found = load_decoder(file, decoder.template_count, decoder.fingerprint).to(device)
-            file.touch()
+            with suppress(OSError):  # a cache that may not be written to
+                file.touch()
             progress(choice.fit_steps)
             return found
     found = fit(copy.deepcopy(decoder), picture, objective, choice.fit_steps, untouched=choice.untouched, progress=progress, say=say)
@@ -150,11 +152,10 @@ def fitted_decoder(
 
 def _keep_latest(cache: Path) -> None:
     """Remove the fitted decoders that were not used for longest, until the others take at most `_FITTED_BYTES`."""
-    found = sorted(((file.stat().st_mtime_ns, file.stat().st_size, file) for file in cache.glob("fitted-*.safetensors")), reverse=True)
-    together = found[0][1]  # the one just made, whatever its size
-    for _, size, file in found[1:]:
-        together += size
-        if together > _FITTED_BYTES:
+    files = sorted(cache.glob("fitted-*.safetensors"), key=lambda file: file.stat().st_mtime_ns, reverse=True)
+    together = list(accumulate(file.stat().st_size for file in files))
+    for file, size in list(zip(files, together, strict=True))[1:]:  # but the one just made, whatever its size
+        if size > _FITTED_BYTES:
             file.unlink(missing_ok=True)
 
 

@@ -134,7 +134,7 @@ class Cluster:
             yield
         finally:
             over.set()
-            watcher.join()
+            watcher.join(_WATCH)  # no longer: a scheduler that is gone may leave it without an answer
 
     def _gone(self) -> ClusterError:
         return ClusterError(f"The Dask scheduler at {self._address} does not answer any more; start it, and run the same command again.")

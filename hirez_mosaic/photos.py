@@ -10,7 +10,7 @@ import pyvips
 from numpy.typing import NDArray
 
 from hirez_mosaic.errors import TrainingError
-from hirez_mosaic.vips import fetch, too_large, vips_reason
+from hirez_mosaic.vips import fetch, opaque, too_large, vips_reason
 
 _TRIES = 50  # pictures that may turn out damaged, one after another, before reading gives up
 
@@ -93,10 +93,7 @@ class Photos:
         factor = (self._crop / shorter) ** rng.uniform(0, 1) if shorter > self._crop else self._crop / shorter
         side = max(self._crop, round(longer * factor))
         image = pyvips.Image.thumbnail(str(file), side, height=side, size="both", output_profile="srgb", fail_on="truncated")
-        image = image.colourspace("srgb")
-        image = image[: 4 if image.hasalpha() else 3]
-        if image.hasalpha():
-            image = image.flatten(background=[255, 255, 255])
+        image = opaque(image, (255, 255, 255))
         mirrored = bool(rng.integers(2))
         height, width = (min(self._crop, length) // 8 * 8 for length in (image.height, image.width))
         top, left = (int(rng.integers(0, most + 1)) for most in (image.height - height, image.width - width))

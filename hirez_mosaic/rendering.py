@@ -255,7 +255,7 @@ def _choose(job: Job, workspace: Workspace, clock: Clock, listener: Listener) ->
     """Everything up to the index map, but for what runs while it is assembled."""
     spec, plan, grid, tools = job.spec, job.plan, job.plan.grid, job.tools
     analysis, colours = _looked(workspace)
-    picture = _encode(job, workspace, clock)
+    picture = _encode(job, workspace, clock, analysis)
     decoder = _learn(job, workspace, clock, picture, listener)
     features, norm = None, None
     if picture is not None and isinstance(decoder, LearnedDecoder):
@@ -284,10 +284,10 @@ def _choose(job: Job, workspace: Workspace, clock: Clock, listener: Listener) ->
     return chosen
 
 
-def _encode(job: Job, workspace: Workspace, clock: Clock) -> Picture | None:
+def _encode(job: Job, workspace: Workspace, clock: Clock, analysis: Any) -> Picture | None:
     """Ingest and, for a decoder that looks at features, encode: what such a decoder sees."""
     grid, tools = job.plan.grid, job.tools
-    ingest, analysis = _ingest(job, workspace, clock), _looked(workspace)[0]
+    ingest = _ingest(job, workspace, clock)
     if not isinstance(tools.choice.decoder, LearnedDecoder):
         clock.run(ingest, workers=job.plan.workers)
         return None

@@ -11,7 +11,6 @@ solver.
 All of it follows from candidates and scores, in an order that knows neither chunks nor workers.
 """
 
-import math
 import os
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -237,8 +236,8 @@ def _on_disk(path: Path, dtype: type[np.generic], shape: tuple[int, ...]) -> "np
 
     Raises OSError.
     """
+    made = np.memmap(path, dtype, mode="w+", shape=shape)
     if hasattr(os, "posix_fallocate"):
-        with path.open("wb") as file:
-            os.posix_fallocate(file.fileno(), 0, math.prod(shape) * np.dtype(dtype).itemsize)
-        return np.memmap(path, dtype, mode="r+", shape=shape)
-    return np.memmap(path, dtype, mode="w+", shape=shape)
+        with path.open("rb+") as file:
+            os.posix_fallocate(file.fileno(), 0, made.nbytes)
+    return made

@@ -1,6 +1,7 @@
 """libvips, set up for this program: no operation cache, and what every user of it needs."""
 
 import re
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -35,6 +36,13 @@ def open_upright(path: Path) -> pyvips.Image:
     if image.get_typeof("icc-profile-data"):
         image = image.icc_transform("srgb", embedded=True, black_point_compensation=True)
     return image.colourspace("srgb")[: 4 if image.hasalpha() else 3].cast("uchar")
+
+
+def opaque(image: pyvips.Image, background: Sequence[int]) -> pyvips.Image:
+    """A picture as sRGB of 3 bands over `background`; channels beside its colours and alpha, as a TIFF may have, do not count."""
+    image = image.colourspace("srgb")
+    image = image[: 4 if image.hasalpha() else 3]
+    return image.flatten(background=list(background)) if image.hasalpha() else image
 
 
 def captioned(image: pyvips.Image, text: str) -> pyvips.Image:

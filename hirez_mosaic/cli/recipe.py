@@ -184,7 +184,7 @@ class _Piece:
                     yield from self._jobs(table, command.commands, within)
                 else:
                     job = Job(label, partial(self._words, table, command, within))
-                    _ = job.words  # what is wrong is told before the first job runs
+                    job.make()  # what is wrong is told before the first job runs
                     yield job
 
     def _words(self, table: Table, command: click.Command, at: tuple[str | int, ...]) -> list[str]:

@@ -17,7 +17,7 @@ from hirez_mosaic.colour import from_lab, to_lab
 from hirez_mosaic.errors import TemplateError
 from hirez_mosaic.templates.loading import list_files
 from hirez_mosaic.templates.making import Named
-from hirez_mosaic.vips import fetch, open_upright, too_large, vips_reason
+from hirez_mosaic.vips import fetch, opaque, open_upright, too_large, vips_reason
 
 _BATCH_BYTES = 64 << 20  # of templates that wait to be written, about
 _FINE = 2  # px a side that a px of a template is turned in
@@ -129,7 +129,7 @@ def _load(path: Path) -> pyvips.Image | str:
         image = open_upright(path)
         if reason := too_large(image):
             return reason
-        return (image.flatten(background=[255, 255, 255]) if image.hasalpha() else image).copy_memory()
+        return opaque(image, (255, 255, 255)).copy_memory()
     except pyvips.Error as error:
         return vips_reason(error)
     except UnicodeEncodeError:

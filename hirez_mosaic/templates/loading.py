@@ -26,7 +26,7 @@ from hirez_mosaic.fresh import flush, private, remove
 from hirez_mosaic.geometry import CELL
 from hirez_mosaic.spec import format_bytes
 from hirez_mosaic.templates.template_set import TemplateSet, area_averages
-from hirez_mosaic.vips import fetch, too_large, vips_reason
+from hirez_mosaic.vips import fetch, opaque, too_large, vips_reason
 
 _VERSION = 2  # of the cached form and of the way templates are shrunk
 _KEPT = 24 * 3600  # seconds for which a decoded set is kept after its last use, when its folder holds something else
@@ -72,9 +72,10 @@ def load_templates(
     home = cache / f"{kind}-{content}"
     if not (home / "set.json").exists():
         _build(home, folder, [name for name, _, _ in files], tile, background, jobs, stage)
-        for older in cache.glob(f"{kind}-*/set.json"):  # what the same folder was before
-            if time.time() - older.stat().st_mtime > _KEPT:
-                remove(older.parent)
+        with suppress(OSError):  # another has just removed it
+            for older in cache.glob(f"{kind}-*/set.json"):  # what the same folder was before
+                if time.time() - older.stat().st_mtime > _KEPT:
+                    remove(older.parent)
     with suppress(OSError):  # a cache that may not be written to
         (home / "set.json").touch()
     return _map(home, folder, tile)
@@ -171,11 +172,7 @@ def _decode(path: Path, tile: tuple[int, int], background: tuple[int, int, int])
             return reason
         if header.get_typeof("icc-profile-data"):
             settings["output_profile"] = "srgb"  # given without need it would double the time
-        image = pyvips.Image.thumbnail(str(path), width, **settings)
-        image = image.colourspace("srgb")
-        image = image[: 4 if image.hasalpha() else 3]  # a TIFF may have more than one channel beside its colours
-        if image.hasalpha():
-            image = image.flatten(background=background)
+        image = opaque(pyvips.Image.thumbnail(str(path), width, **settings), background)
         pixels = fetch(image.cast("uchar"), width, height)
         return pixels, area_averages(pixels[None])
     except pyvips.Error as error:
