@@ -36,6 +36,7 @@ from hirez_mosaic.job import Listener
 from hirez_mosaic.nets.weights import resolve_weights
 from hirez_mosaic.rendering import RenderResult, render
 from hirez_mosaic.spec import parse_bytes, parse_scale, parse_tile
+from hirez_mosaic.store import bytes_below
 from hirez_mosaic.templates import load_templates
 from hirez_mosaic.templates.loading import list_files
 
@@ -241,7 +242,7 @@ def bench(
                 bare = {"device": device, "precision": precision, "weights": weights}
                 floor = apart(render_floor, source, place / "mosaic.tif", place / "templates", shape, made.chunk, **bare, environment=cache)
                 progress(1)
-                sizes_on_disk = _bytes_below(place / "workspace"), (place / "mosaic.tif").stat().st_size
+                sizes_on_disk = bytes_below(place / "workspace"), (place / "mosaic.tif").stat().st_size
                 runs.append(Measured(size, made, start_up, floor, *sizes_on_disk))
                 shutil.rmtree(place / "workspace")
     first = runs[0].result
@@ -335,11 +336,7 @@ def _load(folder: Path, tile: tuple[int, int]) -> Loading:
     floor = thumbnail_floor([folder / name for name, _, _ in list_files(folder)], tile)
     start = time.perf_counter()
     found = load_templates(folder, tile, cache=cache_folder("templates"), jobs=cores())
-    return Loading(len(found), time.perf_counter() - start, floor, _bytes_below(cache_folder("templates")))
-
-
-def _bytes_below(folder: Path) -> int:
-    return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
+    return Loading(len(found), time.perf_counter() - start, floor, bytes_below(cache_folder("templates")))
 
 
 def duration(seconds: float) -> str:

@@ -3,6 +3,7 @@
 import math
 import shutil
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import gettempdir
@@ -17,7 +18,7 @@ from hirez_mosaic.nets.decoders import CELL_VALUES, Decoder, ResidualDecoder
 from hirez_mosaic.nets.vgg import VGG16
 from hirez_mosaic.sources import Source
 from hirez_mosaic.spec import RenderSpec, format_bytes, is_url
-from hirez_mosaic.store import workspace_bytes
+from hirez_mosaic.store import bytes_below, workspace_bytes
 from hirez_mosaic.templates import RESIDENT, TemplateSet
 
 _SIDES = (104, 96, 64, 48, 32, 24, 16, 8, 4, 2, 1)  # of a chunk, cells: larger halve the halo's share, smaller the memory
@@ -252,8 +253,8 @@ class DiskNeeded:
     def check(self, beside: Sequence["DiskNeeded"]) -> None:
         """Raise DiskSpaceError where a disk has less room than that and what renders `beside` have yet to write there."""
         for folder, wanted in self.places.items():
-            free, disk = shutil.disk_usage(_existing(folder)).free, _existing(folder).stat().st_dev
-            promised = sum(size for other in beside for place, size in other.places.items() if _existing(place).stat().st_dev == disk)
+            free, disk = shutil.disk_usage(_existing(folder)).free, _device(folder)
+            promised = sum(size for other in beside for place, size in other.places.items() if _device(place) == disk)
             if free < wanted + promised:
                 others = f", beside {format_bytes(promised)} of pictures under way" if promised else ""
                 raise DiskSpaceError(
@@ -275,8 +276,8 @@ def disk_needed(spec: RenderSpec, plan: Plan, place: str, feature_bytes: int, un
         needed[target] = needed.get(target, 0) + mosaic
     else:
         workspace = Path(place)
-        work = max(0, work - sum(file.stat().st_size for file in workspace.rglob("*") if file.is_file()))
-        shared = _existing(workspace).stat().st_dev == target.stat().st_dev
+        work = max(0, work - bytes_below(workspace))
+        shared = _device(workspace) == _device(target)
         needed = {target: work + mosaic} if shared else {workspace: work, target: mosaic}
     return DiskNeeded(work, mosaic, needed)
 
@@ -284,3 +285,10 @@ def disk_needed(spec: RenderSpec, plan: Plan, place: str, feature_bytes: int, un
 def _existing(path: Path) -> Path:
     """The path, or the nearest folder above it that is there."""
     return next(place for place in (path.absolute(), *path.absolute().parents) if place.exists())
+
+
+def _device(path: Path) -> int:
+    """The disk of a path, or of the nearest folder above it that is there; the path may go meanwhile."""
+    while True:
+        with suppress(FileNotFoundError):
+            return _existing(path).stat().st_dev

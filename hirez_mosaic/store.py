@@ -164,7 +164,7 @@ def _held_folder(folder: Path) -> Iterator[None]:
         remove(folder / _SCRATCH)  # of a process that was killed, as are the next
         for place in (folder, *(folder / name for name in (*_MADE, "done"))):
             for left in place.glob("*.partial") if place == folder else place.rglob("*.partial"):
-                left.unlink()
+                left.unlink(missing_ok=True)  # a worker of a killed client may just be through with it
     except Timeout as error:
         raise _taken(folder) from error
     except OSError as error:
@@ -313,3 +313,13 @@ def workspace_bytes(grid: CellGrid, chunk: tuple[int, int], feature_bytes: int, 
     chunks = math.prod(grid.chunk_counts(chunk))
     padded = chunks * chunk[0] * chunk[1]
     return padded * (3 * CELL * CELL + 256 * feature_bytes + k * 8 + 4 + 4 + 3) + chunks * 257 * 257 * 8
+
+
+def bytes_below(folder: Path) -> int:
+    """Bytes of the files below a folder, from which others may remove some meanwhile."""
+    total = 0
+    for place, _, names in os.walk(folder):
+        for name in names:
+            with suppress(FileNotFoundError):
+                total += Path(place, name).stat().st_size
+    return total

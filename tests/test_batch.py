@@ -28,9 +28,11 @@ from hirez_mosaic.batching import BatchListener, BatchResult, batch
 from hirez_mosaic.cli.main import main
 from hirez_mosaic.errors import OutputError, OutputExistsError, SettingError, SourceNotFoundError
 from hirez_mosaic.folder import list_pictures, stems_of_mosaics
+from hirez_mosaic.fresh import remove
 from hirez_mosaic.job import Listener
 from hirez_mosaic.journal import Journal, digest, open_journal
 from hirez_mosaic.rendering import render
+from hirez_mosaic.store import bytes_below
 
 pytestmark = pytest.mark.usefixtures("own_cache", "with_random_weights")
 PLAIN: dict[str, Any] = {"tile": 8, "fit": 0, "device": "cpu", "precision": "float32"}
@@ -675,6 +677,28 @@ def test_a_record_that_could_not_be_written_spoils_no_other(tmp_path: Path, monk
     (tmp_path / "journal.jsonl").write_bytes(text[:20])  # what of it came through
     journal.append({**record, "source": "b", "output": "b.tif"})
     assert Journal(tmp_path / "journal.jsonl").last("b") is not None
+
+
+@pytest.mark.parametrize(("at", "vanishes"), [("0", "index_map"), ("index_map/0", "index_map/c"), ("index_map/c/0", "index_map/c/0")])
+def test_a_workspace_is_measured_while_its_picture_is_finished(
+    at: str, vanishes: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With --jobs a picture that begins asks what the others have yet to write, and those remove their workspaces meanwhile."""
+    (tmp_path / "index_map" / "c").mkdir(parents=True)
+    for name in ("0", "index_map/0", "index_map/c/0"):
+        (tmp_path / name).write_bytes(bytes(10))
+    assert bytes_below(tmp_path) == 30
+    ask = os.stat
+
+    def asked(path: Any, **how: Any) -> os.stat_result:
+        if Path(path) == tmp_path / at:
+            monkeypatch.undo()
+            remove(tmp_path / vanishes)
+        return ask(path, **how)
+
+    monkeypatch.setattr(os, "stat", asked)
+    assert bytes_below(tmp_path) in (10, 20)
+    assert not (tmp_path / vanishes).exists()
 
 
 @pytest.mark.parametrize("written", [False, True], ids=["beside what others will write", "beside what others have written"])
