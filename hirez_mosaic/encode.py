@@ -9,6 +9,11 @@ from numpy.typing import NDArray
 from hirez_mosaic.geometry import CELL, Box, CellGrid
 from hirez_mosaic.nets.vgg import VGG16
 
+_BAND = 192
+"""Height, px, of the bands in which a CPU makes the encoder's first block. Lower ones take longer, higher ones more memory than the second
+block does. A GPU, which gains by large pieces, makes it whole.
+"""
+
 
 def encode_chunk(encoder: VGG16, grid: CellGrid, analysis: Any, features: Any, moments: Any, chunk: tuple[int, int], box: Box) -> None:
     """Fill the write box of `features` (rows, columns, 256) and the chunk's entry of `moments`.
@@ -43,7 +48,7 @@ def encode(encoder: VGG16, pixels: NDArray[np.uint8]) -> torch.Tensor:
     """(h, w, 3) uint8 sRGB -> pool3 features (1, 256, ceil(h / 8), ceil(w / 8)) on the encoder's device and in its type."""
     images = as_images(pixels, next(encoder.parameters()).device)
     with torch.backends.cudnn.flags(enabled=True, allow_tf32=False):  # float32 means float32 on a GPU too
-        return encoder(images)[0]
+        return encoder.in_bands(images, images.shape[2] + 1 & ~1 if images.is_cuda else _BAND)
 
 
 def as_images(pixels: NDArray[np.uint8], device: torch.device) -> torch.Tensor:
@@ -78,6 +83,9 @@ def second_moments(features: torch.Tensor) -> NDArray[np.float64]:
 
 
 def projected_bytes(chunk: tuple[int, int], halo: int, itemsize: int) -> int:
-    """Bytes that one task of `chunk` (rows, columns) cells holds at most: two 64-channel layers at full size, and the input."""
-    px = (chunk[0] * CELL + 2 * halo) * (chunk[1] * CELL + 2 * halo)
-    return px * (2 * 64 * itemsize + 3 + 3 * 4 * 2 + 4 * itemsize)
+    """Bytes that one task of `chunk` (rows, columns) cells holds at most: the input, and of the net either block 2, two layers of 128
+    channels at half size, or a band of block 1, two layers of 64 at full size, beside what it is pooled to.
+    """
+    height, width = (side * CELL + 2 * halo for side in chunk)
+    band = width * min(height, _BAND + 4) * (2 * 64 * itemsize + 12 + 4 * itemsize)
+    return height * width * (3 + 4 * 3) + max(2 * 128 * height * width // 4 * itemsize, 64 * height * width // 4 * itemsize + band)

@@ -55,6 +55,14 @@ def test_the_encoders_declared_reach_is_its_reach(random_weights: Weights) -> No
     assert touched.max().item() == 55 + encoder.reach
 
 
+@pytest.mark.parametrize("size", [(41, 57), (64, 24), (97, 16), (3, 8)])
+@pytest.mark.parametrize("height", [2, 16, 96, 1000])
+def test_bands_make_what_the_whole_makes(height: int, size: tuple[int, int], random_weights: Weights) -> None:
+    encoder, image = VGG16("pool3").load(random_weights).double(), torch.rand(2, 3, *size, dtype=torch.float64)
+    with torch.inference_mode():
+        torch.testing.assert_close(encoder.in_bands(image, height), encoder(image)[0], rtol=0, atol=1e-10)
+
+
 def test_sizes_that_are_no_multiple_of_8_round_up(random_weights: Weights) -> None:
     with torch.inference_mode():
         assert VGG16("pool3").load(random_weights)(torch.rand(1, 3, 41, 57))[0].shape == (1, 256, 6, 8)

@@ -6,9 +6,10 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from hirez_mosaic.cli.options import DEVICE, JSON, QUIET, precision, tile
 from hirez_mosaic.cli.recipe import RecipeCommand
 from hirez_mosaic.errors import SettingError
-from hirez_mosaic.spec import PRECISIONS, format_bytes
+from hirez_mosaic.spec import format_bytes
 
 if TYPE_CHECKING:
     from hirez_mosaic.benching import BenchResult, Projection
@@ -20,22 +21,22 @@ if TYPE_CHECKING:
 @click.option(
     "--count", type=int, default=5000, show_default=True, help="Templates: so many synthetic ones, or at most so many of the folder."
 )
-@click.option("--tile", default="32", show_default=True, help="Size of a template in the mosaic, px: 32 or WxH.")
+@tile(32, "Size of a template in the mosaic")
 @click.option("--scale", default="1", show_default=True, help="Mosaic px per source px.")
 @click.option("--fit", type=click.IntRange(0), default=0, show_default=True, help="Steps of fitting, a cost that no size changes.")
 @click.option("--project", metavar="WxH", help="End with time, memory and disk of a mosaic of this size, px.")
 @click.option(
     "--project-templates", type=click.IntRange(1), help="Of so many templates.  [default: all of the folder; as many as are measured]"
 )
-@click.option("--device", default="auto", show_default=True, metavar="auto|cpu|cuda|cuda:N", help="Where the networks run.")
-@click.option("--precision", type=click.Choice(PRECISIONS), default="auto", show_default=True, help="Of the encoder.")
+@DEVICE
+@precision("Of the encoder.")
 @click.option("--memory", default="2GiB", show_default=True, help="Memory budget.")
 @click.option("--folder", type=click.Path(), help="For sources and mosaics, which are deleted.  [default: the system's temporary one]")
 @click.option("--seed", type=click.IntRange(0), default=0, show_default=True, help="Another seed, other sources and templates.")
 @click.option("-o", "--output", type=click.Path(path_type=Path), help="Plot to draw: .png, .svg or .pdf.")
 @click.option("--overwrite", is_flag=True, help="Replace a plot that is there.")
-@click.option("--json", "as_json", is_flag=True, help="Print the result as one line of JSON on standard output.")
-@click.option("--quiet", is_flag=True, help="Print nothing but errors (and --json).")
+@JSON
+@QUIET
 def bench(
     sizes: str,
     project: str | None,

@@ -58,17 +58,43 @@ class VGG16(nn.Module):
         """
         wanted = list(taps) or [list(self.layers)[-1]]
         kept: dict[str, torch.Tensor] = {}
-        mean, std = (images.new_tensor(of).view(1, 3, 1, 1) for of in (_MEAN, _STD))
-        x = ((images - mean) / std).to(next(self.parameters()).dtype)
-        for name, layer in self.layers.items():
-            x = layer(x)
-            if isinstance(layer, nn.Conv2d):
-                x = torch.relu_(x)
+        x = self._normalised(images)
+        for name in self.layers:
+            x = self._after(name, x)
             if name in wanted:
                 kept[name] = x
             if len(kept) == len(set(wanted)):
                 break
         return [kept[name] for name in wanted]
+
+    def in_bands(self, images: torch.Tensor, height: int) -> torch.Tensor:
+        """The last layer as `forward` makes it, but for its first block in bands of `height` px, an even number: takes half the memory.
+
+        The 64 channels at full size of that block are the largest tensors there are. The net must go beyond pool1.
+        """
+        x = torch.cat([self._pool1(images, top, height) for top in range(0, images.shape[2], height)], 2)
+        names = list(self.layers)
+        for name in names[names.index("pool1") + 1 :]:
+            x = self._after(name, x)
+        return x
+
+    def _pool1(self, images: torch.Tensor, top: int, height: int) -> torch.Tensor:
+        """The first block of `height` lines of px from `top`, made of as many more above and below as its convolutions see."""
+        bottom, read_top = min(top + height, images.shape[2]), max(0, top - len(_BLOCKS[0]))
+        x = self._normalised(images[:, :, read_top : bottom + len(_BLOCKS[0])])
+        for index in range(1, len(_BLOCKS[0]) + 1):
+            x = self._after(f"conv1_{index}", x)
+        return self._after("pool1", x[:, :, top - read_top : bottom - read_top])
+
+    def _normalised(self, images: torch.Tensor) -> torch.Tensor:
+        mean, std = (images.new_tensor(of).view(1, 3, 1, 1) for of in (_MEAN, _STD))
+        return ((images - mean) / std).to(next(self.parameters()).dtype)
+
+    def _after(self, name: str, x: torch.Tensor) -> torch.Tensor:
+        """A layer's activation."""
+        layer = self.layers[name]
+        x = layer(x)
+        return torch.relu_(x) if isinstance(layer, nn.Conv2d) else x
 
     def load(self, weights: Mapping[str, torch.Tensor]) -> "VGG16":
         """Take "<conv>.weight" and "<conv>.bias" of each layer this net has; itself."""
