@@ -5,23 +5,23 @@ BIN := $(VENV)/bin
 
 .PHONY: demo test slow lint clean
 
-$(VENV)/ready: pyproject.toml
+$(VENV)/demo $(VENV)/test: pyproject.toml
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/pip install --quiet --editable '.[test]'
+	$(BIN)/pip install --quiet --editable '.[$(@F)]'
 	touch $@
 
-demo: $(VENV)/ready
+demo: $(VENV)/demo
 	$(BIN)/python pipelines/demo.py demo
 
 test: lint
 	$(BIN)/hirez-mosaic weights
 	$(BIN)/pytest
 
-slow: $(VENV)/ready
+slow: $(VENV)/test
 	$(BIN)/hirez-mosaic weights
 	$(BIN)/pytest -m slow
 
-lint: $(VENV)/ready
+lint: $(VENV)/test
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy

@@ -7,6 +7,7 @@ index map, one strip of px at a time. So the mosaic never exists in memory or on
 
 import errno
 import os
+import shutil
 import struct
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor, wait
@@ -23,12 +24,14 @@ from numpy.typing import NDArray
 from hirez_mosaic.errors import DiskSpaceError, OutputError, OutputExistsError
 from hirez_mosaic.fresh import flush, private, remove
 from hirez_mosaic.geometry import CELL, CellGrid
+from hirez_mosaic.spec import parts_of
 from hirez_mosaic.templates import RESIDENT, TemplateSet
 from hirez_mosaic.tint import Tint, tinted
 from hirez_mosaic.vips import vips_reason
 
 _STRIP_BYTES = 8 << 20  # of px made at once, about; never more than a row of cells
 STORAGE_TILE = 256  # side of a tile inside a TIFF, px
+_FULL = 1 << 20  # bytes free of a disk that is full
 _DOTS_PER_MM = 300 / 25.4  # what printers expect; libvips' own 25.4 dots an inch would make posters of postcards
 _ZARR_SIDE = 1024  # side of a chunk of a Zarr mosaic, px, about
 _PREVIEW_SIDE = 1600
@@ -136,7 +139,7 @@ def write_preview(mosaic: Mosaic, output: Path) -> None:
     factor = min(1.0, _PREVIEW_SIDE / max(width, height))
     size = (max(1, round(width * factor)), max(1, round(height * factor)))
     stream = MosaicStream(mosaic, lambda cells: None)
-    _run(stream, lambda image: image.thumbnail_image(size[0], height=size[1], size="force").write_to_file(str(output)))
+    _run(stream, output, lambda image: image.thumbnail_image(size[0], height=size[1], size="force").write_to_file(str(output)))
 
 
 def check_output(output: Path, overwrite: bool) -> None:
@@ -149,8 +152,16 @@ def check_output(output: Path, overwrite: bool) -> None:
     for path in parts_of(output):
         if path.exists() and not overwrite:
             raise OutputExistsError(f"{path} is there already; use --overwrite (in Python overwrite=True) to replace it.")
-        if path.is_dir() and path.suffix.lower() != ".zarr" and not path.name.endswith("_files"):
-            raise OutputError(f"{path} is a folder; name a file.")
+        if path.is_dir() and not _is_mosaic(path):
+            raise OutputError(f"{path} is a folder that no mosaic was written to; name another place.")
+
+
+def _is_mosaic(folder: Path) -> bool:
+    """Whether a folder holds what a mosaic consists of, and nothing else: a Zarr array, or the levels of a Deep Zoom pyramid."""
+    names = {entry.name for entry in folder.iterdir()}
+    if folder.suffix.lower() == ".zarr":
+        return not names or "zarr.json" in names
+    return folder.name.endswith("_files") and all(name.isdigit() or name == "vips-properties.xml" for name in names)
 
 
 def output_bytes(size: tuple[int, int], output: Path, compression: str, quality: int) -> int:
@@ -311,11 +322,11 @@ def _save_vips(mosaic: Mosaic, fresh: Path, progress: Progress, compression: str
         else:
             image.jpegsave(str(fresh), Q=quality, profile="srgb")
 
-    _run(MosaicStream(mosaic, progress), save)
+    _run(MosaicStream(mosaic, progress), fresh, save)
 
 
-def _run(stream: MosaicStream, save: Callable[[pyvips.Image], None]) -> None:
-    """Save in a thread of its own, since libvips would keep the interpreter from hearing Ctrl-C."""
+def _run(stream: MosaicStream, output: Path, save: Callable[[pyvips.Image], None]) -> None:
+    """Save to `output` in a thread of its own, since libvips would keep the interpreter from hearing Ctrl-C."""
     with ThreadPoolExecutor(1) as pool:
         try:
             work = pool.submit(lambda: save(stream.open()))
@@ -330,7 +341,9 @@ def _run(stream: MosaicStream, save: Callable[[pyvips.Image], None]) -> None:
         work.result()
     except pyvips.Error as error:
         reason = vips_reason(error)
-        kind = DiskSpaceError if "o space" in reason else OutputError
+        # of two that fail at a time, libvips tells one the reasons of both and the other none
+        full = "o space" in reason or shutil.disk_usage(output.parent).free < _FULL
+        kind = DiskSpaceError if full else OutputError
         raise kind(f"The mosaic could not be written: {reason}.") from error
 
 
@@ -348,13 +361,6 @@ def _save_zarr(mosaic: Mosaic, fresh: Path, progress: Progress, compression: str
                 px[number * height : (number + 1) * height] = reader.px(row, slice(left, left + across))
             array[top * height : top * height + px.shape[0], left * width : left * width + px.shape[1]] = px
         progress(len(band) * columns)
-
-
-def parts_of(output: Path) -> list[Path]:
-    """Every file or folder that an output consists of, the one people open last."""
-    if output.suffix.lower() == ".dzi":
-        return [output.with_name(f"{output.stem}_files"), output]
-    return [output]
 
 
 class Appearing:

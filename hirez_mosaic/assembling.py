@@ -76,9 +76,8 @@ def assemble_tile_map(
     banned = frozenset() if spec.ban is None else read_ban(spec.ban)
     found = cached_templates(spec.templates, spec.tile, spec.background, listener, jobs)
     start = time.perf_counter()
-    read = read_tile_map(source, found, banned)
-    strength = read.tint if tint is None else np.float32(tint)
-    tinting = Tint.of(read.templates, read.colours, strength) if np.any(strength) else None
+    read = read_tile_map(source, found, banned, tint)
+    tinting = Tint.of(read.templates, read.colours, read.tint) if read.tint.any() else None
     mosaic = Mosaic(read.index_map, read.templates, tinting)
     spec.check_mosaic_size(mosaic.size)
     with listener.stage("assemble", read.index_map.size, "cells") as progress, ExitStack() as appearing:

@@ -20,8 +20,8 @@ from pathlib import Path
 from threading import Condition, Event, Lock
 from typing import Any
 
-from hirez_mosaic.assemble import check_output, parts_of
-from hirez_mosaic.engine import shared_cores
+from hirez_mosaic.assemble import check_output
+from hirez_mosaic.engine import cores, shared_cores, threads
 from hirez_mosaic.errors import (
     DiskSpaceError,
     HirezMosaicError,
@@ -36,7 +36,7 @@ from hirez_mosaic.fresh import fresh
 from hirez_mosaic.job import Job, Listener, Logged, Tools, make_tools, shared_identity
 from hirez_mosaic.journal import FAILED, MADE, STARTED, UNCHANGED, Journal, digest, open_journal, state
 from hirez_mosaic.rendering import RenderResult, look_ahead, run_render
-from hirez_mosaic.spec import FAR_WEIGHT, FORMATS, MAX_SOURCE_PX, TILE_MAPS, RenderSpec, is_url
+from hirez_mosaic.spec import FAR_WEIGHT, FORMATS, MAX_SOURCE_PX, TILE_MAPS, RenderSpec, is_url, parts_of
 
 REPORT = "report.json"
 _PREVIEW = ".preview.jpg"
@@ -277,7 +277,8 @@ class _Batch:
     def run(self, jobs: int) -> tuple[Outcome, ...]:
         """Give every picture its turn, `jobs` at a time. Raises KeyboardInterrupt when nothing runs any more."""
         self._listener.begun(len(self._names))
-        with shared_cores(jobs), ThreadPoolExecutor(1) as ahead, ThreadPoolExecutor(jobs) as pool:
+        share = cores() // jobs
+        with shared_cores(jobs), threads(1, share) as ahead, threads(jobs, share) as pool:
             first = self._specs[self._names[0]]
             alone = jobs == 1 and first.scheduler is None and not first.restart
             try:
@@ -289,6 +290,7 @@ class _Batch:
                 self._stop.set()
                 told = f"{len(self._outcomes)} of {len(self._names)} pictures are through, and what else is finished is kept"
                 self._listener.note(f"Interrupted: {told}; the same command goes on from there.")
+                self._tools.engine.close()  # a cluster without workers would never come back
                 raise
         for worker in workers:
             worker.result()
@@ -327,6 +329,8 @@ class _Batch:
             except _StoppedError:
                 raise
             except Exception as error:
+                if self._stop.is_set():
+                    raise _StoppedError from error
                 known = isinstance(error, HirezMosaicError | OSError | MemoryError)
                 _log.error(sentence(error), exc_info=None if known else error, extra=told)
                 outcome = Outcome(name, FAILED, output, sentence(error))
@@ -367,20 +371,23 @@ class _Batch:
         record = {"source": name, "output": output, "content": self._content(name), "settings": self._settings, "files": self._files(name)}
         self._journal.append({**record, "status": STARTED})
         start = time.perf_counter()
-        result = self._rendered(name, spec, heard)
-        outcome = _outcome_of(name, output, result, time.perf_counter() - start)
-        self._journal.append({**asdict(outcome), **record, "state": state(*parts_of(spec.output))})
-        return outcome
 
-    def _rendered(self, name: str, spec: RenderSpec, heard: Listener) -> RenderResult:
+        def finished(result: RenderResult) -> None:
+            outcome = self._outcomes[name] = _outcome_of(name, output, result, time.perf_counter() - start)
+            self._journal.append({**asdict(outcome), **record, "state": state(*parts_of(spec.output))})
+
+        self._render(name, spec, heard, finished)
+        return self._outcomes[name]
+
+    def _render(self, name: str, spec: RenderSpec, heard: Listener, finished: Callable[[RenderResult], None]) -> RenderResult:
         """Render; where the disk was too small, again when another picture, which was under way, is through: it may have made room."""
         while True:
             through = self._through
             try:
                 try:
-                    return run_render(spec, heard, self._tools)
+                    return run_render(spec, heard, self._tools, finished)
                 except OtherJobError:  # left by a start before picture or settings changed
-                    return run_render(replace(spec, restart=True), heard, self._tools)
+                    return run_render(replace(spec, restart=True), heard, self._tools, finished)
             except DiskSpaceError:
                 with self._ended:
                     self._running.pop(name, None)

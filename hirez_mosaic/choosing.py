@@ -3,6 +3,7 @@
 import copy
 import hashlib
 import json
+import os
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
@@ -31,7 +32,7 @@ _SAMPLED = 512  # cells by which a set is called rich or not, at most
 _RICH = 1.5  # a set is where the nearest template is at most so many times as far, in squares, as the nearest blurred one
 _UNFITTED_SHARP = 0.2  # of the start with a rich set, see `ResidualDecoder.start_from`
 _FITTED_BYTES = 1 << 30  # of fitted decoders in the cache: a batch of 1,000 pictures makes 15 GB of them with 17,500 templates
-_VERSION = 5  # of fitting: a cached decoder of another is not used
+_VERSION = 6  # of fitting: a cached decoder of another is not used
 
 
 @dataclass(frozen=True)
@@ -138,7 +139,7 @@ def fitted_decoder(
         with suppress(DecoderError):  # damaged: it is fitted once more
             found = load_decoder(file, decoder.template_count, decoder.fingerprint).to(device)
             with suppress(OSError):  # a cache that may not be written to
-                file.touch()
+                os.utime(file)
             progress(choice.fit_steps)
             return found
     found = fit(copy.deepcopy(decoder), picture, objective, choice.fit_steps, untouched=choice.untouched, progress=progress, say=say)
@@ -152,9 +153,14 @@ def fitted_decoder(
 
 def _keep_latest(cache: Path) -> None:
     """Remove the fitted decoders that were not used for longest, until the others take at most `_FITTED_BYTES`."""
-    files = sorted(cache.glob("fitted-*.safetensors"), key=lambda file: file.stat().st_mtime_ns, reverse=True)
-    together = list(accumulate(file.stat().st_size for file in files))
-    for file, size in list(zip(files, together, strict=True))[1:]:  # but the one just made, whatever its size
+    files: list[tuple[int, int, Path]] = []
+    for file in cache.glob("fitted-*.safetensors"):
+        with suppress(FileNotFoundError):  # another process removes some, too
+            status = file.stat()
+            files.append((status.st_mtime_ns, status.st_size, file))
+    files.sort(reverse=True)
+    together = list(accumulate(size for _, size, _ in files))
+    for (_, _, file), size in list(zip(files, together, strict=True))[1:]:  # but the one just made, whatever its size
         if size > _FITTED_BYTES:
             file.unlink(missing_ok=True)
 

@@ -21,12 +21,11 @@ from distributed import Client, KilledWorker, Nanny, Scheduler, SpecCluster, Wor
 from distributed.comm.core import CommClosedError
 
 from hirez_mosaic import __version__
-from hirez_mosaic.engine import Heard, Stage, cores, graph, memory_errors
+from hirez_mosaic.engine import OF_LIMIT, Heard, Stage, cores, graph, memory_errors
 from hirez_mosaic.errors import ClusterError
 from hirez_mosaic.geometry import Box
 from hirez_mosaic.nets.device import resolve_device
 
-_OF_LIMIT = 0.75  # of a worker's memory limit may be taken: Dask stops it at 0.8, and kills it at 0.95
 _PATIENCE = 30  # seconds for a scheduler to answer, and for a first worker
 _WATCH = 5  # seconds between two looks whether there are workers
 
@@ -71,7 +70,7 @@ class Cluster:
         workers = self._client.scheduler_info(n_workers=-1)["workers"].values()
         self.threads = max(worker["nthreads"] for worker in workers)
         least = min((worker["memory_limit"] for worker in workers if worker["memory_limit"]), default=None)
-        self.memory = None if least is None else int(_OF_LIMIT * least)
+        self.memory = None if least is None else int(OF_LIMIT * least)
 
     def close(self) -> None:
         """Take leave of the scheduler."""

@@ -3,7 +3,7 @@
 import csv
 import tempfile
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +14,7 @@ import torch
 import zarr
 from numpy.typing import NDArray
 
+from hirez_mosaic.assemble import check_output
 from hirez_mosaic.cache import cache_folder
 from hirez_mosaic.choosing import loss_network, trained_path
 from hirez_mosaic.encode import as_images
@@ -32,6 +33,7 @@ from hirez_mosaic.plan import free_memory
 from hirez_mosaic.rendering import gather_moments, run_render
 from hirez_mosaic.sources import open_source
 from hirez_mosaic.spec import FAR_WEIGHT, RenderSpec, parse_colour, parse_tile
+from hirez_mosaic.templates import TemplateSet
 from hirez_mosaic.vips import captioned
 
 SELECTIONS = ("L2", "SSIM", "residual", "trained", "fitted", "refined", "soft")
@@ -44,8 +46,8 @@ _FIGURE_SIDE = 512  # px of a panel's longer side
 class Row:
     """One picture under one selection.
 
-    distinct: templates used, None for the soft mosaic. seconds: of the selection and all before it, without assembly; a fit that came from
-    the cache counts as long as it took to read.
+    distinct: templates used, None for the soft mosaic. seconds: of the selection and all before it, without assembly; a fit that an
+    earlier comparison left in the cache counts as long as it took to read.
     """
 
     source: Path
@@ -100,19 +102,7 @@ def compare(
     _check_outputs([folder / _TABLE, *(folder / f"{stem}.png" for stem in stems)], [Path(source) for source in sources], overwrite)
     colour = parse_colour(background)
     found = cached_templates(Path(templates), size, colour, listener)
-    decoders = {"L2": "l2", "SSIM": "ssim"}
-    cached = trained_path(cache_folder("decoders"), found.fingerprint)
-    if len({Path(file).stem for file in trained}) < len(trained):
-        raise SettingError("Two trained decoders have the same name, and so would have their panels; rename one.")
-    files = {f"trained {Path(file).stem}": Path(file) for file in trained} or ({"trained": cached} if cached.exists() else {})
-    if "trained" in selections and not files:
-        listener.note("There is no trained decoder of these templates in the cache; the comparison goes without.")
-    for name, file in files.items():
-        load_decoder(file, len(found), found.fingerprint)
-        decoders[name] = str(file)
-    selections = [one for name in selections for one in (files if name == "trained" else [name])]
-    if not selections:
-        raise SettingError("There is nothing left to compare; train a decoder, or name other selections.")
+    decoders = _decoders(selections, [Path(file) for file in trained], found, listener)
     named = None if weights is None else Path(weights)
     where = resolve_device(device)
     judge = _make_judge(resolve_weights(named, cache_folder("weights"), listener.note), where, listener)
@@ -120,37 +110,35 @@ def compare(
     rows: list[Row] = []
     folder.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=".compare-", dir=folder) as scratch:
+        workspace = Path(scratch) / "workspace"
         for source in map(Path, sources):
+            spec = RenderSpec(
+                source=source,
+                templates=Path(templates),
+                tile=size,
+                output=Path(scratch) / "mosaic.zarr",
+                columns=_columns(source, side, size, colour),
+                far_weight=far_weight,
+                device=device,
+                precision=precision,
+                workspace=str(workspace),
+                restart=True,
+                overwrite=True,
+                memory=psutil.Process().memory_info().rss + free_memory(),
+                background=colour,
+                weights=named,
+            )
             panels: dict[str, NDArray[np.uint8]] = {}
-            columns = _columns(source, side, size, colour)
             seconds = 0.0
-            for name in selections:
-                workspace = Path(scratch) / "workspace"
-                spec = RenderSpec(
-                    source=source,
-                    templates=Path(templates),
-                    tile=size,
-                    output=Path(scratch) / "mosaic.zarr",
-                    columns=columns,
-                    decoder=decoders.get(name, "residual"),
-                    fit=fit if name in ("fitted", "refined", "soft") else 0,
-                    refine=refine if name == "refined" else 0,
-                    far_weight=far_weight,
-                    device=device,
-                    precision=precision,
-                    workspace=str(workspace),
-                    restart=True,
-                    overwrite=True,
-                    memory=psutil.Process().memory_info().rss + free_memory(),
-                    background=colour,
-                    weights=named,
-                )
+            for name, decoder in decoders.items():
+                steps = fit if name in ("fitted", "refined", "soft") else 0
                 with listener.stage(f"{source.stem}: {name}", 1, "mosaics"):
-                    result = run_render(spec, Listener())
+                    chosen = replace(spec, decoder=decoder, fit=steps, refine=refine if name == "refined" else 0)
+                    result = run_render(chosen, Listener())
                 panels.setdefault("input", np.asarray(zarr.open_array(workspace / "analysis", mode="r")))
                 mosaic = _soft(workspace, small, found.fingerprint) if name == "soft" else _hard(workspace, small)
                 seconds = max(seconds, result.seconds.get("fit", 0.0))  # the first fit is computed, later ones come from the cache
-                spent = result.total_seconds - result.seconds["assemble"] - result.seconds.get("fit", 0.0) + (seconds if spec.fit else 0.0)
+                spent = result.total_seconds - result.seconds["assemble"] - result.seconds.get("fit", 0.0) + (seconds if steps else 0.0)
                 judgement = judge(as_images(panels["input"], where), mosaic.to(where))
                 rows.append(Row(source, name, judgement, None if name == "soft" else result.distinct_templates, spent))
                 panels[name] = mosaic[0].permute(1, 2, 0).mul(255).round().byte().numpy()
@@ -159,6 +147,25 @@ def compare(
     return rows
 
 
+def _decoders(selections: Sequence[str], trained: Sequence[Path], templates: TemplateSet, listener: Listener) -> dict[str, str]:
+    """What renders each selection, in this order, every trained decoder being one. Raises SettingError, DecoderError."""
+    if len({file.stem for file in trained}) < len(trained):
+        raise SettingError("Two trained decoders have the same name, and so would have their panels; rename one.")
+    cached = trained_path(cache_folder("decoders"), templates.fingerprint)
+    files = {f"trained {file.stem}": file for file in trained} or ({"trained": cached} if cached.exists() else {})
+    for file in files.values():
+        load_decoder(file, len(templates), templates.fingerprint)
+    if "trained" in selections and not files:
+        listener.note("There is no trained decoder of these templates in the cache; the comparison goes without.")
+    found: dict[str, str] = {}
+    for name in selections:
+        found |= {one: str(file) for one, file in files.items()} if name == "trained" else {name: _DECODERS.get(name, "residual")}
+    if not found:
+        raise SettingError("There is nothing left to compare; train a decoder, or name other selections.")
+    return found
+
+
+_DECODERS = {"L2": "l2", "SSIM": "ssim"}
 _TABLE = "compared.csv"
 
 
@@ -182,13 +189,15 @@ def means(rows: Sequence[Row]) -> dict[str, Row]:
 
 
 def _check_outputs(outputs: Sequence[Path], sources: Sequence[Path], overwrite: bool) -> None:
-    """Raise OutputError for an output that is a source, or is there and may not be replaced."""
-    ours = {source.resolve() for source in sources}
+    """Raise SettingError for an output that is a source, OutputError for one that cannot be made or may not be replaced."""
+    folder, ours = outputs[0].parent, {source.resolve() for source in sources}
+    if folder.exists() and not folder.is_dir():
+        raise OutputError(f"{folder} is a file; name a folder with -o.")
     for path in outputs:
         if path.resolve() in ours:
-            raise OutputError(f"The figure {path} would replace a source; name another folder with -o.")
-        if path.exists() and not overwrite:
-            raise OutputError(f"{path} is there already; use --overwrite to replace it.")
+            raise SettingError(f"The figure {path} would replace a source; name another folder with -o.")
+        if folder.exists():
+            check_output(path, overwrite)
 
 
 def _make_judge(weights: dict[str, torch.Tensor], device: torch.device, listener: Listener) -> Judge:

@@ -13,9 +13,8 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
-from importlib import import_module
-from importlib.util import find_spec
 from pathlib import Path
+from threading import Thread, current_thread
 from typing import Any, Protocol
 
 import psutil
@@ -24,9 +23,8 @@ from dask.base import compute
 from dask.delayed import delayed
 from dask.system import CPU_COUNT
 
-from hirez_mosaic.errors import BudgetError, ClusterError
+from hirez_mosaic.errors import BudgetError
 from hirez_mosaic.geometry import Box, CellGrid
-from hirez_mosaic.nets.device import resolve_device
 from hirez_mosaic.store import Marks
 
 Task = Callable[[Box], None]
@@ -41,7 +39,7 @@ class Stage:
 
     make: called with a device once in each process, picklable for a cluster; gives the task, which fills the write box of a chunk.
     marks: which chunks are finished, and how the grid is cut into them.
-    reach: cells beyond a chunk whose chunks it reads of the stage before, where the two run together.
+    halo: cells beyond a chunk whose chunks it reads of the stage before, where the two run together.
     cell_bytes: bytes that it writes for each cell.
     """
 
@@ -49,7 +47,7 @@ class Stage:
     make: Callable[[torch.device], Task]
     grid: CellGrid
     marks: Marks
-    reach: int = 0
+    halo: int = 0
     cell_bytes: int = 0
 
     def on(self, device: torch.device) -> Callable[[Box], float]:
@@ -106,7 +104,7 @@ class Threads:
 
     def run(self, stages: Sequence[Stage], workers: int, place: str, heard: Heard, say: Callable[[str], None]) -> None:
         stopped = False
-        with shared_cores(workers, self.cores), ThreadPoolExecutor(workers) as pool:
+        with shared_cores(workers, self.cores), threads(workers, self.cores // workers) as pool:
             tasks = {stage.name: stage.on(self._device) for stage in stages}
 
             def work(name: str, box: Box, *_: object) -> None:
@@ -135,7 +133,7 @@ def graph(stages: Sequence[Stage], work: Callable[..., Any]) -> list[Any]:
         now = {}
         for box in stage.grid.chunks(stage.marks.chunk):
             if box not in finished:
-                read = box.grown(stage.reach, stage.grid.box)
+                read = box.grown(stage.halo, stage.grid.box)
                 across = range(read.left // was[1], -(-read.right // was[1]))
                 places = ((row, column) for row in range(read.top // was[0], -(-read.bottom // was[0])) for column in across)
                 needed = [before[there] for there in places if there in before]
@@ -147,23 +145,9 @@ def graph(stages: Sequence[Stage], work: Callable[..., Any]) -> list[Any]:
     return calls
 
 
-def make_engine(scheduler: str | None, device: str, at_once: int = 1) -> Engine:
-    """The engine of a job: threads of this process, or a Dask cluster: the one at an address, or of this host's GPUs where it has several.
-
-    at_once: jobs of this process that share its cores. Raises ClusterError, DeviceError.
-    """
-    where = resolve_device("cpu" if scheduler else device)
-    gpus = torch.cuda.device_count() if where.type == "cuda" and where.index is None else 0
-    if scheduler is None and (gpus < 2 or find_spec("distributed") is None):
-        return Threads(where, max(1, cores() // at_once))
-    try:
-        cluster = import_module("hirez_mosaic.cluster")
-    except ModuleNotFoundError as error:
-        raise ClusterError("--scheduler takes the package distributed; install it with pip install 'hirez-mosaic[cluster]'.") from error
-    made: Engine = cluster.Cluster(scheduler or cluster.one_worker_each(gpus), device)
-    return made
-
-
+OF_LIMIT = 0.75
+"""Of a Dask worker's memory limit may be taken: Dask stops it at 0.8, and kills it at 0.95."""
+_GLANCE = 0.01  # seconds between two looks whether threads have ended
 _M_MMAP_THRESHOLD = -3  # of glibc's malloc.h
 
 
@@ -206,6 +190,33 @@ def shared_cores(workers: int, among: int | None = None) -> Iterator[None]:
 
 
 @contextmanager
+def threads(count: int, cores: int) -> Iterator[ThreadPoolExecutor]:
+    """Within, a pool of threads, which compute with `cores` cores each; none of them runs afterwards, however often it is interrupted."""
+    begun: list[Thread] = []
+
+    def begin() -> None:
+        torch.set_num_threads(max(1, cores))  # counts in the thread that calls it
+        begun.append(current_thread())
+
+    pool = ThreadPoolExecutor(count, initializer=begin)
+    try:
+        yield pool
+    finally:
+        pool.shutdown(wait=False)
+        interrupt: KeyboardInterrupt | None = None
+        while True:  # joining is no way: a join that is interrupted takes its thread for ended
+            try:
+                if not any(thread.is_alive() for thread in begun):
+                    break
+                time.sleep(_GLANCE)
+            except KeyboardInterrupt as another:
+                interrupt = another
+        pool.shutdown()
+        if interrupt is not None:
+            raise interrupt
+
+
+@contextmanager
 def memory_errors() -> Iterator[None]:
     """Raise BudgetError where memory runs out within, in spite of the plan."""
     try:
@@ -213,8 +224,9 @@ def memory_errors() -> Iterator[None]:
     except (RuntimeError, MemoryError) as error:
         if not isinstance(error, torch.cuda.OutOfMemoryError | MemoryError) and "DefaultCPUAllocator" not in str(error):
             raise
+        place, other = ("The GPU's memory", ", or --device cpu") if isinstance(error, torch.cuda.OutOfMemoryError) else ("Memory", "")
         raise BudgetError(
-            "Memory ran out in spite of the plan; use --device cpu, to render --restart with a smaller --chunk, to train a smaller --batch."
+            f"{place} ran out in spite of the plan; to render, use --restart with a smaller --chunk, to train, a smaller --batch{other}."
         ) from error
 
 

@@ -32,7 +32,7 @@ class Recipe:
     rate, template_rate: Adam's learning rates of the trunk, and of the residual decoder's templates and biases.
     decay: "cosine" to zero, or (factor, every so many steps).
     inverse_temperature: 1 / tau (at the start, at the end). annealing: "geometric" or "linear" between them.
-    reach: share of the steps after which the end is reached. hold: steps for which it stays the same.
+    annealed: share of the steps after which the end is reached. hold: steps for which it stays the same.
     far_weight: weight of the far view, 0 is the paper's loss.
     warm_up: steps over which the rates rise. forgets: Adam's second beta; a short run wants its mean of squares to be a recent one.
     """
@@ -45,7 +45,7 @@ class Recipe:
     decay: str | tuple[float, int]
     inverse_temperature: tuple[float, float]
     annealing: str = "geometric"
-    reach: float = 0.8
+    annealed: float = 0.8
     hold: int = 1
     far_weight: float = 0.0
     warm_up: int = 0
@@ -54,7 +54,7 @@ class Recipe:
     def inverse_temperature_at(self, step: int) -> float:
         """1 / tau of step 0, 1, ..., steps - 1."""
         start, end = self.inverse_temperature
-        part = min(1.0, step // self.hold * self.hold / max(1, self.reach * self.steps - self.hold))
+        part = min(1.0, step // self.hold * self.hold / max(1, self.annealed * self.steps - self.hold))
         return start + (end - start) * part if self.annealing == "linear" else start * (end / start) ** part
 
     def rate_at(self, step: int) -> float:
@@ -104,13 +104,13 @@ class Wanted:
     """What mosaics of n windows are compared with.
 
     source: (n, 3, 8 rows, 8 columns) in [0, 1]. activations: see `MultiScaleLoss.activations`.
-    reach: (n,) the far view of the best that these templates could do, if each cell took what is nearest to it in the means of its half
+    least_far: (n,) the far view of the best that these templates could do, if each cell took what is nearest to it in the means of its half
     cells.
     """
 
     source: torch.Tensor
     activations: Activations
-    reach: torch.Tensor
+    least_far: torch.Tensor
 
 
 class Objective:
@@ -147,7 +147,7 @@ class Objective:
 
     def terms(self, wanted: Wanted, mosaic: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """(Eq. 3, far view) of mosaics (n, 3, 8 rows, 8 columns); scalars, means over the n."""
-        far = far_view(wanted.source, mosaic, CELL // 2) / (wanted.reach + _UNSEEN)
+        far = far_view(wanted.source, mosaic, CELL // 2) / (wanted.least_far + _UNSEEN)
         return self.loss.per_scale(wanted.activations, mosaic).mean(), far.mean()
 
     def _half_score(self, queries: torch.Tensor, block: slice, out: torch.Tensor | None = None) -> torch.Tensor:

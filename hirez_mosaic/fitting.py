@@ -49,11 +49,11 @@ def fit(
     The windows depend on nothing but the size of the picture.
     """
     judged, held_out = judged_windows(picture.box)
-    pictures, rich = [picture] * len(judged), False
+    pictures = [picture] * len(judged)
     if untouched:
         decoder, (least, _), rich = best_start(decoder, objective, pictures, judged)
-    else:
-        least, _ = objective.hard(decoder, pictures, judged)
+    else:  # a decoder trained for a rich set ends as cold as such a fit does
+        (least, _), rich = objective.hard(decoder, pictures, judged), decoder.inverse_temperature > SMALL_SET.inverse_temperature[1]
     trainer = Trainer(decoder, replace(RICH_SET if rich else SMALL_SET, steps=steps))
     if untouched:
         decoder.inverse_temperature = trainer.recipe.inverse_temperature[1]

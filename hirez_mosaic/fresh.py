@@ -13,6 +13,16 @@ from pathlib import Path
 
 import psutil
 
+
+def _here() -> str:
+    """This machine's name, and of a container, which may have that of another, what its processes are counted in."""
+    with suppress(OSError):  # not on Linux
+        return f"{platform.node()}.{os.stat('/proc/self/ns/pid').st_ino}"  # noqa: PTH116 (a link that leads nowhere)
+    return platform.node()
+
+
+HERE = _here()
+"""Where the number of a process means something."""
 _UNTOUCHED = 7 * 24 * 3600  # seconds after which a file of another machine is nobody's
 _SKEW = 600  # seconds by which a file server's clock may differ
 
@@ -26,7 +36,7 @@ def private(path: Path) -> Path:
         with suppress(OSError, psutil.Error):  # another has just removed it, or ended
             if _is_abandoned(left, path.name):
                 remove(left)
-    return path.with_name(f".{platform.node()}-{os.getpid()}-{uuid.uuid4().hex[:8]}.{path.name}")
+    return path.with_name(f".{HERE}-{os.getpid()}-{uuid.uuid4().hex[:8]}.{path.name}")
 
 
 def _is_abandoned(left: Path, name: str) -> bool:
@@ -39,7 +49,7 @@ def _is_abandoned(left: Path, name: str) -> bool:
         return False
     host, process = made[1], int(made[2])
     written = max(file.stat().st_mtime for file in (left, *left.glob("*")))
-    if host != platform.node():
+    if host != HERE:
         return time.time() - written > _UNTOUCHED
     return not psutil.pid_exists(process) or psutil.Process(process).create_time() > written + _SKEW
 
@@ -50,6 +60,13 @@ def remove(path: Path) -> None:
         shutil.rmtree(path, ignore_errors=True)
     else:
         path.unlink(missing_ok=True)
+
+
+def remove_whole(folder: Path) -> None:
+    """Remove a folder that others may open: they find all of it or nothing. Raises OSError where it is not there."""
+    aside = private(folder)
+    folder.rename(aside)
+    remove(aside)
 
 
 def flush(file: Path) -> None:

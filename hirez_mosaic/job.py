@@ -6,6 +6,8 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import astuple, dataclass
 from functools import cached_property
+from importlib import import_module
+from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
@@ -16,7 +18,8 @@ from hirez_mosaic.assemble import check_output
 from hirez_mosaic.cache import cache_folder
 from hirez_mosaic.choosing import Choice, choose_decoder, loss_network, window_objective
 from hirez_mosaic.encode import stored_type
-from hirez_mosaic.engine import Engine, Stage, cores, make_engine
+from hirez_mosaic.engine import Engine, Stage, Threads, cores
+from hirez_mosaic.errors import ClusterError
 from hirez_mosaic.fit import Objective
 from hirez_mosaic.geometry import Box, CellGrid
 from hirez_mosaic.nets.device import resolve_device, resolve_precision
@@ -24,7 +27,7 @@ from hirez_mosaic.nets.vgg import VGG16, make_encoder
 from hirez_mosaic.nets.weights import resolve_weights
 from hirez_mosaic.plan import DiskNeeded, Plan, Room, candidates_kept, disk_needed, make_plan, make_room, rules_of
 from hirez_mosaic.sources import Source, files_of, open_source
-from hirez_mosaic.spec import RenderSpec
+from hirez_mosaic.spec import RenderSpec, format_bytes
 from hirez_mosaic.store import Identity, discard, held, stored_chunk
 from hirez_mosaic.templates import TemplateSet, load_templates
 from hirez_mosaic.templates.duplicates import near_duplicates
@@ -54,7 +57,7 @@ class Listener:
 class Logged(Listener):
     """Writes what it hears to the log "hirez_mosaic", and passes it on.
 
-    Records have the attributes `picture` (None where all share it) and, some of them, `stage`, `chunk` ([top, bottom, left, right], cells),
+    Records have the attributes `picture` (None where all share it) and, some of them, `stage`, `chunk` ([top, bottom, left, right), cells),
     `bytes` (written) and `seconds`.
     """
 
@@ -68,7 +71,7 @@ class Logged(Listener):
     def planned(self, job: "Job") -> None:
         plan = job.plan
         told = f"planned: {plan.chunk_count} chunks of {plan.chunk[1]} x {plan.chunk[0]} cells, {plan.workers} at a time"
-        _log.info(told, extra={"picture": self._picture, "bytes": plan.projected})
+        _log.info(f"{told}, {format_bytes(plan.projected)} of memory projected", extra={"picture": self._picture})
         self._heard.planned(job)
 
     def status(self, line: str) -> None:
@@ -178,6 +181,23 @@ def make_tools(spec: RenderSpec, listener: Listener, cleanup: ExitStack, at_once
     weights = resolve_weights(spec.weights, cache_folder("weights"), listener.note)
     encoder = make_encoder(weights, device, precision)
     return Tools(templates, weights, encoder, choice, device, precision, engine, make_room(spec.memory, engine, at_once), spec.far_weight)
+
+
+def make_engine(scheduler: str | None, device: str, at_once: int = 1) -> Engine:
+    """The engine of a job: threads of this process, or a Dask cluster: the one at an address, or of this host's GPUs where it has several.
+
+    at_once: jobs of this process that share its cores. Raises ClusterError, DeviceError.
+    """
+    where = resolve_device("cpu" if scheduler else device)
+    gpus = torch.cuda.device_count() if where.type == "cuda" and where.index is None else 0
+    if scheduler is None and (gpus < 2 or find_spec("distributed") is None):
+        return Threads(where, max(1, cores() // at_once))
+    try:
+        cluster = import_module("hirez_mosaic.cluster")  # of what need not be installed
+    except ModuleNotFoundError as error:
+        raise ClusterError("--scheduler takes the package distributed; install it with pip install 'hirez-mosaic[cluster]'.") from error
+    made: Engine = cluster.Cluster(scheduler or cluster.one_worker_each(gpus), device)
+    return made
 
 
 def _identity(spec: RenderSpec, grid: CellGrid, tools: Tools) -> Identity:

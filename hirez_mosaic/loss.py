@@ -48,15 +48,11 @@ def squared_difference(one: torch.Tensor, other: torch.Tensor) -> torch.Tensor:
     return torch.linalg.vector_norm(one - other, dtype=kind).square() / one.numel()
 
 
-def perceptual_loss(vgg: VGG16, source: torch.Tensor, mosaic: torch.Tensor, taps: Sequence[str] = TAPS) -> torch.Tensor:
-    """Eq. 2: squared difference of VGG-16's activations, a mean over each layer's elements, averaged over layers; a scalar."""
-    pairs = zip(vgg(source, taps), vgg(mosaic, taps), strict=True)
-    return torch.stack([squared_difference(theirs, ours) for ours, theirs in pairs]).mean()
-
-
 @dataclass(frozen=True)
 class MultiScaleLoss:
     """Eq. 3: Eq. 2 averaged over the levels `scales` of a Gaussian pyramid, the mosaic blurred by B at each.
+
+    Eq. 2 is the squared difference of VGG-16's activations, a mean over each layer's elements, averaged over the layers `taps`.
 
     vgg: up to conv5_1 at least; its weights' type is what the activations are computed in.
     blurred: (side, sigma) px of B, or None for none.

@@ -41,8 +41,7 @@ class Judge:
     @torch.inference_mode()
     def __call__(self, source: torch.Tensor, mosaic: torch.Tensor) -> Judgement:
         """Of two pictures (1, 3, 8 rows, 8 columns) in [0, 1]."""
-        with torch.backends.cudnn.flags(enabled=True, allow_tf32=False):  # float32 means float32 on a GPU too
-            scales = self._loss.per_scale(self._loss.activations(source), mosaic)
+        scales = self._loss.per_scale(self._loss.activations(source), mosaic)
         lpips = None
         if self._lpips is not None and min(source.shape[2:]) >= 4 * _LEAST:
             small = [functional.interpolate(of.cpu(), scale_factor=0.25, mode="area") for of in (source, mosaic)]

@@ -4,14 +4,15 @@ import math
 import shutil
 from collections.abc import Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from itertools import product
 from pathlib import Path
 from tempfile import gettempdir
 
 import psutil
 
 from hirez_mosaic import assemble, decode, encode, fit, fitting, ingest, refine, rules
-from hirez_mosaic.engine import Engine
+from hirez_mosaic.engine import OF_LIMIT, Engine
 from hirez_mosaic.errors import BudgetError, DiskSpaceError
 from hirez_mosaic.geometry import CELL, CellGrid
 from hirez_mosaic.nets.decoders import CELL_VALUES, Decoder, ResidualDecoder
@@ -30,24 +31,38 @@ _TOGETHER = (("ingest", "encode"), ("decode", "select"))  # stages whose chunks 
 _SMALL = 32  # chunks below this spend more on their halo than on themselves; rather run fewer at a time
 
 
+_OF_FREE = "The memory budget of {} (what this process has, and three quarters of what is free)"
+
+
 @dataclass(frozen=True)
 class Room:
     """The memory that a render is planned in.
 
-    process: bytes of this process as it stands. budget: bytes allowed, those included.
+    process: bytes of this process as it stands. budget: bytes allowed, those included. most: the same for a job that does not fit into it.
     shares: renders at a time, each of which is taken to need as much as the one that is planned.
+    told: where the limit comes from, with a place for its bytes. of_workers: whether it is that of a cluster's workers.
     """
 
     process: int
     budget: int
+    most: int
     shares: int = 1
+    told: str = "The memory budget of {}"
+    of_workers: bool = False
 
 
 def make_room(memory: int | None, engine: Engine, shares: int = 1) -> Room:
-    """Room within `memory` bytes; where processes of a cluster run the chunks, in each; a quarter of what is free where nothing is said."""
+    """Room within `memory` bytes; where processes of a cluster run the chunks, in each.
+
+    Where nothing is said a quarter of what is free, or three quarters if that is too little.
+    """
     process = psutil.Process().memory_info().rss
-    asked = min((limit for limit in (memory, engine.memory) if limit is not None), default=process + free_memory() // 4)
-    return Room(process, asked, shares)
+    if engine.memory is not None and (memory is None or engine.memory < memory):
+        return Room(process, engine.memory, engine.memory, shares, "The workers' memory, of which {} may be taken,", of_workers=True)
+    if memory is not None:
+        return Room(process, memory, memory, shares)
+    free = free_memory()
+    return Room(process, process + free // 4, process + 3 * free // 4, shares, _OF_FREE)
 
 
 @dataclass(frozen=True)
@@ -116,7 +131,8 @@ def make_plan(
     """
     given = left or (None if spec.chunk is None else (min(spec.chunk, grid.rows), min(spec.chunk, grid.columns)))
     overlapping = (False,) if rules_of(spec) else (True, False)  # rules change cells anywhere, to the last
-    for workers, side in _choices(given and max(given), engine.threads):
+    choices = _choices(given and max(given), engine.threads)
+    for budget, (workers, side) in product((room.budget, room.most), choices):
         chunk = given or grid.even_chunk(side, workers, -(-encoder.halo // CELL), _SMALL)
         count = math.prod(grid.chunk_counts(chunk))
         if count < workers and given is None and side > _SMALL:
@@ -124,11 +140,11 @@ def make_plan(
         workers = min(workers, count)
         stages = _stage_bytes(spec, source, grid, encoder, decoder, templates, chunk, workers, fit_steps)
         for overlaps in overlapping:
-            plan = Plan(grid, chunk, workers, overlaps, room, stages)
-            if plan.projected <= room.budget:
+            plan = Plan(grid, chunk, workers, overlaps, replace(room, budget=budget), stages)
+            if plan.projected <= budget:
                 return plan
     fewer = "or fewer --jobs" if room.shares > 1 else ""
-    raise _too_small(plan, room.process, fewer or ("or --restart" if left else "or a smaller --chunk" if spec.chunk else ""))
+    raise _too_small(plan, fewer or ("or --restart" if left else "or a smaller --chunk" if spec.chunk else ""))
 
 
 def _added(workers: int, tensors: int) -> int:
@@ -168,14 +184,15 @@ def free_memory(root: Path = Path("/")) -> int:
     return max(0, free)
 
 
-def _too_small(plan: Plan, process: int, chunk_remedy: str) -> BudgetError:
-    stage = max(plan.stage_bytes, key=lambda name: plan.stage_bytes[name])
-    enough = format_bytes(plan.projected * 1.05).replace(" ", "")
+def _too_small(plan: Plan, chunk_remedy: str) -> BudgetError:
+    room, stage = plan.room, max(plan.stage_bytes, key=lambda name: plan.stage_bytes[name])
+    wanted = plan.projected * 1.05 / (OF_LIMIT if room.of_workers else 1)
+    more = f"{'start them with --memory-limit' if room.of_workers else 'use --memory'} {format_bytes(wanted).replace(' ', '')}"
     remedy = f"or --{stage} 0" if stage in ("fit", "refine") else chunk_remedy
     return BudgetError(
-        f"The memory budget of {format_bytes(plan.budget)} is too small: with one chunk of {plan.chunk[1]} x {plan.chunk[0]} cells at a "
-        f"time the job takes {format_bytes(plan.projected)}, {format_bytes(process)} of it this process as it stands and "
-        f"{format_bytes(plan.stage_bytes[stage])} {stage}; use --memory {enough} {remedy}".rstrip()
+        f"{room.told.format(format_bytes(room.budget))} is too small: with one chunk of {plan.chunk[1]} x {plan.chunk[0]} cells at a "
+        f"time the job takes {format_bytes(plan.projected)}, {format_bytes(room.process)} of it this process as it stands and "
+        f"{format_bytes(plan.stage_bytes[stage])} {stage}; {more} {remedy}".rstrip()
         + "."
     )
 

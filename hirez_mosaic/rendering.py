@@ -20,7 +20,7 @@ from hirez_mosaic.clock import Clock
 from hirez_mosaic.decode import box_queries
 from hirez_mosaic.encode import stored_type
 from hirez_mosaic.engine import Stage, shared_cores
-from hirez_mosaic.errors import DiskSpaceError, SourceError
+from hirez_mosaic.errors import DiskSpaceError, SourceError, WorkspaceError
 from hirez_mosaic.fit import Picture
 from hirez_mosaic.fitting import mean_loss
 from hirez_mosaic.fresh import fresh
@@ -160,10 +160,12 @@ def render(
     return run_render(RenderSpec.parse(**settings), heard)
 
 
-def run_render(spec: RenderSpec, listener: Listener, tools: Tools | None = None) -> RenderResult:
+def run_render(
+    spec: RenderSpec, listener: Listener, tools: Tools | None = None, finished: Callable[[RenderResult], None] = lambda result: None
+) -> RenderResult:
     """Prepare, plan and run one render, or go on with one that was broken off.
 
-    tools: that it shares with others; its own where None.
+    tools: that it shares with others; its own where None. finished: called when the mosaic is there, before the workspace is removed.
     """
     listener = Logged(listener, spec.source)
     with ExitStack() as cleanup:
@@ -173,7 +175,7 @@ def run_render(spec: RenderSpec, listener: Listener, tools: Tools | None = None)
         try:
             result = _run_stages(job, workspace, listener)
         except SourceError:
-            _forget(job)
+            _forget(job, listener)
             raise
         except (Exception, KeyboardInterrupt) as error:
             listener.note(f"What is finished is kept in {job.place}: the same command goes on from there, --restart begins anew.")
@@ -182,7 +184,8 @@ def run_render(spec: RenderSpec, listener: Listener, tools: Tools | None = None)
                 place = getattr(error, "filename", None) or job.place
                 raise DiskSpaceError(f"The disk of {place} is full; free some space, and the same command goes on.") from error
             raise
-        _forget(job)
+        finished(result)
+        _forget(job, listener)
         return result
 
 
@@ -201,10 +204,13 @@ def look_ahead(spec: RenderSpec, listener: Listener, tools: Tools, beside: Job) 
             clock.run(_ingest(job, workspace, clock), workers=1)
 
 
-def _forget(job: Job) -> None:
+def _forget(job: Job, listener: Listener) -> None:
     """Remove a workspace that nobody asked for."""
     if job.spec.workspace is None:
-        discard(job.place)
+        try:
+            discard(job.place)
+        except WorkspaceError as error:
+            listener.note(str(error))
 
 
 @dataclass(frozen=True)
@@ -294,8 +300,8 @@ def _encode(job: Job, workspace: Workspace, clock: Clock, analysis: Any) -> Pict
     features = workspace.add("features", np.dtype(stored_type(tools.precision)).str, channels=FEATURES)
     moments = workspace.add_per_chunk("moments", "f8", (FEATURES + 1, FEATURES + 1))
     encode = partial(encoding, tools.encoder, grid, analysis, features, moments, job.plan.chunk)
-    reach, written = -(-tools.encoder.halo // CELL), FEATURES * features.dtype.itemsize
-    clock.run(ingest, Stage("encode", encode, grid, workspace.marks("encode"), reach, written), workers=job.plan.workers)
+    halo, written = -(-tools.encoder.halo // CELL), FEATURES * features.dtype.itemsize
+    clock.run(ingest, Stage("encode", encode, grid, workspace.marks("encode"), halo, written), workers=job.plan.workers)
     with clock.timed("moments", "chunks", job.plan.chunk_count) as progress:
         return Picture(analysis, features, gather_moments(moments, progress))
 
@@ -305,14 +311,12 @@ def _learn(job: Job, workspace: Workspace, clock: Clock, picture: Picture | None
     tools, grid = job.tools, job.plan.grid
     choice, alone = tools.choice, shared_cores(1, tools.engine.cores)
     if choice.fit_steps and picture is not None:
-        kept = None if workspace.folder is None else workspace.folder / "decoder.safetensors"
         objective = tools.objective
-        with clock.timed("fit", "steps", choice.fit_steps) as progress, alone:
-            if kept is not None and kept.exists():  # of a start that was broken off: the chunks decoded since are its
+        with clock.timed("fit", "steps", choice.fit_steps) as progress, alone, workspace.file("decoder.safetensors") as kept:
+            if kept.exists():  # of a start that was broken off: the chunks decoded since are its
                 return load_decoder(kept, len(tools.templates), tools.templates.fingerprint).to(tools.device)
             decoder = fitted_decoder(choice, picture, grid, objective, cache_folder("decoders"), progress, listener.note)
-            if kept is not None:
-                decoder.save(kept)
+            decoder.save(kept)
             return decoder
     if choice.untouched and picture is not None:
         with clock.timed("start", "templates", len(tools.templates)), alone:

@@ -57,8 +57,8 @@ class Rules:
 
     def needed(self, rows: int, columns: int) -> int:
         """Templates with which the rules can be kept on a map of so many cells, in whatever order it is filled."""
-        reach = 2 * self.min_distance + 1
-        around = min(reach, rows) * min(reach, columns) - 1
+        side = 2 * self.min_distance + 1
+        around = min(side, rows) * min(side, columns) - 1
         return around + (1 if self.max_uses is None else -(-rows * columns // self.max_uses))
 
     def check(self, rows: int, columns: int, templates: int) -> None:
@@ -127,10 +127,10 @@ class RuledMap:
     def _take_first(self, cell: int, found: list[int]) -> bool:
         """Give a cell the first of these choices that the rules allow; whether there is one."""
         row, column = divmod(cell, self._grid.columns)
-        reach = self._rules.min_distance
+        distance = self._rules.min_distance
         near: set[int] = set()
-        if reach:
-            around = Box(row, row + 1, column, column + 1).grown(reach, self._grid.box)
+        if distance:
+            around = Box(row, row + 1, column, column + 1).grown(distance, self._grid.box)
             near.update(self._templates[around.slices].ravel().tolist())
         for choice in found:
             template = choice // self._poses

@@ -130,27 +130,28 @@ class RenderSpec:
 
         source: what to call it.
         """
-        named = {
-            source: self.source,
-            "output": self.output,
-            "preview": self.preview,
-            "tile map": self.tile_map,
-            "ban file": self.ban,
-            "workspace": None if self.workspace is None or is_url(self.workspace) else Path(self.workspace),
-        }
-        places = {name: path.resolve() for name, path in named.items() if path is not None}
-        for (one, first), (other, second) in combinations(places.items(), 2):
+        named = [
+            (source, self.source),
+            *(("output", part) for part in parts_of(self.output)),
+            ("preview", self.preview),
+            ("tile map", self.tile_map),
+            ("ban file", self.ban),
+            ("workspace", None if self.workspace is None or is_url(self.workspace) else Path(self.workspace)),
+        ]
+        places = [(name, path.resolve()) for name, path in named if path is not None]
+        for (one, first), (other, second) in combinations(places, 2):
             if first == second or first in second.parents or second in first.parents:
                 raise SettingError(f"The {one} {first} and the {other} {second} are the same or one inside the other; name other paths.")
         folder = self.templates.resolve()
-        for name in ("output", "preview", "tile map", "workspace"):
-            place = places.get(name)
-            if place is not None and (place == folder or folder in place.parents):
+        for name, place in places:
+            if name in (source, "ban file"):
+                continue
+            if place in (folder, *folder.parents):
+                raise SettingError(f"The {name} {place} would replace the templates {folder}; name another place.")
+            if folder in place.parents:
                 raise SettingError(
                     f"The {name} {place} would lie among the templates in {folder}, and be one the next time; name another place."
                 )
-            if place is not None and place in folder.parents:
-                raise SettingError(f"The {name} {place} would replace the templates {folder}; name another place.")
 
     def check_mosaic_size(self, size: tuple[int, int]) -> None:
         """Raise OutputError where the output's format ends below `size` (width, height) px."""
@@ -160,6 +161,13 @@ class RenderSpec:
                 f"The mosaic is {size[0]} x {size[1]} px and {self.output.suffix} ends at {limit} px a side; "
                 "use .tif, .dzi, .png or .zarr, or a smaller --scale."
             )
+
+
+def parts_of(output: Path) -> list[Path]:
+    """Every file or folder that an output consists of, the one people open last."""
+    if output.suffix.lower() == ".dzi":
+        return [output.with_name(f"{output.stem}_files"), output]
+    return [output]
 
 
 def parse_tile(text: str | int | tuple[int, int], what: str = "tile") -> tuple[int, int]:
@@ -207,8 +215,8 @@ def parse_bytes(text: str | int) -> int:
     return int(float(match[1]) * _UNITS[match[2] or ""])
 
 
-def parse_colour(text: str | tuple[int, int, int]) -> tuple[int, int, int]:
-    """sRGB from "#ffcc00", "255,204,0" or a name of a basic colour. Raises SettingError."""
+def parse_colour(text: str | tuple[int, int, int], what: str = "background") -> tuple[int, int, int]:
+    """sRGB from "#ffcc00", "255,204,0" or a name of a basic colour. what: its name in the message. Raises SettingError."""
     if isinstance(text, tuple):
         levels = text
     else:
@@ -218,9 +226,9 @@ def parse_colour(text: str | tuple[int, int, int]) -> tuple[int, int, int]:
         elif match := re.fullmatch(r"(\d{1,3})\s*,\s*(\d{1,3})\s*,\s*(\d{1,3})", plain):
             levels = (int(match[1]), int(match[2]), int(match[3]))
         else:
-            raise SettingError(f"The background is {text!r}; use white, black, grey, #rrggbb or r,g,b.")
+            raise SettingError(f"The {what} is {text!r}; use white, black, grey, #rrggbb or r,g,b.")
     if max(levels) > 255 or min(levels) < 0:
-        raise SettingError(f"The background is {text!r}; levels go from 0 to 255.")
+        raise SettingError(f"The {what} is {text!r}; levels go from 0 to 255.")
     return levels
 
 
@@ -231,8 +239,14 @@ def _as_it_is(value: Any) -> Any:
     return value
 
 
+def _path(value: str | Path) -> Path:
+    if is_url(str(value)):
+        raise SettingError(f"{value} is a URL, and nothing but a workspace may be at one; name a file or a folder.")
+    return Path(value)
+
+
 _PARSERS: dict[str, Callable[[Any], Any]] = {
-    **dict.fromkeys(("source", "templates", "output", "preview", "tile_map", "ban", "weights"), Path),
+    **dict.fromkeys(("source", "templates", "output", "preview", "tile_map", "ban", "weights"), _path),
     "tile": parse_tile,
     "scale": parse_scale,
     "memory": parse_bytes,

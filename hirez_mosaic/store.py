@@ -11,7 +11,7 @@
     ├── index_map     (rows, columns)           uint32
     ├── ruled_map     (rows, columns)           uint32: the index map under rules for repeating
     ├── done/STAGE    (chunk rows, chunk columns)  uint8: 1 where a chunk of this stage is finished
-    └── decoder.safetensors                     where it was fitted to this source, in a folder
+    └── decoder.safetensors                     where it was fitted to this source
 
 No stage writes what it or another one reads, and each task writes whole Zarr chunks of its own: so any chunk may be made again at any
 time, and a mark that comes after its chunk is all that going on takes. In a folder every write reaches the disk before it counts.
@@ -21,7 +21,6 @@ import asyncio
 import json
 import math
 import os
-import platform
 import time
 import uuid
 from collections.abc import Iterator
@@ -41,7 +40,7 @@ from zarr.core.buffer import Buffer
 from zarr.storage import FsspecStore, LocalStore
 
 from hirez_mosaic.errors import OtherJobError, WorkspaceError, first_line
-from hirez_mosaic.fresh import flush, remove
+from hirez_mosaic.fresh import HERE, flush, remove
 from hirez_mosaic.geometry import CELL, Box, CellGrid
 from hirez_mosaic.spec import is_url
 
@@ -111,6 +110,25 @@ class Workspace:
                 yield folder
             finally:
                 remove(folder)
+
+    @contextmanager
+    def file(self, name: str) -> Iterator[Path]:
+        """A file of the workspace, to read if it is there and to write if it is not; at a URL a copy, which is stored there afterwards."""
+        if self.folder is not None:
+            yield self.folder / name
+            return
+        with TemporaryDirectory() as folder:
+            copy = Path(folder, name)
+            with _told(self.place):
+                files, path = fsspec.url_to_fs(f"{self.place.rstrip('/')}/{name}")
+                files.invalidate_cache()
+                stored = files.exists(path)
+                if stored:
+                    files.get_file(path, str(copy))
+            yield copy
+            if copy.exists() and not stored:
+                with _told(self.place):
+                    files.put_file(str(copy), path)
 
     def marks(self, stage: str, chunk: tuple[int, int] | None = None) -> "Marks":
         """Which chunks of a stage are finished. chunk: (rows, columns) of cells of one, if not the workspace's."""
@@ -182,7 +200,7 @@ def _held_folder(folder: Path) -> Iterator[None]:
 @contextmanager
 def _held_at_url(place: str) -> Iterator[None]:
     """By an object that is written again and again; that of a process that was killed counts for a minute and a half."""
-    mine, over = {"host": platform.node(), "process": os.getpid(), "job": uuid.uuid4().hex}, Event()
+    mine, over = {"host": HERE, "process": os.getpid(), "job": uuid.uuid4().hex}, Event()
 
     def beat() -> None:
         files.pipe_file(f"{path}/{_LOCK}", json.dumps({**mine, "time": time.time()}).encode())
@@ -203,18 +221,20 @@ def _held_at_url(place: str) -> Iterator[None]:
         beat()
         if json.loads(files.cat_file(f"{path}/{_LOCK}"))["job"] != mine["job"]:
             raise _taken(place)
-    Thread(target=go_on, daemon=True).start()
+    beats = Thread(target=go_on, daemon=True)
+    beats.start()
     try:
         yield
     finally:
         over.set()
+        beats.join(_BEAT)  # else its last beat might come after the lock is removed
         with suppress(Exception):
             files.rm_file(f"{path}/{_LOCK}")
 
 
 def _alive(lock: dict[str, Any]) -> bool:
     """Whether who wrote a lock may still be at work."""
-    gone = lock["host"] == platform.node() and not psutil.pid_exists(lock["process"])
+    gone = lock["host"] == HERE and not psutil.pid_exists(lock["process"])
     return not gone and time.time() - lock["time"] < 3 * _BEAT
 
 
@@ -268,7 +288,10 @@ def open_workspace(place: str, job: Identity, grid: CellGrid, chunk: tuple[int, 
 
 
 def discard(place: str) -> None:
-    """Remove what a job left in a workspace that is held, and nothing else; the marks first, so that this too may be broken off."""
+    """Remove what a job left in a workspace that is held, and nothing else; the marks first, so that this too may be broken off.
+
+    Raises WorkspaceError where something cannot be removed, such as files of other users; marks that stay keep their arrays.
+    """
     names = ("done", *_MADE, "zarr.json")
     if is_url(place):
         with _told(place):
@@ -280,6 +303,8 @@ def discard(place: str) -> None:
     else:
         for name in names:
             remove(Path(place) / name)
+            if (Path(place) / name).exists():
+                raise WorkspaceError(f"The workspace {place} cannot be discarded, as {name} in it cannot be removed; remove it by hand.")
 
 
 def _open_group(place: str, mode: Any) -> zarr.Group | None:

@@ -125,10 +125,11 @@ class TileMap:
     tint: NDArray[np.float32]
 
 
-def read_tile_map(path: Path, templates: TemplateSet, banned: frozenset[str]) -> TileMap:
+def read_tile_map(path: Path, templates: TemplateSet, banned: frozenset[str], tint: float | None = None) -> TileMap:
     """The tile map in a file; holds 12 bytes a cell, and the whole of a JSON file.
 
     templates: in one pose; the map's own poses are added. banned: templates in whose place their runner-up is taken, upright.
+    tint: of all cells, instead of the map's.
     Raises TileMapError, with the row, for whatever is wrong with it, and for a banned template that neither map nor folder has.
     """
     rows = columns = count = 0
@@ -147,7 +148,7 @@ def read_tile_map(path: Path, templates: TemplateSet, banned: frozenset[str]) ->
     posed = templates.in_poses(mirror=mirror, rotate=rotate)
     numbers = {name: number for number, name in enumerate(templates.names)}
     index_map, seen = np.zeros((rows, columns), np.uint32), np.zeros((rows, columns), np.bool_)
-    colours, tint = np.zeros((rows, columns, 3), np.uint8), np.zeros((rows, columns), np.float32)
+    colours, strengths = np.zeros((rows, columns, 3), np.uint8), np.zeros((rows, columns), np.float32)
     for cell in _read(path):
         name, pose = cell.template, cell.pose
         if seen[cell.row, cell.column]:
@@ -164,9 +165,12 @@ def read_tile_map(path: Path, templates: TemplateSet, banned: frozenset[str]) ->
                 f"The template {name} of {cell.place} of the tile map {path} is not in {templates.folder}; name one that is."
             )
         index_map[cell.row, cell.column] = numbers[name] * len(posed.poses) + posed.poses.index(pose)
-        colours[cell.row, cell.column], tint[cell.row, cell.column] = cell.colour, cell.tint
+        strength = cell.tint if tint is None else tint
+        if strength and cell.colour is None:
+            raise TileMapError(f"{cell.place} of the tile map {path} has no colour to be tinted towards; name it there, or use --tint 0.")
+        colours[cell.row, cell.column], strengths[cell.row, cell.column] = cell.colour or (0, 0, 0), strength
         seen[cell.row, cell.column] = True
-    return TileMap(posed, index_map, colours, tint)
+    return TileMap(posed, index_map, colours, strengths)
 
 
 @dataclass(frozen=True)
@@ -176,7 +180,7 @@ class _Cell:
     template: str
     pose: Pose
     runner_up: str
-    colour: tuple[int, int, int]
+    colour: tuple[int, int, int] | None
     tint: float
 
     @property
@@ -191,22 +195,30 @@ def _read(path: Path) -> Iterator[_Cell]:
             yield _parsed(cell)
         except (KeyError, ValueError, TypeError, AttributeError, OverflowError) as error:
             what = f"has no column {error}" if isinstance(error, KeyError) else f"cannot be read: {error}"
-            raise TileMapError(f"Line {number} below the head of the tile map {path} {what}; see README for its columns.") from error
+            raise TileMapError(f"Entry {number} of the tile map {path} {what}; see README for its columns.") from error
 
 
 def _parsed(cell: Cell) -> _Cell:
     row, column, turns = int(cell["row"]), int(cell["column"]), int(cell.get("rotate") or 0) / 90
-    colour, tint = bytes.fromhex((cell.get("colour") or "#000000").removeprefix("#")), float(cell.get("tint") or 0)
+    colour, tint = bytes.fromhex((cell.get("colour") or "").removeprefix("#")), float(cell.get("tint") or 0)
     if not 0 <= row < 2**24 or not 0 <= column < 2**24:
         raise ValueError(f"row {row}, column {column}")
     if turns not in (0, 1, 2, 3) or int(cell.get("mirror") or 0) not in (0, 1):
         raise ValueError(f"mirror {cell.get('mirror')}, rotate {cell.get('rotate')}")
-    if len(colour) != 3 or not 0 <= tint <= 1:  # nor is NaN
+    if len(colour) not in (0, 3) or not 0 <= tint <= 1:  # nor is NaN
         raise ValueError(f"colour {cell.get('colour')}, tint {cell.get('tint')}")
     if not cell["template"]:
         raise ValueError("no template")
     pose = Pose(bool(int(cell.get("mirror") or 0)), int(turns))
-    return _Cell(row, column, str(cell["template"]), pose, str(cell.get("runner_up") or ""), (colour[0], colour[1], colour[2]), tint)
+    return _Cell(
+        row,
+        column,
+        str(cell["template"]),
+        pose,
+        str(cell.get("runner_up") or ""),
+        (colour[0], colour[1], colour[2]) if colour else None,
+        tint,
+    )
 
 
 def _read_csv(path: Path) -> Iterator[Cell]:

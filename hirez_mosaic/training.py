@@ -26,13 +26,13 @@ from hirez_mosaic.cache import cache_folder
 from hirez_mosaic.choosing import loss_network, trained_path
 from hirez_mosaic.encode import encode, second_moments, stored
 from hirez_mosaic.engine import cores, shared_cores
-from hirez_mosaic.errors import OutputError, SettingError, TrainingError
+from hirez_mosaic.errors import OutputError, OutputExistsError, SettingError, TrainingError
 from hirez_mosaic.fit import PAPER, Objective, Picture, Recipe, Told, Trainer, window_of
 from hirez_mosaic.fitting import RICH_SET, best_start
 from hirez_mosaic.fresh import fresh
 from hirez_mosaic.geometry import CELL, Box
 from hirez_mosaic.job import Listener, cached_templates
-from hirez_mosaic.loss import MultiScaleLoss
+from hirez_mosaic.loss import SCALES, MultiScaleLoss
 from hirez_mosaic.nets.decoders import LearnedDecoder, new_decoder, read_whole, save_whole
 from hirez_mosaic.nets.device import device_name, resolve_device, resolve_precision
 from hirez_mosaic.nets.vgg import VGG16, make_encoder
@@ -106,9 +106,12 @@ def train(
     weights: str | Path | None = None,
     listener: Listener | None = None,
 ) -> TrainResult:
-    """Train a decoder for the pictures in the folder `templates` on those in the folder `images`; leave it in `output` and the cache.
+    """Train a decoder for the pictures in the folder `templates` on those in the folder `images`; leave it in `output`.
 
-    decoder: "residual" or "paper". recipe: "default" or "paper" (the paper's section 3.1 to the letter).
+    A residual decoder that became better than its start under the loss that renders fit by is left in the cache as well, where renders of
+    these templates find it.
+    decoder: "residual" or "paper". recipe: "default" or "paper" (the paper's section 3.1, with the linear rise of 1 / tau of its public
+        code). Of either the best decoder is kept, judged by pictures that no step sees.
     steps, batch, rate, far_weight: instead of the recipe's. scales: of Eq. 3's pyramid. seed: of crops, and of the paper's decoder.
     resume: go on from the last checkpoint in OUT.training, to the same result as without the break.
     precision: of the networks that look at pictures; the decoder is trained in float32.
@@ -158,7 +161,10 @@ def train(
         kept = _with_state(run.trainer.decoder, run.best)
         value, distinct = objective.hard(kept, *stream.judged())
         kept.save(output)
-        kept.save(trained_path(cache_folder("decoders"), found.fingerprint))
+        if lack := _lack(decoder, chosen, scales, better=value < run.start[0]):
+            listener.note(f"Renders will not take this decoder by themselves, because {lack}; name it to them with --decoder {output}.")
+        else:
+            kept.save(trained_path(cache_folder("decoders"), found.fingerprint))
     finally:
         photos.close()
     return TrainResult(
@@ -175,6 +181,15 @@ def train(
     )
 
 
+def _lack(kind: str, recipe: Recipe, scales: Sequence[int], *, better: bool) -> str:
+    """Why a decoder is not for every render of its templates; empty where it is."""
+    if kind == "paper":
+        return "it is the paper's, which is there to be compared"
+    if not recipe.far_weight or set(scales) != set(SCALES):
+        return "it was trained without the far view, or for other scales than theirs"
+    return "" if better else "it is no better than its start, which they fit to each source"
+
+
 def _check_places(output: Path, home: Path, inputs: Sequence[Path], resume: bool, overwrite: bool) -> None:
     if output.suffix != ".safetensors":
         raise SettingError(f"The output {output} should end in .safetensors.")
@@ -189,7 +204,7 @@ def _check_places(output: Path, home: Path, inputs: Sequence[Path], resume: bool
     if not resume and not overwrite:
         for path in (output, checkpoint):
             if path.exists():
-                raise OutputError(f"{path} is there already; use --resume to go on with it, or --overwrite to begin anew.")
+                raise OutputExistsError(f"{path} is there already; use --resume to go on with it, or --overwrite to begin anew.")
 
 
 _CHECKPOINT = "checkpoint.safetensors"
@@ -367,9 +382,10 @@ class _Log:
         if step and self._path.exists():
             with self._path.open(newline="") as file:
                 kept = [row for row in list(csv.reader(file))[1:] if row and int(row[0]) <= step]
-        self._file = self._path.open("w", newline="")
+        with fresh(self._path) as made, made.open("w", newline="") as file:
+            csv.writer(file).writerows([self._HEAD, *kept])
+        self._file = self._path.open("a", newline="")
         self._csv = csv.writer(self._file)
-        self._csv.writerows([self._HEAD, *kept])
         self._board = _tensorboard(home / "tensorboard", step)
 
     def __enter__(self) -> "_Log":

@@ -1,4 +1,5 @@
 import errno
+import shutil
 from fractions import Fraction
 from pathlib import Path
 
@@ -255,6 +256,19 @@ def test_an_interrupt_stops_and_leaves_nothing(tmp_path, monkeypatch):
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.parametrize(("free", "error"), [(0, DiskSpaceError), (10**9, OutputError)])
+def test_a_full_disk_is_told_even_if_libvips_gives_no_reason(tmp_path, monkeypatch, free, error):
+    """Its reasons are one buffer for all threads, which the first that asks empties."""
+
+    def fails(*a, **k):
+        raise pyvips.Error("unable to call tiffsave")
+
+    monkeypatch.setattr(pyvips.Image, "tiffsave", fails, raising=False)
+    monkeypatch.setattr("shutil.disk_usage", lambda path: shutil._ntuple_diskusage(10**12, 0, free))
+    with pytest.raises(error, match="could not be written"):
+        assemble(of(index_map(3, 4), numbered(200, 8, 8)), tmp_path / "a.tif", lambda cells: None)
+
+
 # --- before the work ---------------------------------------------------------------------------------------------------
 
 
@@ -280,8 +294,18 @@ def test_every_part_of_an_output_is_protected(tmp_path, part):
 
 def test_a_folder_is_not_replaced_by_a_file(tmp_path):
     (tmp_path / "a.tif").mkdir()
-    with pytest.raises(OutputError, match=r"a\.tif is a folder; name a file"):
+    with pytest.raises(OutputError, match=r"a\.tif is a folder that no mosaic was written to; name another place"):
         check_output(tmp_path / "a.tif", True)
+
+
+@pytest.mark.parametrize(("output", "folder"), [("page.dzi", "page_files"), ("page.zarr", "page.zarr")])
+def test_a_folder_of_other_files_is_not_replaced(tmp_path, output, folder):
+    """As browsers leave beside a page."""
+    (tmp_path / folder).mkdir()
+    check_output(tmp_path / output, True)
+    (tmp_path / folder / "photo.png").touch()
+    with pytest.raises(OutputError, match=f"{folder} is a folder that no mosaic was written to"):
+        check_output(tmp_path / output, True)
 
 
 @pytest.mark.parametrize("name", ["a.zarr", "a.ZARR"])

@@ -23,7 +23,7 @@ import zarr
 from click.testing import CliRunner, Result
 from conftest import photo, png_claiming, save
 
-from hirez_mosaic import batching, clock, plan, stages
+from hirez_mosaic import batching, clock, plan, rendering, stages
 from hirez_mosaic.batching import BatchListener, BatchResult, batch
 from hirez_mosaic.cli.main import main
 from hirez_mosaic.errors import OutputError, OutputExistsError, SettingError, SourceNotFoundError
@@ -677,6 +677,20 @@ def test_a_record_that_could_not_be_written_spoils_no_other(tmp_path: Path, monk
     (tmp_path / "journal.jsonl").write_bytes(text[:20])  # what of it came through
     journal.append({**record, "source": "b", "output": "b.tif"})
     assert Journal(tmp_path / "journal.jsonl").last("b") is not None
+
+
+def test_a_mosaic_counts_as_made_before_its_workspace_is_removed(call: Call, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Killed(BaseException):
+        """What no `except Exception` catches, as SIGKILL is not caught."""
+
+    def killed(place: str) -> None:
+        raise Killed
+
+    with monkeypatch.context() as broken:
+        broken.setattr(rendering, "discard", killed)
+        with pytest.raises(Killed):
+            call()
+    assert statuses(call()) == {"a.png": "unchanged", "b.png": "made", "c.png": "made"}
 
 
 @pytest.mark.parametrize(("at", "vanishes"), [("0", "index_map"), ("index_map/0", "index_map/c"), ("index_map/c/0", "index_map/c/0")])

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 from conftest import photo, save
 
-from hirez_mosaic import cluster
+from hirez_mosaic import cluster, rendering, stages
 from hirez_mosaic.errors import ClusterError, WorkspaceError
 from hirez_mosaic.job import Listener
 from hirez_mosaic.rendering import render
@@ -87,6 +87,18 @@ def test_a_workspace_in_an_object_store(job: Callable[..., bytes], workers: Any,
     assert job(workspace=place, background="black", restart=True) == whole
     with held(place), pytest.raises(WorkspaceError, match="Another render is at work in the workspace s3://"):
         job(workspace=place)
+
+
+def test_a_fit_is_kept_in_an_object_store(job: Callable[..., bytes], s3: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    place = f"{s3}/fitted"
+    with monkeypatch.context() as broken:
+        broken.setattr(stages, "decode_chunk", lambda *_: 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            job(workspace=place, fit=2)
+    with monkeypatch.context() as elsewhere:
+        elsewhere.setattr(rendering, "fitted_decoder", lambda *_: 1 / 0)  # another machine has nothing of it in its cache
+        gone_on = job(workspace=place, fit=2)
+    assert gone_on == job(fit=2)
 
 
 def test_what_is_no_workspace_in_an_object_store_is_left_alone(job: Callable[..., bytes], s3: str) -> None:

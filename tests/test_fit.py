@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from hirez_mosaic import choosing, fitting, refine, render
 from hirez_mosaic.choosing import Choice, is_rich, unfitted_decoder
 from hirez_mosaic.encode import encode, second_moments
-from hirez_mosaic.fit import PAPER, Objective, Picture, placed, soft_mosaic
+from hirez_mosaic.fit import PAPER, Objective, Picture, Recipe, Trainer, placed, soft_mosaic
 from hirez_mosaic.geometry import Box, CellGrid
 from hirez_mosaic.loss import MultiScaleLoss
 from hirez_mosaic.nets.blur import blur_tiled
@@ -161,6 +161,18 @@ def test_a_fit_that_goes_wrong_keeps_its_start(picture: Picture, objective: Obje
     assert objective.hard(fitted, [picture], [picture.box])[0] == before
 
 
+@pytest.mark.parametrize(("coldest", "expected"), [(60.0, fitting.SMALL_SET), (200.0, fitting.RICH_SET)])
+def test_a_trained_decoder_is_fitted_as_the_set_it_was_trained_for(
+    coldest: float, expected: Recipe, picture: Picture, objective: Objective, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    recipes: list[Recipe] = []
+    monkeypatch.setattr(fitting, "Trainer", lambda decoder, recipe: recipes.append(recipe) or Trainer(decoder, recipe))
+    decoder = new_decoder("residual", objective.templates.unflatten(1, (8, 8, 3)), "f")
+    decoder.inverse_temperature = coldest
+    fitting.fit(decoder, picture, objective, 1, untouched=False, progress=lambda done: None)
+    assert recipes == [dataclasses.replace(expected, steps=1)]
+
+
 def test_the_far_view_is_a_ratio_to_the_least_that_the_templates_can_reach(picture: Picture, objective: Objective) -> None:
     def halves(cells: np.ndarray) -> np.ndarray:
         return cells.reshape(-1, 2, 4, 2, 4, 3).mean((2, 4), dtype=np.float64).reshape(-1, 12)
@@ -168,7 +180,7 @@ def test_the_far_view_is_a_ratio_to_the_least_that_the_templates_can_reach(pictu
     cells = picture.analysis.reshape(12, 8, 16, 8, 3).swapaxes(1, 2).reshape(192, 8, 8, 3) / 255
     errors = ((halves(cells)[:, None] - halves(objective.templates.numpy())) ** 2).mean(2)
     wanted = objective.wanted(objective.source_window(picture.analysis, picture.box))
-    assert wanted.reach.item() == pytest.approx(errors.min(1).mean(), rel=1e-4)
+    assert wanted.least_far.item() == pytest.approx(errors.min(1).mean(), rel=1e-4)
     for chosen, expected in ((errors.argmin(1), errors.min(1)), (np.zeros(192, int), errors[:, 0])):
         _, far = objective.terms(wanted, placed(objective.templates[torch.from_numpy(chosen)], picture.box))
         assert far.item() == pytest.approx(expected.mean() / (errors.min(1).mean() + 2e-4), rel=1e-4)

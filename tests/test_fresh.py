@@ -2,7 +2,6 @@
 
 import errno
 import os
-import platform
 import time
 from pathlib import Path
 
@@ -10,9 +9,9 @@ import psutil
 import pytest
 
 from hirez_mosaic import fresh as module
-from hirez_mosaic.fresh import fresh, private
+from hirez_mosaic.fresh import HERE, fresh, private
 
-HERE, GONE = platform.node(), 2**22 + 1  # no system gives a process such a number
+GONE = 2**22 + 1  # no system gives a process such a number
 
 
 def left(folder: Path, host: str, process: int, age: float, *, inside: float | None = None) -> Path:

@@ -4,8 +4,13 @@ from pathlib import Path
 
 import psutil
 import pytest
+from conftest import photo, save
 
-from hirez_mosaic.plan import free_memory
+from hirez_mosaic.errors import BudgetError
+from hirez_mosaic.geometry import CellGrid
+from hirez_mosaic.job import Listener
+from hirez_mosaic.plan import Plan, _too_small, free_memory, make_room
+from hirez_mosaic.rendering import render
 
 MIB = 1 << 20
 V1 = {"limit": "memory.limit_in_bytes", "usage": "memory.usage_in_bytes", "cached": "total_inactive_file"}
@@ -26,7 +31,7 @@ def system(root: Path, told: str, groups: dict[str, tuple[str, int, int]], names
 
 @pytest.fixture(autouse=True)
 def machine_with_1000_mib_free(monkeypatch):
-    monkeypatch.setattr("psutil.virtual_memory", lambda: type("Memory", (), {"available": 1000 * MIB}))
+    monkeypatch.setattr("psutil.virtual_memory", lambda: type("Memory", (), {"available": 1000 * MIB, "total": 8000 * MIB}))
 
 
 @pytest.mark.parametrize(
@@ -46,6 +51,43 @@ def machine_with_1000_mib_free(monkeypatch):
 )
 def test_the_least_of_machine_and_control_groups_is_free(tmp_path, told, groups, names, free):
     assert free_memory(system(tmp_path, told, groups, names)) == free * MIB
+
+
+@pytest.mark.usefixtures("own_cache", "with_random_weights")
+@pytest.mark.parametrize(("free", "memory"), [(4000, None), (600, None), (200, None), (4000, "200MiB")])
+def test_a_quarter_of_what_is_free_is_taken_or_three_if_that_is_too_little(tmp_path, make_templates, monkeypatch, free, memory):
+    class Hears(Listener):
+        def planned(self, job):
+            planned.append(job.plan)
+
+    planned = []
+    monkeypatch.setattr("psutil.virtual_memory", lambda: type("Memory", (), {"available": free * MIB, "total": 8000 * MIB}))
+    source, templates = save(tmp_path / "a.png", photo(64, 64)), make_templates(9)
+    settings = {"fit": 0, "chunk": 4, "memory": memory, "precision": "float32", "device": "cpu", "listener": Hears()}
+    if free == 200 or memory:
+        told = (
+            "The memory budget of 200.0 MiB"
+            if memory
+            else r"The memory budget of .* \(what this process has, and three quarters of what is free\)"
+        )
+        with pytest.raises(BudgetError, match=f"{told} is too small: .* use --memory .* or a smaller --chunk"):
+            render(source, templates, 8, tmp_path / "m.png", **settings)
+    else:
+        render(source, templates, 8, tmp_path / "m.png", **settings)
+        (plan,) = planned
+        assert plan.budget == plan.room.process + free * MIB // 4 * (1 if free == 4000 else 3)
+
+
+def test_the_limit_of_a_clusters_workers_is_told_as_theirs():
+    engine = type("Engine", (), {"memory": 300 * MIB})()
+    assert not make_room(100 * MIB, engine).of_workers
+    room = make_room(None, engine)
+    assert (room.budget, room.most, room.of_workers) == (300 * MIB, 300 * MIB, True)
+    plan = Plan(CellGrid.over((64, 64), (8, 8)), (8, 8), 1, False, room, {"encode": 500 * MIB, "refine": 0})
+    with pytest.raises(
+        BudgetError, match=r"The workers' memory, of which 300\.0 MiB may be taken, is too small: .*; start them with --memory-l"
+    ):
+        raise _too_small(plan, "")
 
 
 def test_without_control_groups_the_machine_counts(tmp_path):

@@ -200,6 +200,22 @@ def test_beginning_anew_removes_what_a_job_made_and_no_more(job: Job, tmp_path: 
     assert (tmp_path / "work" / "notes.txt").read_text() == "dear"
 
 
+def test_a_workspace_that_cannot_be_discarded_is_not_gone_on_with(job: Job, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its marks may belong to workers of another user."""
+    job(workspace=tmp_path / "work")
+    with monkeypatch.context() as forbidden:
+        forbidden.setattr(store, "remove", lambda path: None)
+        with pytest.raises(WorkspaceError, match="cannot be discarded, as done in it cannot be removed; remove it by hand"):
+            job(workspace=tmp_path / "work", restart=True, background="black")
+    assert job(workspace=tmp_path / "work").chunk == (12, 12), "it is still there"
+    with monkeypatch.context() as forbidden:
+        forbidden.setattr(store, "remove", lambda path: None)
+        notes = Notes()
+        job(listener=notes)
+    assert "cannot be discarded" in notes.lines[-1]
+    assert (tmp_path / "out" / "m.png").exists()
+
+
 def test_a_disk_that_fails_for_a_moment_loses_nothing(job: Job, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with monkeypatch.context() as broken:
         break_off(broken, "ingest", 2, OSError(errno.ESTALE, "Stale file handle"))

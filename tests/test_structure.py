@@ -1,6 +1,8 @@
 """Imports go one way, and the words of the project do not drift."""
 
 import ast
+import re
+import shlex
 from pathlib import Path
 
 import click
@@ -40,13 +42,19 @@ def own_imports(tree: ast.AST) -> list[str]:
     return [name for name in names if name in LEVEL]
 
 
+def by_name(tree: ast.AST) -> list[str]:
+    """What `import_module` imports."""
+    words = (node.value for node in ast.walk(tree) if isinstance(node, ast.Constant) and isinstance(node.value, str))
+    return [word.split(".")[1] for word in words if re.fullmatch(r"hirez_mosaic(\.\w+)+", word)]
+
+
 @pytest.mark.parametrize("file", sorted(ROOT.rglob("*.py")), ids=lambda file: str(file.relative_to(ROOT)))
 def test_imports_go_down_and_stand_at_the_top(file: Path) -> None:
     room = file.relative_to(ROOT).parts[0].removesuffix(".py")
     if room.startswith("__"):
         pytest.skip("the package's own front")
     tree = ast.parse(file.read_text())
-    for name in own_imports(tree):
+    for name in own_imports(tree) + by_name(tree):
         assert name == room or LEVEL[name] < LEVEL[room], f"{room} imports {name}"
     if room != "cli":
         for function in ast.walk(tree):
@@ -57,10 +65,13 @@ def test_imports_go_down_and_stand_at_the_top(file: Path) -> None:
 def test_only_the_command_line_knows_click_and_rich() -> None:
     for file in ROOT.rglob("*.py"):
         if file.relative_to(ROOT).parts[0] != "cli" and file.name != "__main__.py":
-            text = file.read_text()
-            assert "import click" not in text, file
-            assert "import rich" not in text, file
-            assert "from rich" not in text, file
+            imported: list[str] = []
+            for node in ast.walk(ast.parse(file.read_text())):
+                if isinstance(node, ast.ImportFrom):
+                    imported.append(node.module or "")
+                elif isinstance(node, ast.Import):
+                    imported += [alias.name for alias in node.names]
+            assert not {"click", "rich"} & {name.split(".")[0] for name in imported}, file
 
 
 def test_all_is_complete() -> None:
@@ -75,13 +86,45 @@ def test_every_error_stands_in_the_tree_that_is_drawn() -> None:
         assert name in (hirez_mosaic.errors.__doc__ or "")
 
 
+def commands(group: click.Group = main, before: str = "hirez-mosaic") -> dict[str, click.Command]:
+    """Every command that does something, by the words that call it."""
+    found: dict[str, click.Command] = {}
+    for name, command in group.commands.items():
+        words = f"{before} {name}"
+        found |= commands(command, words) if isinstance(command, click.Group) else {words: command}
+    return found
+
+
 def test_every_command_and_option_has_help() -> None:
-    for command in main.commands.values():
-        assert command.help
-        assert all(parameter.help for parameter in command.params if isinstance(parameter, click.Option))
+    for words, command in commands().items():
+        assert command.help, words
+        assert all(parameter.help for parameter in command.params if isinstance(parameter, click.Option)), words
 
 
 def test_every_command_stands_in_the_readme() -> None:
     readme = (ROOT.parent / "README.md").read_text()
-    for name in main.commands:
-        assert f"hirez-mosaic {name}" in readme
+    for words in commands():
+        assert words in readme
+
+
+def documented() -> list[str]:
+    """Every line that shows a call: in the READMEs, and in the commands' own help."""
+    texts = [(ROOT.parent / place).read_text() for place in ("README.md", "pipelines/README.md", "benchmarks/README.md")]
+    texts += ["    " + line.strip() for command in commands().values() for line in (command.help or "").splitlines()]
+    lines = [line.strip() for text in texts for line in text.splitlines() if line.startswith("    hirez-mosaic ")]
+    return sorted(set(lines))
+
+
+@pytest.mark.parametrize("line", documented())
+def test_what_the_documents_call_can_be_called(line: str) -> None:
+    words = shlex.split(line, comments=True)
+    if ">" in words:
+        words = words[: words.index(">")]
+    name = next(name for name in commands() if words[: len(name.split())] == name.split())
+    command, given = commands()[name], words[len(name.split()) :]
+    with command.make_context(name, given) as context:  # raises UsageError for an option that is not there, or an argument that lacks
+        assert context.params
+
+
+def test_many_calls_are_documented() -> None:
+    assert len(documented()) > 20

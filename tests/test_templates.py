@@ -318,6 +318,24 @@ def test_what_a_folder_held_before_is_forgotten_after_a_day(two, load, tmp_path)
     assert other in cached()
 
 
+@pytest.mark.parametrize(
+    ("file", "left"), [("pixels", None), ("pixels", 10), ("small", None), ("set.json", None), ("set.json", 0), ("set.json", 9)]
+)
+def test_a_damaged_cache_is_made_anew(two, load, tmp_path, file, left):
+    """As a kill leaves it in the middle of a removal, or a full disk."""
+    whole = load()
+    before = np.array(whole.pixels)
+    (home,) = (tmp_path / "cache").iterdir()
+    if left is None:
+        (home / file).unlink()
+    else:
+        os.truncate(home / file, left)
+    found = load()
+    assert (found.names, found.fingerprint) == (whole.names, whole.fingerprint)
+    assert (found.pixels == before).all()
+    assert list((tmp_path / "cache").iterdir()) == [home]
+
+
 def test_an_interrupted_load_leaves_nothing(two, load, tmp_path, monkeypatch):
     def stop(*a):
         raise KeyboardInterrupt

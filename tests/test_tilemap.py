@@ -107,11 +107,15 @@ BAD = {
     "a cell is missing": (lambda rows: rows[:-1], "has 29 rows and its 5 x 6 cells want one each"),
     "a cell is there twice": (lambda rows: [rows[0], *rows[:-1]], "There are two lines for row 0, column 0"),
     "an unknown template": (lambda rows: [{**rows[0], "template": "cat.png"}, *rows[1:]], "cat.png of row 0, column 0 .* is not in"),
-    "a turn there is not": (lambda rows: [{**rows[0], "rotate": "45"}, *rows[1:]], "Line 1 below the head .* rotate 45"),
+    "a turn there is not": (lambda rows: [{**rows[0], "rotate": "45"}, *rows[1:]], "Entry 1 of the tile map .* rotate 45"),
     "a colour there is not": (lambda rows: [{**rows[0], "colour": "#12"}, *rows[1:]], "colour #12"),
     "a tint there is not": (lambda rows: [{**rows[0], "tint": "nan"}, *rows[1:]], "tint nan"),
     "no such column": (lambda rows: [{"row": "0", "template": "x"}], "has no column 'column'"),
-    "no number": (lambda rows: [{**rows[0], "row": "one"}, *rows[1:]], "Line 1 .* cannot be read"),
+    "no number": (lambda rows: [{**rows[0], "row": "one"}, *rows[1:]], "Entry 1 .* cannot be read"),
+    "no colour to be tinted towards": (
+        lambda rows: [{**rows[0], "colour": "", "tint": "0.3"}, *rows[1:]],
+        "row 0, column 0 of the tile map .* has no colour to be tinted towards",
+    ),
     "no template": (lambda rows: [{**rows[0], "template": ""}, *rows[1:]], "no template"),
     "a row as large as the world": (lambda rows: [{**rows[0], "row": "99999999999"}, *rows[1:]], "row 99999999999"),
 }

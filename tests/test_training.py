@@ -16,7 +16,7 @@ import torch
 from conftest import photo, save
 
 from hirez_mosaic import render, train, training
-from hirez_mosaic.errors import DecoderError, OutputError, SettingError, TrainingError
+from hirez_mosaic.errors import DecoderError, OutputExistsError, SettingError, TrainingError
 from hirez_mosaic.job import Listener
 from hirez_mosaic.photos import Photos
 
@@ -53,7 +53,11 @@ def small(**more: object) -> dict[str, object]:
 
 
 @pytest.mark.parametrize("decoder", ["residual", "paper"])
-def test_a_trained_decoder_renders_and_is_taken_from_the_cache(decoder: str, folders: tuple[Path, Path], tmp_path: Path) -> None:
+def test_a_trained_decoder_renders_and_is_taken_from_the_cache(
+    decoder: str, folders: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lack = training._lack
+    monkeypatch.setattr(training, "_lack", lambda *given, better: lack(*given, better=True))  # six steps need not make it better
     heard = Hearing()
     result = train(*folders, "d.safetensors", decoder=decoder, steps=6, listener=heard, **small())
     assert result.pictures == 6
@@ -70,13 +74,35 @@ def test_a_trained_decoder_renders_and_is_taken_from_the_cache(decoder: str, fol
     assert preview.height == 2 * 128
     source = save(tmp_path / "source.png", photo(64, 64))
     told = render(source, folders[0], 8, "m.png")
-    assert f"{decoder}, trained" in told.decoder
-    assert "fit" not in told.seconds
-    render(source, folders[0], 8, "n.png", decoder="d.safetensors")
-    assert Path("m.png").read_bytes() == Path("n.png").read_bytes()
+    named = render(source, folders[0], 8, "n.png", decoder="d.safetensors")
+    assert f"{decoder}, trained" in named.decoder
+    assert "fit" not in named.seconds
+    if decoder == "residual":
+        assert "residual, trained" in told.decoder
+        assert Path("m.png").read_bytes() == Path("n.png").read_bytes()
+    else:
+        assert "residual, fitted" in told.decoder
+        assert "because it is the paper's, which is there to be compared; name it to them with --decoder d.safetensors" in heard.notes[-1]
     assert "fit" in render(source, folders[0], 8, "o.png", decoder="residual").seconds
     with pytest.raises(DecoderError, match="was made for 30 other templates"):
         render(source, folders[0], 16, "p.png", decoder="d.safetensors")
+
+
+@pytest.mark.parametrize(
+    ("settings", "lack"),
+    [
+        ({"rate": 1e-9}, "it is no better than its start"),
+        ({"far_weight": 0.0}, "without the far view"),
+        ({"scales": (0,)}, "for other scales"),
+    ],
+    ids=str,
+)
+def test_what_no_render_should_take_unasked_is_told(settings: dict[str, object], lack: str, folders: tuple[Path, Path]) -> None:
+    heard = Hearing()
+    train(*folders, "d.safetensors", steps=2, listener=heard, **small(**settings))
+    assert lack in heard.notes[-1]
+    save(Path("source.png"), photo(64, 64))
+    assert "residual, fitted" in render("source.png", folders[0], 8, "m.png").decoder
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="sends a POSIX signal")
@@ -177,7 +203,7 @@ def test_what_cannot_be_trained_is_refused(folders: tuple[Path, Path], tmp_path:
     with pytest.raises(SettingError, match="Steps and batch are 1 or more"):
         train(*folders, "d.safetensors", steps=0, **small())
     train(*folders, "d.safetensors", steps=1, **small())
-    with pytest.raises(OutputError, match="--resume"):
+    with pytest.raises(OutputExistsError, match="--resume"):
         train(*folders, "d.safetensors", steps=1, **small())
     with pytest.raises(TrainingError, match=r"far_weight 0\.3 instead of 3"):
         train(*folders, "d.safetensors", steps=1, far_weight=3.0, resume=True, **small())

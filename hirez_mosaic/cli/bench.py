@@ -61,6 +61,8 @@ def bench(
         mpx = [float(one) for one in sizes.split(",")]
     except ValueError as error:
         raise SettingError(f"The sizes are {sizes!r}; use numbers of Mpx such as 2,8,24.") from error
+    if project_templates is not None and project is None:
+        raise SettingError("--project-templates are those of the mosaic that --project names; name its size: --project 60000x40000.")
     wanted = None if project is None else benching.parse_size(project)
     if output is not None:
         benching.check_plot(output, overwrite)

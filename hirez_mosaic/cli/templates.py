@@ -65,7 +65,7 @@ def glyphs(font: Path | None, chars: str, colours: tuple[str, ...], output: Path
         ink, slash, paper = pair.partition("/")
         if not slash:
             raise SettingError(f"The colours are {pair!r}; use INK/PAPER such as white/black.")
-        pairs.append((parse_colour(ink), parse_colour(paper)))
+        pairs.append((parse_colour(ink, "ink"), parse_colour(paper, "paper")))
     named = {"ascii": making.ASCII, "katakana": making.KATAKANA}.get(chars)
     if named is None:
         try:
@@ -126,6 +126,8 @@ def slice_(
 
     if (grid is None) == (count is None):
         raise SettingError("Give either --grid, the size of a sprite, or --random, the number of crops.")
+    if count is not None and (margin or spacing or keep_empty):
+        raise SettingError("--margin, --spacing and --keep-empty are for sprites, which --grid cuts; leave them out with --random.")
     made: Iterable[Named]
     if count is not None:
         made, total = slicing.random_crops(sheets, parse_tile(tile or "32"), count, seed), count

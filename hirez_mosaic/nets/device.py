@@ -6,9 +6,11 @@ from hirez_mosaic.errors import DeviceError, SettingError
 
 
 def resolve_device(wanted: str) -> torch.device:
-    """`auto` (a GPU where there is one), `cpu`, `cuda` or `cuda:N`. Raises SettingError for any
-    other word, DeviceError for a device that is not there.
+    """`auto` (a GPU where there is one), `cpu`, `cuda` or `cuda:N`. From then on float32 means float32 in a GPU's convolutions, too.
+
+    Raises SettingError for any other word, DeviceError for a device that is not there.
     """
+    torch.backends.cudnn.allow_tf32 = False  # for all threads at once: within `cudnn.flags` one would end what another has begun
     if wanted == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:

@@ -22,7 +22,7 @@ import pyvips
 from numpy.typing import NDArray
 
 from hirez_mosaic.errors import DiskSpaceError, TemplateError
-from hirez_mosaic.fresh import flush, private, remove
+from hirez_mosaic.fresh import flush, private, remove, remove_whole
 from hirez_mosaic.geometry import CELL
 from hirez_mosaic.spec import format_bytes
 from hirez_mosaic.templates.template_set import TemplateSet, area_averages
@@ -70,15 +70,20 @@ def load_templates(
         raise TemplateError(f"The folder of templates {folder} holds no files.")
     kind, content = _digest(str(folder.resolve()), tile, background), _digest(_VERSION, pyvips.version(0), pyvips.version(1), files)
     home = cache / f"{kind}-{content}"
-    if not (home / "set.json").exists():
+    try:
+        found = _map(home, folder, tile)
+    except (OSError, ValueError):  # it is not there, or damaged
+        with suppress(OSError):
+            remove_whole(home)
         _build(home, folder, [name for name, _, _ in files], tile, background, jobs, stage)
         with suppress(OSError):  # another has just removed it
             for older in cache.glob(f"{kind}-*/set.json"):  # what the same folder was before
                 if time.time() - older.stat().st_mtime > _KEPT:
-                    remove(older.parent)
+                    remove_whole(older.parent)
+        found = _map(home, folder, tile)
     with suppress(OSError):  # a cache that may not be written to
-        (home / "set.json").touch()
-    return _map(home, folder, tile)
+        os.utime(home / "set.json")
+    return found
 
 
 def list_files(folder: Path) -> list[tuple[str, int, int]]:
