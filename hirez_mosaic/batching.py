@@ -35,7 +35,7 @@ from hirez_mosaic.folder import list_pictures, stems_of_mosaics
 from hirez_mosaic.fresh import fresh
 from hirez_mosaic.job import Job, Listener, Logged, Tools, make_tools, shared_identity
 from hirez_mosaic.journal import FAILED, MADE, STARTED, UNCHANGED, Journal, digest, open_journal, state
-from hirez_mosaic.rendering import RenderResult, look_ahead, run_render
+from hirez_mosaic.rendering import RenderResult, forget_killed, look_ahead, run_render
 from hirez_mosaic.spec import FAR_WEIGHT, FORMATS, MAX_SOURCE_PX, TILE_MAPS, RenderSpec, is_url, parts_of
 
 REPORT = "report.json"
@@ -323,7 +323,11 @@ class _Batch:
         with self._listener.picture(name) as heard:
             try:
                 stoppable = _Stoppable(heard, lambda stage: self._stop.is_set(), partial(self._planned, name, look))
-                outcome = self._unchanged(name) or self._made(name, output, stoppable)
+                outcome = self._unchanged(name)
+                if outcome is None:
+                    outcome = self._made(name, output, stoppable)
+                else:
+                    forget_killed(self._specs[name])
                 _log.info(outcome.status, extra={**told, "bytes": outcome.bytes, "seconds": outcome.seconds})
                 return outcome
             except _StoppedError:

@@ -150,7 +150,7 @@ def prepare(spec: RenderSpec, listener: Listener, cleanup: ExitStack, tools: Too
     spec.check_mosaic_size(grid.mosaic_size)
     tools = tools or make_tools(spec, listener, cleanup)
     rules_of(spec).check(grid.rows, grid.columns, len(tools.templates.names))
-    place = spec.workspace or str(spec.output.with_name(f".{spec.output.name}.workspace"))
+    place = spec.workspace or str(hidden_workspace(spec.output))
     identity = _identity(spec, grid, tools)
     cleanup.enter_context(held(place))
     tools.engine.dismiss(place)
@@ -162,6 +162,11 @@ def prepare(spec: RenderSpec, listener: Listener, cleanup: ExitStack, tools: Too
     if spec.restart:
         discard(place)
     return job
+
+
+def hidden_workspace(output: Path) -> Path:
+    """Where a render keeps what it has finished until its mosaic is there, unless it is told."""
+    return output.with_name(f".{output.name}.workspace")
 
 
 def make_tools(spec: RenderSpec, listener: Listener, cleanup: ExitStack, at_once: int = 1) -> Tools:

@@ -3,7 +3,7 @@
 import errno
 import math
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass, replace
 from fractions import Fraction
 from functools import partial
@@ -25,7 +25,7 @@ from hirez_mosaic.fit import Picture
 from hirez_mosaic.fitting import mean_loss
 from hirez_mosaic.fresh import fresh
 from hirez_mosaic.geometry import CELL
-from hirez_mosaic.job import Job, Listener, Logged, Tools, prepare
+from hirez_mosaic.job import Job, Listener, Logged, Tools, hidden_workspace, prepare
 from hirez_mosaic.nets.decoders import FEATURES, Decoder, LearnedDecoder, load_decoder
 from hirez_mosaic.nets.device import device_name
 from hirez_mosaic.plan import candidates_kept, rules_of
@@ -34,7 +34,7 @@ from hirez_mosaic.rules import Queries, RuledMap
 from hirez_mosaic.sources import Source, unpack, unpacked
 from hirez_mosaic.spec import FAR_WEIGHT, MAX_SOURCE_PX, RenderSpec
 from hirez_mosaic.stages import decoding, encoding, ingesting, refining, selecting
-from hirez_mosaic.store import Workspace, discard, open_workspace
+from hirez_mosaic.store import Workspace, discard, held, open_workspace
 from hirez_mosaic.tilemap import cells_of, write_tile_map
 from hirez_mosaic.tint import Tint
 
@@ -211,6 +211,14 @@ def _forget(job: Job, listener: Listener) -> None:
             discard(job.place)
         except WorkspaceError as error:
             listener.note(str(error))
+
+
+def forget_killed(spec: RenderSpec) -> None:
+    """Remove the workspace of a render whose mosaic is there, which was killed before it could do so."""
+    place = hidden_workspace(spec.output)
+    if spec.workspace is None and place.exists():
+        with suppress(WorkspaceError), held(str(place)):  # else another's, who may be at work in it
+            discard(str(place))
 
 
 @dataclass(frozen=True)

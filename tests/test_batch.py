@@ -679,7 +679,7 @@ def test_a_record_that_could_not_be_written_spoils_no_other(tmp_path: Path, monk
     assert Journal(tmp_path / "journal.jsonl").last("b") is not None
 
 
-def test_a_mosaic_counts_as_made_before_its_workspace_is_removed(call: Call, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_mosaic_counts_as_made_before_its_workspace_is_removed(call: Call, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     class Killed(BaseException):
         """What no `except Exception` catches, as SIGKILL is not caught."""
 
@@ -690,7 +690,9 @@ def test_a_mosaic_counts_as_made_before_its_workspace_is_removed(call: Call, mon
         broken.setattr(rendering, "discard", killed)
         with pytest.raises(Killed):
             call()
+    assert (tmp_path / "out" / ".a.tif.workspace").exists()
     assert statuses(call()) == {"a.png": "unchanged", "b.png": "made", "c.png": "made"}
+    assert set(files(tmp_path / "out")) == {"a.tif", "b.tif", "c.tif"}
 
 
 @pytest.mark.parametrize(("at", "vanishes"), [("0", "index_map"), ("index_map/0", "index_map/c"), ("index_map/c/0", "index_map/c/0")])
