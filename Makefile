@@ -3,6 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
+.NOTPARALLEL:
 .PHONY: demo test slow lint clean
 
 $(VENV)/demo $(VENV)/test: pyproject.toml

@@ -158,9 +158,9 @@ def check_output(output: Path, overwrite: bool) -> None:
 
 def _is_mosaic(folder: Path) -> bool:
     """Whether a folder holds what a mosaic consists of, and nothing else: a Zarr array, or the levels of a Deep Zoom pyramid."""
-    names = {entry.name for entry in folder.iterdir()}
+    names = {entry.name for entry in folder.iterdir() if not entry.name.startswith(".")} - {"Thumbs.db", "desktop.ini"}  # of file managers
     if folder.suffix.lower() == ".zarr":
-        return not names or "zarr.json" in names
+        return names <= {"zarr.json", "c"}
     return folder.name.endswith("_files") and all(name.isdigit() or name == "vips-properties.xml" for name in names)
 
 

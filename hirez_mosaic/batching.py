@@ -39,6 +39,7 @@ from hirez_mosaic.rendering import RenderResult, forget_killed, look_ahead, run_
 from hirez_mosaic.spec import FAR_WEIGHT, FORMATS, MAX_SOURCE_PX, TILE_MAPS, RenderSpec, is_url, parts_of
 
 REPORT = "report.json"
+_GRACE = 60  # seconds in which chunks that are under way should end
 _PREVIEW = ".preview.jpg"
 _log = logging.getLogger("hirez_mosaic")
 
@@ -290,7 +291,11 @@ class _Batch:
                 self._stop.set()
                 told = f"{len(self._outcomes)} of {len(self._names)} pictures are through, and what else is finished is kept"
                 self._listener.note(f"Interrupted: {told}; the same command goes on from there.")
-                self._tools.engine.close()  # a cluster without workers would never come back
+                try:
+                    wait(workers, timeout=_GRACE)
+                finally:
+                    if not all(worker.done() for worker in workers):
+                        self._tools.engine.close()  # a cluster without workers would never come back
                 raise
         for worker in workers:
             worker.result()
@@ -327,7 +332,7 @@ class _Batch:
                 if outcome is None:
                     outcome = self._made(name, output, stoppable)
                 else:
-                    forget_killed(self._specs[name])
+                    forget_killed(self._specs[name], self._tools)
                 _log.info(outcome.status, extra={**told, "bytes": outcome.bytes, "seconds": outcome.seconds})
                 return outcome
             except _StoppedError:

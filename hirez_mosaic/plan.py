@@ -3,7 +3,6 @@
 import math
 import shutil
 from collections.abc import Sequence
-from contextlib import suppress
 from dataclasses import dataclass, replace
 from itertools import product
 from pathlib import Path
@@ -25,7 +24,7 @@ from hirez_mosaic.templates import RESIDENT, TemplateSet
 _SIDES = (104, 96, 64, 48, 32, 24, 16, 8, 4, 2, 1)  # of a chunk, cells: larger halve the halo's share, smaller the memory
 _LIBRARIES = 192 << 20  # code, reordered weights and freed but not returned memory that the first chunks leave behind; measured
 _PER_WORKER = 48 << 20  # the same for each thread
-_LEARNED = 64 << 20  # what fitting, refining and the judging of rules leave behind; measured
+_LEARNED = 80 << 20  # what fitting, refining and the judging of rules leave behind; measured
 _SLACK = 1.15  # what tensors take beyond the sum of their elements; measured
 _TOGETHER = (("ingest", "encode"), ("decode", "select"))  # stages whose chunks the same workers run
 _SMALL = 32  # chunks below this spend more on their halo than on themselves; rather run fewer at a time
@@ -306,6 +305,11 @@ def _existing(path: Path) -> Path:
 
 def _device(path: Path) -> int:
     """The disk of a path, or of the nearest folder above it that is there; the path may go meanwhile."""
+    place = path.absolute()
     while True:
-        with suppress(FileNotFoundError):
-            return _existing(path).stat().st_dev
+        try:
+            return place.stat().st_dev
+        except OSError:
+            if place == place.parent:
+                raise
+            place = place.parent

@@ -20,7 +20,7 @@ from hirez_mosaic.clock import Clock
 from hirez_mosaic.decode import box_queries
 from hirez_mosaic.encode import stored_type
 from hirez_mosaic.engine import Stage, shared_cores
-from hirez_mosaic.errors import DiskSpaceError, SourceError, WorkspaceError
+from hirez_mosaic.errors import DiskSpaceError, HirezMosaicError, SourceError, WorkspaceError
 from hirez_mosaic.fit import Picture
 from hirez_mosaic.fitting import mean_loss
 from hirez_mosaic.fresh import fresh
@@ -34,7 +34,7 @@ from hirez_mosaic.rules import Queries, RuledMap
 from hirez_mosaic.sources import Source, unpack, unpacked
 from hirez_mosaic.spec import FAR_WEIGHT, MAX_SOURCE_PX, RenderSpec
 from hirez_mosaic.stages import decoding, encoding, ingesting, refining, selecting
-from hirez_mosaic.store import Workspace, discard, held, open_workspace
+from hirez_mosaic.store import Workspace, discard, open_workspace
 from hirez_mosaic.tilemap import cells_of, write_tile_map
 from hirez_mosaic.tint import Tint
 
@@ -184,7 +184,11 @@ def run_render(
                 place = getattr(error, "filename", None) or job.place
                 raise DiskSpaceError(f"The disk of {place} is full; free some space, and the same command goes on.") from error
             raise
-        finished(result)
+        try:
+            finished(result)
+        except OSError:  # a disk that is full may not be so without the workspace
+            _forget(job, listener)
+            finished(result)
         _forget(job, listener)
         return result
 
@@ -213,12 +217,11 @@ def _forget(job: Job, listener: Listener) -> None:
             listener.note(str(error))
 
 
-def forget_killed(spec: RenderSpec) -> None:
+def forget_killed(spec: RenderSpec, tools: Tools) -> None:
     """Remove the workspace of a render whose mosaic is there, which was killed before it could do so."""
-    place = hidden_workspace(spec.output)
-    if spec.workspace is None and place.exists():
-        with suppress(WorkspaceError), held(str(place)):  # else another's, who may be at work in it
-            discard(str(place))
+    if spec.workspace is None and hidden_workspace(spec.output).exists():
+        with suppress(HirezMosaicError), ExitStack() as cleanup:  # such as that it is another job's, which may want to go on
+            discard(prepare(replace(spec, overwrite=True), Listener(), cleanup, tools).place)
 
 
 @dataclass(frozen=True)

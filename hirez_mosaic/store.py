@@ -302,7 +302,8 @@ def discard(place: str) -> None:
                     files.rm(f"{path}/{name}", recursive=True)
     else:
         for name in names:
-            remove(Path(place) / name)
+            with suppress(OSError):
+                remove(Path(place) / name)
             if (Path(place) / name).exists():
                 raise WorkspaceError(f"The workspace {place} cannot be discarded, as {name} in it cannot be removed; remove it by hand.")
 
@@ -345,6 +346,6 @@ def bytes_below(folder: Path) -> int:
     total = 0
     for place, _, names in os.walk(folder):
         for name in names:
-            with suppress(FileNotFoundError):
+            with suppress(OSError):
                 total += Path(place, name).stat().st_size
     return total

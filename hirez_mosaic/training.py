@@ -159,9 +159,10 @@ def train(
         with shared_cores(1):
             run, seconds = _train(found, small, objective, stream, chosen, decoder, seed, home, told, resume, listener)
         kept = _with_state(run.trainer.decoder, run.best)
+        kept.inverse_temperature = run.trainer.recipe.inverse_temperature[1]  # whatever it was at the best step
         value, distinct = objective.hard(kept, *stream.judged())
         kept.save(output)
-        if lack := _lack(decoder, chosen, scales, better=value < run.start[0]):
+        if lack := _lack(decoder, recipe, chosen.far_weight, scales, better=run.least < run.start[0]):
             listener.note(f"Renders will not take this decoder by themselves, because {lack}; name it to them with --decoder {output}.")
         else:
             kept.save(trained_path(cache_folder("decoders"), found.fingerprint))
@@ -181,12 +182,12 @@ def train(
     )
 
 
-def _lack(kind: str, recipe: Recipe, scales: Sequence[int], *, better: bool) -> str:
+def _lack(kind: str, recipe: str, far_weight: float, scales: Sequence[int], *, better: bool) -> str:
     """Why a decoder is not for every render of its templates; empty where it is."""
     if kind == "paper":
         return "it is the paper's, which is there to be compared"
-    if not recipe.far_weight or set(scales) != set(SCALES):
-        return "it was trained without the far view, or for other scales than theirs"
+    if recipe == "paper" or not far_weight or set(scales) != set(SCALES):
+        return "it was trained as the paper does, without the far view, or for other scales than theirs"
     return "" if better else "it is no better than its start, which they fit to each source"
 
 

@@ -302,6 +302,7 @@ def test_a_folder_is_not_replaced_by_a_file(tmp_path):
 def test_a_folder_of_other_files_is_not_replaced(tmp_path, output, folder):
     """As browsers leave beside a page."""
     (tmp_path / folder).mkdir()
+    (tmp_path / folder / ".DS_Store").touch()
     check_output(tmp_path / output, True)
     (tmp_path / folder / "photo.png").touch()
     with pytest.raises(OutputError, match=f"{folder} is a folder that no mosaic was written to"):

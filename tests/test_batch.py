@@ -695,6 +695,33 @@ def test_a_mosaic_counts_as_made_before_its_workspace_is_removed(call: Call, tmp
     assert set(files(tmp_path / "out")) == {"a.tif", "b.tif", "c.tif"}
 
 
+def test_the_workspace_of_another_render_beside_a_made_mosaic_is_kept(
+    call: Call, pictures: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    call()
+    with monkeypatch.context() as broken:
+        broken.setattr(stages, "decode_chunk", lambda *_: 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            render(pictures / "a.png", tmp_path / "templates-9", output=tmp_path / "out" / "a.tif", overwrite=True, **PLAIN, refine=1)
+    assert call().counts["unchanged"] == 3
+    assert (tmp_path / "out" / ".a.tif.workspace").exists()
+
+
+def test_a_mosaic_is_made_even_if_the_disk_has_no_room_for_saying_so_before_its_workspace_is_gone(
+    call: Call, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    append = Journal.append
+
+    def full(self: Journal, record: dict[str, Any]) -> None:
+        if record["status"] == "made" and (tmp_path / "out" / f".{record['output']}.workspace" / "index_map").exists():
+            raise OSError(errno.ENOSPC, "No space left on device")
+        append(self, record)
+
+    monkeypatch.setattr(Journal, "append", full)
+    assert call().counts["made"] == 3
+    assert call().counts["unchanged"] == 3
+
+
 @pytest.mark.parametrize(("at", "vanishes"), [("0", "index_map"), ("index_map/0", "index_map/c"), ("index_map/c/0", "index_map/c/0")])
 def test_a_workspace_is_measured_while_its_picture_is_finished(
     at: str, vanishes: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

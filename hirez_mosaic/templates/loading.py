@@ -72,15 +72,16 @@ def load_templates(
     home = cache / f"{kind}-{content}"
     try:
         found = _map(home, folder, tile)
-    except (OSError, ValueError):  # it is not there, or damaged
-        with suppress(OSError):
-            remove_whole(home)
+    except (FileNotFoundError, NotADirectoryError, ValueError):  # it is not there, or damaged
         _build(home, folder, [name for name, _, _ in files], tile, background, jobs, stage)
         with suppress(OSError):  # another has just removed it
             for older in cache.glob(f"{kind}-*/set.json"):  # what the same folder was before
                 if time.time() - older.stat().st_mtime > _KEPT:
                     remove_whole(older.parent)
-        found = _map(home, folder, tile)
+        try:
+            found = _map(home, folder, tile)
+        except (OSError, ValueError) as error:
+            raise TemplateError(f"The templates kept in {home} cannot be read: {error}; remove that folder.") from error
     with suppress(OSError):  # a cache that may not be written to
         os.utime(home / "set.json")
     return found
@@ -149,8 +150,11 @@ def _build(
         try:
             fresh.rename(home)
         except OSError:
-            if not (home / "set.json").exists():  # else another process was quicker, and made the same
-                raise
+            try:
+                _map(home, folder, tile)  # another process was quicker, and made the same
+            except (OSError, ValueError):
+                remove_whole(home)
+                fresh.rename(home)
     except OSError as error:
         raise TemplateError(f"The templates cannot be kept in {home.parent}: {error.strerror}.") from error
     finally:
