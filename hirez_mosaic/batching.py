@@ -21,7 +21,7 @@ from threading import Condition, Event, Lock
 from typing import Any
 
 from hirez_mosaic.assemble import check_output
-from hirez_mosaic.engine import cores, shared_cores, threads
+from hirez_mosaic.engine import shared_cores, threads
 from hirez_mosaic.errors import (
     DiskSpaceError,
     HirezMosaicError,
@@ -278,8 +278,7 @@ class _Batch:
     def run(self, jobs: int) -> tuple[Outcome, ...]:
         """Give every picture its turn, `jobs` at a time. Raises KeyboardInterrupt when nothing runs any more."""
         self._listener.begun(len(self._names))
-        share = cores() // jobs
-        with shared_cores(jobs), threads(1, share) as ahead, threads(jobs, share) as pool:
+        with shared_cores(jobs), threads(1) as ahead, threads(jobs) as pool:
             first = self._specs[self._names[0]]
             alone = jobs == 1 and first.scheduler is None and not first.restart
             try:

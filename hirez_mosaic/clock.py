@@ -2,12 +2,12 @@
 
 import time
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor, wait
+from concurrent.futures import wait
 from contextlib import ExitStack, contextmanager
 from threading import Lock
 from typing import Any
 
-from hirez_mosaic.engine import Stage, peak_memory
+from hirez_mosaic.engine import Stage, peak_memory, threads
 from hirez_mosaic.geometry import Box
 from hirez_mosaic.growing import Growing
 from hirez_mosaic.job import Job, Logged
@@ -48,7 +48,7 @@ class Clock:
         finished = set(last.finished())
         rows = Growing(index_map, (box for box in last.grid.chunks(last.marks.chunk) if box not in finished))
 
-        with self._listener.stage("assemble", self._cells, "cells") as progress, ThreadPoolExecutor(1) as pool:
+        with self._listener.stage("assemble", self._cells, "cells") as progress, threads(1) as pool:
 
             def assembled() -> float:
                 begun = time.perf_counter()

@@ -47,7 +47,7 @@ def _encode_box(encoder: VGG16, bounds: Box, analysis: Any, box: Box) -> torch.T
 def encode(encoder: VGG16, pixels: NDArray[np.uint8]) -> torch.Tensor:
     """(h, w, 3) uint8 sRGB -> pool3 features (1, 256, ceil(h / 8), ceil(w / 8)) on the encoder's device and in its type."""
     images = as_images(pixels, next(encoder.parameters()).device)
-    return encoder.in_bands(images, images.shape[2] + 1 & ~1 if images.is_cuda else _BAND)
+    return encoder(images)[0] if images.is_cuda else encoder.in_bands(images, _BAND)
 
 
 def as_images(pixels: NDArray[np.uint8], device: torch.device) -> torch.Tensor:

@@ -104,7 +104,7 @@ class Threads:
 
     def run(self, stages: Sequence[Stage], workers: int, place: str, heard: Heard, say: Callable[[str], None]) -> None:
         stopped = False
-        with shared_cores(workers, self.cores), threads(workers, self.cores // workers) as pool:
+        with shared_cores(workers, self.cores), threads(workers) as pool:
             tasks = {stage.name: stage.on(self._device) for stage in stages}
 
             def work(name: str, box: Box, *_: object) -> None:
@@ -190,12 +190,12 @@ def shared_cores(workers: int, among: int | None = None) -> Iterator[None]:
 
 
 @contextmanager
-def threads(count: int, cores: int) -> Iterator[ThreadPoolExecutor]:
-    """Within, a pool of threads, which compute with `cores` cores each; none of them runs afterwards, however often it is interrupted."""
-    begun: list[Thread] = []
+def threads(count: int) -> Iterator[ThreadPoolExecutor]:
+    """Within, a pool of threads, which compute with as many cores as the caller; none runs afterwards, however often it is interrupted."""
+    cores, begun = torch.get_num_threads(), list[Thread]()
 
     def begin() -> None:
-        torch.set_num_threads(max(1, cores))  # counts in the thread that calls it
+        torch.set_num_threads(cores)  # counts in the thread that calls it
         begun.append(current_thread())
 
     pool = ThreadPoolExecutor(count, initializer=begin)

@@ -131,7 +131,7 @@ def make_plan(
     given = left or (None if spec.chunk is None else (min(spec.chunk, grid.rows), min(spec.chunk, grid.columns)))
     overlapping = (False,) if rules_of(spec) else (True, False)  # rules change cells anywhere, to the last
     choices = _choices(given and max(given), engine.threads)
-    for budget, (workers, side) in product((room.budget, room.most), choices):
+    for budget, (workers, side) in product(dict.fromkeys((room.budget, room.most)), choices):
         chunk = given or grid.even_chunk(side, workers, -(-encoder.halo // CELL), _SMALL)
         count = math.prod(grid.chunk_counts(chunk))
         if count < workers and given is None and side > _SMALL:

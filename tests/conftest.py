@@ -2,9 +2,10 @@
 
 import struct
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import click
 import numpy as np
 import pytest
 import pyvips
@@ -34,6 +35,15 @@ def png_claiming(path: Path, width: int, height: int, *, interlaced: bool = Fals
     chunks = [(b"IHDR", header), (b"IDAT", zlib.compress(bytes(100))), (b"IEND", b"")]
     told = [struct.pack(">I", len(data)) + name + data + struct.pack(">I", zlib.crc32(name + data)) for name, data in chunks]
     path.write_bytes(b"\x89PNG\r\n\x1a\n" + b"".join(told))
+
+
+def leaves(group: click.Group, above: str = "") -> Iterator[tuple[str, click.Command]]:
+    """(label, command) of every command that does something."""
+    for name, command in group.commands.items():
+        if isinstance(command, click.Group):
+            yield from leaves(command, f"{above}{name}.")
+        else:
+            yield f"{above}{name}", command
 
 
 @pytest.fixture

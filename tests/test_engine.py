@@ -9,7 +9,7 @@ import time
 import pytest
 import torch
 
-from hirez_mosaic.engine import threads
+from hirez_mosaic.engine import shared_cores, threads
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="sends a POSIX signal")
@@ -31,7 +31,7 @@ def test_however_often_one_interrupts_no_thread_runs_on() -> None:
     impatient.start()
 
     def run() -> None:
-        with threads(1, 3) as pool:
+        with shared_cores(1, 3), threads(1) as pool:
             pool.submit(work)
             time.sleep(30)
 

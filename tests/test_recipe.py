@@ -6,14 +6,13 @@ import shlex
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator
 from pathlib import Path
 
 import click
 import pytest
 from click.core import ParameterSource
 from click.testing import CliRunner, Result
-from conftest import photo, save
+from conftest import leaves, photo, save
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -27,15 +26,6 @@ FILES = ("decoder.safetensors", "ア [1].txt", 'quoted "name".png', "back\\slash
 
 def call(*words: str) -> Result:
     return CliRunner().invoke(main, list(words))
-
-
-def leaves(group: click.Group, above: str = "") -> Iterator[tuple[str, click.Command]]:
-    """(label, command) of every command that does something."""
-    for name, command in group.commands.items():
-        if isinstance(command, click.Group):
-            yield from leaves(command, f"{above}{name}.")
-        else:
-            yield f"{above}{name}", command
 
 
 COMMANDS = {label: command for label, command in leaves(main) if label != "run"}

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import click
 import pytest
+from conftest import leaves
 
 import hirez_mosaic
 from hirez_mosaic.cli.main import main
@@ -86,13 +87,9 @@ def test_every_error_stands_in_the_tree_that_is_drawn() -> None:
         assert name in (hirez_mosaic.errors.__doc__ or "")
 
 
-def commands(group: click.Group = main, before: str = "hirez-mosaic") -> dict[str, click.Command]:
+def commands() -> dict[str, click.Command]:
     """Every command that does something, by the words that call it."""
-    found: dict[str, click.Command] = {}
-    for name, command in group.commands.items():
-        words = f"{before} {name}"
-        found |= commands(command, words) if isinstance(command, click.Group) else {words: command}
-    return found
+    return {f"hirez-mosaic {label.replace('.', ' ')}": command for label, command in leaves(main)}
 
 
 def test_every_command_and_option_has_help() -> None:
