@@ -1,4 +1,7 @@
-"""Which decoder a render uses: the one named, a trained one of these templates out of the cache, or the residual one, fitted or not."""
+"""Which decoder a render uses: the one named, a trained one of these templates out of the cache, or the residual one, fitted or not.
+
+And how cells are chosen together by its scores: see `Together`.
+"""
 
 import copy
 import hashlib
@@ -13,24 +16,25 @@ from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 
-from hirez_mosaic.decode import best_k, cell_pixels
+from hirez_mosaic.decode import best_k, box_queries, cell_pixels
 from hirez_mosaic.errors import DecoderError, SettingError, sentence
 from hirez_mosaic.fit import Objective, Picture
-from hirez_mosaic.fitting import STEPS, fit, judged_windows
+from hirez_mosaic.fitting import fit, judged_windows
 from hirez_mosaic.geometry import CELL, CellGrid
 from hirez_mosaic.loss import MultiScaleLoss
 from hirez_mosaic.nets.blur import blur_tiled
-from hirez_mosaic.nets.decoders import Decoder, LearnedDecoder, ResidualDecoder, load_decoder, new_decoder
-from hirez_mosaic.nets.nearest import NearestL2, NearestSSIM
+from hirez_mosaic.nets.decoders import Decoder, LearnedDecoder, ResidualDecoder, TrunkNorm, load_decoder, new_decoder
+from hirez_mosaic.nets.nearest import NearestAsSeen, NearestL2, NearestSSIM
 from hirez_mosaic.nets.vgg import VGG16
 from hirez_mosaic.spec import RenderSpec
 from hirez_mosaic.templates import TemplateSet
+from hirez_mosaic.together import OPPONENT, RANK, far_values, repeat_price
 
 _HASHED = 64  # cells a side that are read at once for a digest
 _SAMPLED = 512  # cells by which a set is called rich or not, at most
 _RICH = 1.5  # a set is where the nearest template is at most so many times as far, in squares, as the nearest blurred one
-_UNFITTED_SHARP = 0.2  # of the start with a rich set, see `ResidualDecoder.start_from`
 _FITTED_BYTES = 1 << 30  # of fitted decoders in the cache: a batch of 1,000 pictures makes 15 GB of them with 17,500 templates
 _VERSION = 6  # of fitting: a cached decoder of another is not used
 
@@ -46,6 +50,11 @@ class Choice:
     told: str
     fit_steps: int
     untouched: bool
+
+    @property
+    def started_for_picture(self) -> bool:
+        """Whether it has learned nothing and will not, but begins otherwise with a set that is rich for the picture."""
+        return isinstance(self.decoder, NearestAsSeen)
 
     @property
     def identity(self) -> str:
@@ -73,12 +82,16 @@ def choose_decoder(spec: RenderSpec, templates: TemplateSet, cache: Path) -> Cho
     file = trained_path(cache, fingerprint) if spec.decoder == "auto" else Path(spec.decoder)
     if spec.decoder != "residual" and (spec.decoder != "auto" or file.exists()):
         decoder = load_decoder(file, count, fingerprint)
-        if spec.fit and not isinstance(decoder, ResidualDecoder):
-            raise SettingError(f"--fit adapts residual decoders and {file} holds a {decoder.kind} decoder; leave --fit out.")
-        further = f", fitted to the source in {spec.fit} steps" if spec.fit else ""
-        return Choice(decoder, f"{decoder.kind}, trained ({file}){further}", spec.fit or 0, False)
-    steps = STEPS if spec.fit is None else spec.fit
-    told = f"residual, fitted to the source in {steps} steps" if steps else "residual, not fitted"
+        steps = spec.fit_steps
+        if steps and not isinstance(decoder, ResidualDecoder):
+            asked = "--fit" if spec.fit else f"--effort {spec.effort}"
+            raise SettingError(f"{asked} adapts residual decoders and {file} holds a {decoder.kind} decoder; leave {asked} out.")
+        further = f", fitted to the source in {steps} steps" if steps else ""
+        return Choice(decoder, f"{decoder.kind}, trained ({file}){further}", steps, False)
+    steps = spec.fit_steps
+    if not steps:
+        return Choice(unfitted_decoder(templates, POOR), "residual, not fitted", 0, True)
+    told = f"residual, fitted to the source in {steps} steps"
     return Choice(new_decoder("residual", torch.from_numpy(templates.at_cell_size()), fingerprint), told, steps, True)
 
 
@@ -93,17 +106,72 @@ def window_objective(vgg: VGG16, templates: TemplateSet, far_weight: float) -> O
     return Objective(MultiScaleLoss(vgg, edge="replicate"), small, far_weight)
 
 
-def unfitted_decoder(choice: Choice, templates: TemplateSet, grid: CellGrid, analysis: Any) -> Decoder:
-    """The chosen decoder, which will not be fitted: the residual one starts sharper where the set is rich for the picture.
+@dataclass(frozen=True)
+class Looks:
+    """How the px of a set are compared with a cell's, and colours with those seen from afar.
 
-    Blurred targets throw away what lies within a cell. Small sets have nothing to match that with; with the 17,500 pieces of Hubble
-    pictures Eq. 3 fell by 1.5 to 3 %.
+    sharp, luma, chroma: see `NearestAsSeen`; squared errors of luma and chroma count so many times. far: weight of the far view.
     """
-    decoder = choice.decoder
-    if isinstance(decoder, ResidualDecoder) and choice.untouched and is_rich(templates, grid, analysis):
-        small, device = torch.from_numpy(templates.at_cell_size()), decoder.bias.device
-        return copy.deepcopy(decoder).start_from(small.to(device), _UNFITTED_SHARP)
-    return decoder
+
+    sharp: float
+    luma: float
+    chroma: float
+    far: float
+
+
+RICH = Looks(0.5, 1.25, 0.75, 1.0)
+"""Of sets that match what lies within a cell."""
+POOR = Looks(0.0, 1.0, 1.0, 0.5)
+"""Of sets that do not, which is why they are compared blurred."""
+
+
+def unfitted_decoder(templates: TemplateSet, looks: Looks) -> Decoder:
+    """The residual decoder where nothing was learned and nothing will be: it looks at px alone."""
+    weights = torch.tensor([looks.luma, looks.chroma, looks.chroma]).sqrt()
+    channels = weights[:, None] * torch.from_numpy(OPPONENT)
+    return NearestAsSeen(torch.from_numpy(templates.at_cell_size()), templates.fingerprint, looks.sharp, channels)
+
+
+@dataclass(frozen=True)
+class Together:
+    """What choosing cells together works with, beside candidates and scores; see `together`.
+
+    values: (choices, 12) float32, see `far_values`. far: weight of the far view. unit: see `near_costs`. price: of repeats.
+    poses: choices to a template.
+    """
+
+    values: NDArray[np.float32]
+    far: float
+    unit: float
+    price: float
+    poses: int
+
+
+def together_of(
+    decoder: Decoder, norm: TrunkNorm | None, features: Any, analysis: Any, templates: TemplateSet, grid: CellGrid, looks: Looks
+) -> Together:
+    """The terms of this picture's objective, from a sample of its cells.
+
+    Where scores are no distances, they are scaled to be like those of the nearest neighbours by px: the medians of the gaps to the
+    tenth best are made equal.
+    """
+    k = min(RANK, len(templates))
+    queries = _sampled(decoder, norm, grid, analysis, features)
+    scores = best_k(queries, decoder.score(), len(templates), k)[1].cpu().numpy()
+    unit = decoder.px_unit
+    if unit is None:
+        plain = NearestL2(torch.from_numpy(templates.at_cell_size()), "")
+        by_px = best_k(_sampled(plain, None, grid, analysis, None), plain.score(), len(templates), k)[1].numpy()
+        unit = float(np.median(by_px[:, 0] - by_px[:, -1]) / max(1e-6, float(np.median(scores[:, 0] - scores[:, -1]))))
+    values = np.concatenate([far_values(block) for block in templates.blocks()])
+    return Together(values, looks.far, unit, repeat_price(scores, unit), len(templates.poses))
+
+
+def _sampled(decoder: Decoder, norm: TrunkNorm | None, grid: CellGrid, analysis: Any, features: Any) -> torch.Tensor:
+    """(cells, D) queries of at most `_SAMPLED` cells, spread over the judged windows: they depend on the picture's size alone."""
+    with torch.inference_mode():
+        asked = torch.cat([box_queries(decoder, norm, grid.box, analysis, features, box) for box in judged_windows(grid.box)[0]])
+    return asked[:: -(-len(asked) // _SAMPLED)]
 
 
 @torch.inference_mode()

@@ -5,6 +5,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from numba import njit
 from numpy.typing import NDArray
 
 from hirez_mosaic.geometry import CELL, Box, CellGrid
@@ -12,8 +13,12 @@ from hirez_mosaic.nets.decoders import CELL_VALUES, FEATURES, HALO, Decoder, Sco
 
 _CELLS = 1024  # queries scored at once
 _KEYS = 2048  # templates scored at once; with _CELLS 8 MiB of logits, which stay in the processor's cache
-_GROUP = 32  # templates whose best is found first
 _SLAB = 4096  # cells whose queries are made at once
+_SPARE = 8  # candidates beyond those kept: which are the last is settled by their exact scores
+
+
+Keys = tuple[NDArray[np.float32], NDArray[np.float32]]
+"""Keys and biases of templates, see `keys_of`."""
 
 
 @torch.inference_mode()
@@ -21,16 +26,19 @@ def decode_chunk(
     decoder: Decoder,
     norm: TrunkNorm | None,
     score: Score,
+    keys: Keys | None,
     grid: CellGrid,
     analysis: Any,
     features: Any,
     candidates: Any,
     scores: Any,
+    best: Any,
     box: Box,
 ) -> None:
     """Fill the write box of `candidates` (rows, columns, k) uint32 and `scores` float32, best first.
 
-    score: the decoder's `score()`. k is 1 where only the best is wanted; refining wants more.
+    best: (rows, columns) uint32, the first of them once more, for whoever wants no others; None where nobody does.
+    score: the decoder's `score()`. keys: see `keys_of`. k is 1 where only the best is wanted; choosing together wants more.
     features, norm: None where the decoder reads none.
     Reads the features of its cells with a halo of one cell, clipped at the picture's edge, and runs over slabs of a few rows of them.
     """
@@ -49,10 +57,33 @@ def decode_chunk(
             own[slab.within(box).scaled(CELL).slices],
             slab.within(around),
         )
-        found.append(best_k(queries, score, decoder.template_count, candidates.shape[-1]))
+        found.append(candidates_of(queries, score, keys, decoder.template_count, candidates.shape[-1]))
     shape = (box.height, box.width, candidates.shape[-1])
-    candidates[box.slices] = torch.cat([index for index, _ in found]).cpu().numpy().astype(np.uint32).reshape(shape)
+    indices = torch.cat([index for index, _ in found]).cpu().numpy().astype(np.uint32).reshape(shape)
+    candidates[box.slices] = indices
+    if best is not None:
+        best[box.slices] = indices[..., 0]
     scores[box.slices] = torch.cat([score for _, score in found]).cpu().numpy().reshape(shape)
+
+
+def keys_of(decoder: Decoder) -> Keys | None:
+    """(N, D) keys and (N,) biases on the CPU, of a decoder whose scores are scalar products."""
+    with torch.no_grad():
+        found = decoder.template_keys()
+        return None if found is None else (found[0].cpu().numpy(), found[1].cpu().numpy())
+
+
+def candidates_of(queries: torch.Tensor, score: Score, keys: Keys | None, templates: int, k: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """`best_k`, whose scores depend on nothing but query and template where k is more than 1 and there are keys.
+
+    So candidates and scores are the same for any chunk size.
+    """
+    if k == 1 or keys is None:
+        return best_k(queries, score, templates, k)
+    found = best_k(queries, score, templates, min(templates, k + _SPARE))[0].sort(1).values.cpu()
+    exact = torch.from_numpy(exact_scores(queries.cpu().numpy(), *keys, found.numpy()))
+    best, order = exact.sort(dim=1, descending=True, stable=True)
+    return found.gather(1, order[:, :k]), best[:, :k].contiguous()
 
 
 def box_queries(decoder: Decoder, norm: TrunkNorm | None, bounds: Box, analysis: Any, features: Any, box: Box) -> torch.Tensor:
@@ -97,46 +128,79 @@ def best_k(queries: torch.Tensor, score: Score, templates: int, k: int) -> tuple
     """
     indices, values = [], []
     held = queries.new_empty(_CELLS, _KEYS)
+    keep = _keep_best if queries.device.type == "cpu" else _keep_best_on_gpu
     for part in queries.split(_CELLS):
-        best = part.new_full((len(part), k), -torch.inf)
+        best = part.new_full((len(part), k), -torch.inf, dtype=torch.float32)
         which = torch.zeros(len(part), k, dtype=torch.int64, device=part.device)
         for start in range(0, templates, _KEYS):
             block = slice(start, min(start + _KEYS, templates))
-            near, value = _best_in_block(score(part, block, held[: len(part), : block.stop - start]), k)
-            best, order = _first_best(torch.cat([best, value], 1), k)
-            which = torch.cat([which, near + start], 1).gather(1, order)
+            best, which = keep(score(part, block, held[: len(part), : block.stop - start]), start, best, which)
         indices.append(which)
         values.append(best)
     return torch.cat(indices), torch.cat(values)
 
 
-def _best_in_block(logits: torch.Tensor, k: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """The k best of each row: they lie in the k groups with the best maxima, and a group's maximum is quick to find."""
-    count = logits.shape[1]
-    if count <= 2 * k * _GROUP:
-        value, order = _first_best(logits, min(k, count))
-        return order, value
-    if count % _GROUP:
-        logits = torch.nn.functional.pad(logits, (0, -count % _GROUP), value=-torch.inf)
-    groups = logits.unflatten(1, (-1, _GROUP))  # (cells, groups, 32)
-    chosen = _first_best(groups.amax(2), k)[1].sort(1).values
-    members = (chosen[:, :, None] * _GROUP + torch.arange(_GROUP, device=logits.device)).flatten(1)
-    value, order = _first_best(logits.gather(1, members), k)
-    return members.gather(1, order), value
+def _keep_best(logits: torch.Tensor, start: int, best: torch.Tensor, which: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """The best of those so far, (cells, k), best first, and of a block of scores (cells, n) of the templates from `start` on."""
+    _insert(logits.detach().float().contiguous().numpy(), start, best.numpy(), which.numpy())
+    return best, which
 
 
-def _first_best(values: torch.Tensor, k: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """(values, positions) of the k best of each row, best first; of equal ones the first, which topk of floats does not promise."""
-    if k == 1:
-        return values.max(1, keepdim=True)
-    best, order = values.topk(k, 1)
-    last = best[:, -1:]
-    if ((values == last).sum(1) > (best == last).sum(1)).any():  # equal ones beyond the k
-        ordered = values.sort(dim=1, descending=True, stable=True)
-        return ordered.values[:, :k], ordered.indices[:, :k]
-    order = order.sort(1).values
-    best, again = values.gather(1, order).sort(dim=1, descending=True, stable=True)
-    return best, order.gather(1, again)
+def _keep_best_on_gpu(logits: torch.Tensor, start: int, best: torch.Tensor, which: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """The same by sorting, which threads of a GPU are quicker at than at comparing one by one."""
+    both = torch.cat([best, logits.float()], 1)
+    numbers = torch.arange(start, start + logits.shape[1], device=which.device).expand(len(logits), -1)
+    best, order = both.sort(dim=1, descending=True, stable=True)
+    return best[:, : which.shape[1]], torch.cat([which, numbers], 1).gather(1, order[:, : which.shape[1]])
+
+
+@njit(nogil=True, cache=True)
+def _insert(logits, start, best, which):  # type: ignore[no-untyped-def]
+    """Put the scores of a block among the best so far, in place; nearly all are below the last of these and cost one comparison."""
+    k = best.shape[1]
+    for cell in range(logits.shape[0]):
+        last = best[cell, k - 1]
+        for number in range(logits.shape[1]):
+            value = logits[cell, number]
+            if value > last:
+                place = k - 1
+                while place > 0 and best[cell, place - 1] < value:
+                    best[cell, place] = best[cell, place - 1]
+                    which[cell, place] = which[cell, place - 1]
+                    place -= 1
+                best[cell, place] = value
+                which[cell, place] = start + number
+                last = best[cell, k - 1]
+
+
+@njit(nogil=True, cache=True)
+def _scored(queries, keys, bias, indices, out):  # type: ignore[no-untyped-def]
+    """out[c, i] = queries[c] . keys[indices[c, i]] + bias[indices[c, i]], summed in eight fixed lanes, whatever the shapes are."""
+    length = queries.shape[1]
+    whole = length // 8 * 8
+    lanes = np.empty(8, np.float32)
+    for cell in range(indices.shape[0]):
+        for i in range(indices.shape[1]):
+            key = indices[cell, i]
+            lanes[:] = 0
+            for start in range(0, whole, 8):
+                for lane in range(8):
+                    lanes[lane] += queries[cell, start + lane] * keys[key, start + lane]
+            for j in range(whole, length):
+                lanes[0] += queries[cell, j] * keys[key, j]
+            out[cell, i] = bias[key] + ((lanes[0] + lanes[1]) + (lanes[2] + lanes[3]) + ((lanes[4] + lanes[5]) + (lanes[6] + lanes[7])))
+
+
+def exact_scores(
+    queries: NDArray[np.float32], keys: NDArray[np.float32], bias: NDArray[np.float32], indices: NDArray[np.int64]
+) -> NDArray[np.float32]:
+    """(cells, k) the scores of those choices, summed in one order: a matrix product rounds by how many cells it is asked for at once.
+
+    queries: (cells, D). keys: (choices, D). bias: (choices,). indices: (cells, k).
+    """
+    out = np.empty(indices.shape, np.float32)
+    _scored(queries, keys, bias, indices, out)
+    return out
 
 
 def projected_bytes(chunk: tuple[int, int], query: int, templates: int, k: int) -> int:

@@ -41,6 +41,7 @@ class Stage:
     marks: which chunks are finished, and how the grid is cut into them.
     halo: cells beyond a chunk whose chunks it reads of the stage before, where the two run together.
     cell_bytes: bytes that it writes for each cell.
+    turn: of a chunk, where it also reads its own chunks within the halo whose turn comes before; chunks of one turn do not touch.
     """
 
     name: str
@@ -49,6 +50,7 @@ class Stage:
     marks: Marks
     halo: int = 0
     cell_bytes: int = 0
+    turn: Callable[[Box], int] | None = None
 
     def on(self, device: torch.device) -> Callable[[Box], float]:
         """What makes a chunk and marks it, unless it is marked already; it tells the seconds that took."""
@@ -124,25 +126,31 @@ class Threads:
 
 
 def graph(stages: Sequence[Stage], work: Callable[..., Any]) -> list[Any]:
-    """A delayed `work(name, box, ...)` for every chunk that is not finished, after those of the stage before that it reads."""
+    """A delayed `work(name, box, ...)` for every chunk that is not finished, after those chunks that it reads."""
     calls: list[Any] = []
     before: dict[tuple[int, int], Any] = {}
     was, job = (1, 1), os.urandom(8).hex()
     for stage in stages:
-        finished, (rows, columns) = set(stage.finished()), stage.marks.chunk
-        now = {}
-        for box in stage.grid.chunks(stage.marks.chunk):
+        finished, chunk = set(stage.finished()), stage.marks.chunk
+        now: dict[tuple[int, int], Any] = {}
+        for box in sorted(stage.grid.chunks(chunk), key=stage.turn) if stage.turn else stage.grid.chunks(chunk):
             if box not in finished:
                 read = box.grown(stage.halo, stage.grid.box)
-                across = range(read.left // was[1], -(-read.right // was[1]))
-                places = ((row, column) for row in range(read.top // was[0], -(-read.bottom // was[0])) for column in across)
-                needed = [before[there] for there in places if there in before]
-                place = box.top // rows, box.left // columns
+                needed = [before[there] for there in _places(read, was) if there in before]
+                if stage.turn:
+                    needed += [now[there] for there in _places(read, chunk) if there in now]
+                place = box.top // chunk[0], box.left // chunk[1]
                 rank = f"{_RANKS - place[0]:07d}-{_RANKS - place[1]:07d}"
                 now[place] = delayed(work)(stage.name, box, *needed, dask_key_name=f"{stage.name}-{job}-{rank}")
         calls += now.values()
-        before, was = now, stage.marks.chunk
+        before, was = now, chunk
     return calls
+
+
+def _places(box: Box, chunk: tuple[int, int]) -> Iterator[tuple[int, int]]:
+    """Of the chunks that overlap a box: (chunk row, chunk column)."""
+    across = range(box.left // chunk[1], -(-box.right // chunk[1]))
+    return ((row, column) for row in range(box.top // chunk[0], -(-box.bottom // chunk[0])) for column in across)
 
 
 OF_LIMIT = 0.75

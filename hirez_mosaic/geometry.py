@@ -182,6 +182,10 @@ class CellGrid:
 
     def chunks(self, chunk: tuple[int, int]) -> Iterator[Box]:
         """The write boxes: chunks of (rows, columns) cells in row-major order; they partition the grid."""
-        for top in range(0, self.rows, chunk[0]):
-            for left in range(0, self.columns, chunk[1]):
+        return self.chunks_in(self.box, chunk)
+
+    def chunks_in(self, box: Box, chunk: tuple[int, int]) -> Iterator[Box]:
+        """Those of the write boxes that overlap `box`."""
+        for top in range(box.top // chunk[0] * chunk[0], box.bottom, chunk[0]):
+            for left in range(box.left // chunk[1] * chunk[1], box.right, chunk[1]):
                 yield Box(top, min(top + chunk[0], self.rows), left, min(left + chunk[1], self.columns))

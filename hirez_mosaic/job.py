@@ -128,8 +128,8 @@ class Job:
     def disk_needed(self) -> DiskNeeded:
         """What it has yet to write."""
         feature_bytes = np.dtype(stored_type(self.tools.precision)).itemsize
-        unpacked = self.source.unpacked_bytes
-        return disk_needed(self.spec, self.plan, self.place, feature_bytes, unpacked, self.tools.choice.decoder)
+        unpacked, k = self.source.unpacked_bytes, candidates_kept(self.spec, self.tools.templates)
+        return disk_needed(self.spec, self.plan, self.place, feature_bytes, unpacked, self.tools.choice.decoder, k)
 
 
 def prepare(spec: RenderSpec, listener: Listener, cleanup: ExitStack, tools: Tools | None = None) -> Job:
@@ -225,10 +225,11 @@ def shared_identity(spec: RenderSpec, tools: Tools) -> Identity:
         "templates": tools.templates.fingerprint,
         "decoder": choice.identity,
         "fit": choice.fit_steps,
-        "refine": spec.refine,
-        "far weight": spec.far_weight if choice.fit_steps or spec.refine else None,
+        "refine": spec.refine_steps,
+        "far weight": spec.far_weight if choice.fit_steps or spec.refine_steps else None,
+        "together": spec.together,
         "rules": list(astuple(rules_of(spec))),
-        "candidates": candidates_kept(spec, len(tools.templates)),
+        "candidates": candidates_kept(spec, tools.templates),
         "device": tools.device.type,
         "precision": str(tools.precision),
     }

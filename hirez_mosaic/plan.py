@@ -10,11 +10,11 @@ from tempfile import gettempdir
 
 import psutil
 
-from hirez_mosaic import assemble, decode, encode, fit, fitting, ingest, refine, rules
+from hirez_mosaic import assemble, decode, encode, fit, fitting, ingest, refine, rules, together
 from hirez_mosaic.engine import OF_LIMIT, Engine
 from hirez_mosaic.errors import BudgetError, DiskSpaceError
 from hirez_mosaic.geometry import CELL, CellGrid
-from hirez_mosaic.nets.decoders import CELL_VALUES, Decoder, ResidualDecoder
+from hirez_mosaic.nets.decoders import CELL_VALUES, Decoder
 from hirez_mosaic.nets.vgg import VGG16
 from hirez_mosaic.sources import Source
 from hirez_mosaic.spec import RenderSpec, format_bytes, is_url
@@ -221,16 +221,18 @@ def _stage_bytes(
         "encode": workers * encode.projected_bytes(chunk, encoder.halo, itemsize) if decoder.reads_features else 0,
         "fit": fit.projected_bytes(*window, itemsize, len(templates)) if fit_steps else 0,
         "refine": refine.projected_bytes(grid, itemsize) + fit.objective_bytes(len(templates)) + decoder.scoring_bytes
-        if spec.refine
+        if spec.refine_steps
         else 0,
     }
-    k, kept = candidates_kept(spec, len(templates)), rules_of(spec)
+    k, kept = candidates_kept(spec, templates), rules_of(spec)
     judging = fit.step_bytes(*window, itemsize) + fit.objective_bytes(len(templates)) + decoder.scoring_bytes
     mapped = min(templates.pixels.nbytes, RESIDENT + grid.columns * grid.tile[0] * grid.tile[1] * 3)  # of templates, resident when used
     deciding = workers * decode.projected_bytes(chunk, decoder.query_length, len(templates), k) + decoder.scoring_bytes
-    if not fit_steps and isinstance(decoder, ResidualDecoder):
-        deciding += 4 * CELL_VALUES * len(templates)  # of a sharper start
-    learned = _LEARNED if fit_steps or spec.refine or kept else 0
+    values = 4 * together.VALUES * len(templates) if spec.together else 0
+    deciding += values
+    if decoder.template_keys() is not None and k > 1:
+        deciding += 2 * 4 * CELL_VALUES * len(templates)  # of the start with a rich set, and of the templates that it is made from
+    learned = _LEARNED if fit_steps or spec.refine_steps or kept else 0
     if learned:
         deciding += fit.objective_bytes(len(templates))
     writing = assemble.projected_bytes(grid, spec.output, tinted=spec.tint > 0) + mapped + learned
@@ -239,6 +241,7 @@ def _stage_bytes(
         "ingest": workers * ingest.projected_bytes(source, chunk, grid),
         **networks,
         "decode": deciding,
+        "select": workers * together.projected_bytes(grid, chunk, k) + values if spec.together else 0,
         "rules": rules.projected_bytes(kept, grid, decoder.query_length, len(templates), len(templates.poses)) + judging if kept else 0,
         "assemble": writing,
         "tile map": chunk[0] * grid.columns * (8 * k + 7) + writing if spec.tile_map is not None else 0,  # some of which is still held
@@ -251,11 +254,13 @@ def rules_of(spec: RenderSpec) -> rules.Rules:
     return rules.Rules(1 if spec.unique else spec.max_uses, max(spec.min_distance, int(spec.no_repeat_neighbours)))
 
 
-def candidates_kept(spec: RenderSpec, choices: int) -> int:
+def candidates_kept(spec: RenderSpec, templates: TemplateSet) -> int:
     """Choices per cell that decode keeps."""
     ruled = rules.CANDIDATES if rules_of(spec) else 1
     mapped = 1 if spec.tile_map is None else 2 * (1 + spec.mirror) * (1 + 3 * spec.rotate)  # the runner-up is another template
-    return min(choices, max(refine.CANDIDATES if spec.refine else 1, ruled, mapped))
+    poses = 2 if len(templates.poses) > 1 else 1  # of which several of one template may be among the best
+    near = together.CANDIDATES * poses if spec.together else 1
+    return min(len(templates), max(refine.CANDIDATES if spec.refine_steps else 1, ruled, mapped, near))
 
 
 @dataclass(frozen=True)
@@ -280,11 +285,10 @@ class DiskNeeded:
                 )
 
 
-def disk_needed(spec: RenderSpec, plan: Plan, place: str, feature_bytes: int, unpacked: int, decoder: Decoder) -> DiskNeeded:
-    """What a render with this workspace has yet to write. An object store has no end."""
-    k = candidates_kept(spec, decoder.template_count)
+def disk_needed(spec: RenderSpec, plan: Plan, place: str, feature_bytes: int, unpacked: int, decoder: Decoder, k: int) -> DiskNeeded:
+    """What a render with this workspace has yet to write. An object store has no end. k: candidates a cell."""
     ruled = rules.scratch_bytes(plan.grid, decoder.query_length, k) if rules_of(spec) else 0
-    work = ruled + workspace_bytes(plan.grid, plan.chunk, feature_bytes, k) + unpacked
+    work = ruled + workspace_bytes(plan.grid, plan.chunk, feature_bytes if decoder.reads_features else 0, k) + unpacked
     mosaic = assemble.output_bytes(plan.grid.mosaic_size, spec.output, spec.compression, spec.quality)
     target = spec.output.absolute().parent
     if is_url(place):

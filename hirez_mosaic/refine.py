@@ -29,25 +29,35 @@ def projected_bytes(grid: CellGrid, itemsize: int) -> int:
 
 
 def refine_window(
-    objective: Objective, grid: CellGrid, analysis: Any, candidates: Any, scores: Any, index_map: Any, steps: int, box: Box
+    objective: Objective,
+    grid: CellGrid,
+    analysis: Any,
+    candidates: Any,
+    scores: Any,
+    refined: Any,
+    best: Any,
+    steps: int,
+    box: Box,
 ) -> None:
-    """Fill the write box of the index map (rows, columns) uint32 with the template of each cell's largest coefficient.
+    """Fill the write box of `refined` (rows, columns, k) float32 with the candidates' scores when they are optimised.
 
-    candidates, scores: (rows, columns, k), see `decode`; the scores are where the logits begin.
+    candidates, scores: (rows, columns, k), see `decode`; the scores, less each cell's best, are where they begin.
+    best: (rows, columns) uint32, filled with the candidates of the highest scores then.
     """
     read = box.grown(CONTEXT, grid.box)
     device = objective.templates.device
     found = torch.from_numpy(np.asarray(candidates[read.slices]).astype(np.int64)).to(device).flatten(0, 1)
     begin = torch.from_numpy(np.asarray(scores[read.slices])).to(device).flatten(0, 1)
-    best = optimised(objective, objective.source_window(analysis, read), found, begin, read, steps)
-    kept = best.unflatten(0, (read.height, read.width))[box.within(read).slices]
-    index_map[box.slices] = kept.cpu().numpy().astype(np.uint32)
+    scored = optimised(objective, objective.source_window(analysis, read), found, begin, read, steps)
+    first = found.gather(1, scored.argmax(1, keepdim=True))[:, 0]
+    kept = (of.unflatten(0, (read.height, read.width))[box.within(read).slices].cpu().numpy() for of in (scored, first))
+    refined[box.slices], best[box.slices] = next(kept), next(kept).astype(np.uint32)
 
 
 def optimised(
     objective: Objective, source: torch.Tensor, candidates: torch.Tensor, scores: torch.Tensor, box: Box, steps: int
 ) -> torch.Tensor:
-    """(cells,) the template of each cell of a box after `steps` Adam steps on the logits of its candidates (cells, k).
+    """(cells, k) the logits of each cell's candidates (cells, k) in a box after `steps` Adam steps on them, from `scores` (cells, k).
 
     source: (1, 3, 8 rows, 8 columns). The inverse temperature rises geometrically from 3 to 60.
     """
@@ -62,4 +72,4 @@ def optimised(
         (loss + objective.far_weight * far).backward()
         optimiser.step()
         optimiser.zero_grad()
-    return candidates.gather(1, logits.detach().argmax(1, keepdim=True))[:, 0]
+    return logits.detach()

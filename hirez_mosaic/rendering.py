@@ -15,7 +15,7 @@ import torch
 
 from hirez_mosaic.assemble import Appearing, Mosaic, write_mosaic, write_preview
 from hirez_mosaic.cache import cache_folder
-from hirez_mosaic.choosing import fitted_decoder, unfitted_decoder
+from hirez_mosaic.choosing import POOR, RICH, Looks, fitted_decoder, is_rich, together_of, unfitted_decoder
 from hirez_mosaic.clock import Clock
 from hirez_mosaic.decode import box_queries
 from hirez_mosaic.encode import stored_type
@@ -33,12 +33,14 @@ from hirez_mosaic.refine import WINDOW
 from hirez_mosaic.rules import Queries, RuledMap
 from hirez_mosaic.sources import Source, unpack, unpacked
 from hirez_mosaic.spec import FAR_WEIGHT, MAX_SOURCE_PX, RenderSpec
-from hirez_mosaic.stages import decoding, encoding, ingesting, refining, selecting
+from hirez_mosaic.stages import choosing_together, decoding, encoding, ingesting, refining, selecting
 from hirez_mosaic.store import Workspace, discard, open_workspace
 from hirez_mosaic.tilemap import cells_of, write_tile_map
 from hirez_mosaic.tint import Tint
+from hirez_mosaic.together import BLOCK, REACH, colour_of
 
-_REFINED = (WINDOW, WINDOW)  # of the index map's chunks where it is refined, cells
+_REFINED = (WINDOW, WINDOW)  # of what is refined, (rows, columns) of cells in a chunk
+_BLOCK = (BLOCK, BLOCK)  # of the index map, where cells are chosen together
 
 
 @dataclass(frozen=True)
@@ -89,8 +91,10 @@ def render(
     scale: float | str | Fraction | None = None,
     columns: int | None = None,
     decoder: str | Path = "auto",
+    choose: str = "auto",
+    effort: str = "quick",
     fit: int | None = None,
-    refine: int = 0,
+    refine: int | None = None,
     far_weight: float = FAR_WEIGHT,
     device: str = "auto",
     precision: str = "auto",
@@ -125,10 +129,13 @@ def render(
     tile: template size, px: 32, "32" or "48x32", or (width, height).
     output: its suffix chooses the format (.tif .dzi .png .jpg .webp .zarr); SOURCE-stem.mosaic.tif here where None.
     scale: mosaic px per source px, 1 where None; cells = ceil(source px x scale / tile). columns: cells across, instead.
-    decoder: "auto" (a trained one of these templates from the cache, else "residual"), "residual" (nearest blurred or sharp template,
-        fitted to the source), "l2" or "ssim" (nearest neighbours), "paper" (untrained: Xavier weights) or a decoder file.
-    fit: steps of fitting the residual decoder to the source; 100 where None and nothing was learned before, 0 skips it.
-    refine: steps of optimising each cell's coefficients over its 64 best templates; 30 are a good number.
+    decoder: "auto" (a trained one of these templates from the cache, else "residual"), "residual" (nearest template as the eye sees it,
+        which a fit adapts to the source), "l2" or "ssim" (nearest neighbours), "paper" (untrained: Xavier weights) or a decoder file.
+    choose: "together" (each cell with its neighbours, see `together`), "alone" (each cell's best score), or "auto": together, but for the
+        decoders "l2" and "ssim".
+    effort: "quick" (no fit), "better" (fit=100) or "best" (fit=100, refine=30), for those of the next two that are None.
+    fit: steps of fitting the residual decoder to the source.
+    refine: steps of optimising the scores of each cell's 64 best templates.
     far_weight: of the far view in fitting and refining; 0 is the paper's loss.
     device: "auto", "cpu", "cuda" or "cuda:N". precision: of the encoder: "auto", "float32" or "bfloat16".
     chunk: cells a side of a chunk; as large as the memory budget allows where None.
@@ -273,39 +280,57 @@ def _choose(job: Job, workspace: Workspace, clock: Clock, listener: Listener) ->
     spec, plan, grid, tools = job.spec, job.plan, job.plan.grid, job.tools
     analysis, colours = _looked(workspace)
     picture = _encode(job, workspace, clock, analysis)
-    decoder = _learn(job, workspace, clock, picture, listener)
+    decoder, looks = _learn(job, workspace, clock, picture, listener)
     features, norm = None, None
     if picture is not None and isinstance(decoder, LearnedDecoder):
         features = picture.features
         with torch.no_grad():
             norm = decoder.trunk_norm(picture.moments)
-    k = candidates_kept(spec, len(tools.templates))
+    together = None
+    if spec.together:
+        with shared_cores(1, tools.engine.cores):
+            together = together_of(decoder, norm, features, analysis, tools.templates, grid, looks)
+    k = candidates_kept(spec, tools.templates)
     candidates, scores = workspace.add("candidates", "u4", channels=k), workspace.add("scores", "f4", channels=k)
-    decode = partial(decoding, decoder, norm, grid, analysis, features, candidates, scores)
+    best = workspace.add("best", "u4") if together and not spec.refine_steps else None
+    decode = partial(decoding, decoder, norm, grid, analysis, features, candidates, scores, best)
     last: tuple[Stage, ...] = (Stage("decode", decode, grid, workspace.marks("decode"), cell_bytes=8 * k),)
-    workers = plan.workers
-    if spec.refine:
-        clock.run(*last, workers=workers)
-        index_map = workspace.add("index_map", "u4", chunk=_REFINED)
-        refine = partial(refining, tools.objective, grid, analysis, candidates, scores, index_map, spec.refine)
-        last, workers = (Stage("refine", refine, grid, workspace.marks("refine", _REFINED), cell_bytes=4),), 1
+    if spec.refine_steps:
+        clock.run(*last, workers=plan.workers)
+        scores, best = _refine(job, workspace, clock, analysis, candidates, scores)
+        last = ()
+    if together:
+        index_map = workspace.add("index_map", "u4", chunk=_BLOCK)
+        select = partial(choosing_together, together, grid, analysis, candidates, scores, best, index_map)
+        last += (Stage("select", select, grid, workspace.marks("select", _BLOCK), REACH, 4, colour_of),)
     else:
         index_map = workspace.add("index_map", "u4")
-        last += (Stage("select", partial(selecting, candidates, index_map), grid, workspace.marks("select"), cell_bytes=4),)
+        last += (Stage("select", partial(selecting, best or candidates, index_map), grid, workspace.marks("select"), cell_bytes=4),)
+    chosen = _Chosen(index_map, candidates, scores, colours, None, last, plan.workers)
     if plan.overlaps:
-        return _Chosen(index_map, candidates, scores, colours, None, last, workers)
-    clock.run(*last, workers=workers)
-    chosen = _Chosen(index_map, candidates, scores, colours, None, (), workers)
+        return chosen
+    clock.run(*last, workers=plan.workers)
+    chosen = replace(chosen, left=())
     if rules_of(spec):
         return _ruled(job, workspace, clock, chosen, partial(box_queries, decoder, norm, grid.box, analysis, features), decoder)
     return chosen
+
+
+def _refine(job: Job, workspace: Workspace, clock: Clock, analysis: Any, candidates: Any, scores: Any) -> tuple[Any, Any]:
+    """(scores of the candidates when they are refined, the best of each cell)."""
+    grid, steps = job.plan.grid, job.spec.refine_steps
+    refined = workspace.add("refined", "f4", channels=candidates.shape[-1], chunk=_REFINED)
+    best = workspace.add("best", "u4", chunk=_REFINED)
+    refine = partial(refining, job.tools.objective, grid, analysis, candidates, scores, refined, best, steps)
+    clock.run(Stage("refine", refine, grid, workspace.marks("refine", _REFINED), cell_bytes=4 * candidates.shape[-1] + 4), workers=1)
+    return refined, best
 
 
 def _encode(job: Job, workspace: Workspace, clock: Clock, analysis: Any) -> Picture | None:
     """Ingest and, for a decoder that looks at features, encode: what such a decoder sees."""
     grid, tools = job.plan.grid, job.tools
     ingest = _ingest(job, workspace, clock)
-    if not isinstance(tools.choice.decoder, LearnedDecoder):
+    if not tools.choice.decoder.reads_features:
         clock.run(ingest, workers=job.plan.workers)
         return None
     features = workspace.add("features", np.dtype(stored_type(tools.precision)).str, channels=FEATURES)
@@ -317,22 +342,27 @@ def _encode(job: Job, workspace: Workspace, clock: Clock, analysis: Any) -> Pict
         return Picture(analysis, features, gather_moments(moments, progress))
 
 
-def _learn(job: Job, workspace: Workspace, clock: Clock, picture: Picture | None, listener: Listener) -> Decoder:
-    """The decoder of this picture: fitted to it, started for it, or as it was chosen."""
-    tools, grid = job.tools, job.plan.grid
+def _learn(job: Job, workspace: Workspace, clock: Clock, picture: Picture | None, listener: Listener) -> tuple[Decoder, Looks]:
+    """The decoder of this picture: fitted to it, started for it, or as it was chosen; and how this set is looked at."""
+    tools, grid, analysis = job.tools, job.plan.grid, _looked(workspace)[0]
     choice, alone = tools.choice, shared_cores(1, tools.engine.cores)
+    decoder: Decoder = choice.decoder
     if choice.fit_steps and picture is not None:
         objective = tools.objective
         with clock.timed("fit", "steps", choice.fit_steps) as progress, alone, workspace.file("decoder.safetensors") as kept:
             if kept.exists():  # of a start that was broken off: the chunks decoded since are its
-                return load_decoder(kept, len(tools.templates), tools.templates.fingerprint).to(tools.device)
-            decoder = fitted_decoder(choice, picture, grid, objective, cache_folder("decoders"), progress, listener.note)
-            decoder.save(kept)
-            return decoder
-    if choice.untouched and picture is not None:
-        with clock.timed("start", "templates", len(tools.templates)), alone:
-            return unfitted_decoder(choice, tools.templates, grid, picture.analysis)
-    return choice.decoder
+                decoder = load_decoder(kept, len(tools.templates), tools.templates.fingerprint).to(tools.device)
+            else:
+                fitted = fitted_decoder(choice, picture, grid, objective, cache_folder("decoders"), progress, listener.note)
+                fitted.save(kept)
+                decoder = fitted
+    if not (job.spec.together or choice.started_for_picture):
+        return decoder, POOR
+    with clock.timed("start", "templates", len(tools.templates)), alone:
+        looks = RICH if is_rich(tools.templates, grid, analysis) else POOR
+        if choice.started_for_picture and looks is not POOR:
+            decoder = unfitted_decoder(tools.templates, looks).to(tools.device)
+    return decoder, looks
 
 
 def _ruled(job: Job, workspace: Workspace, clock: Clock, chosen: _Chosen, queries: Queries, decoder: Decoder) -> _Chosen:
@@ -348,7 +378,8 @@ def _ruled(job: Job, workspace: Workspace, clock: Clock, chosen: _Chosen, querie
     ):
         before = mean_loss(objective, grid, analysis, chosen.index_map)
         ruled = RuledMap(rules_of(spec), grid, len(tools.templates), len(tools.templates.poses), decoder.query_length)
-        candidates, scores, refined = chosen.candidates, chosen.scores, spec.refine > 0
+        candidates, scores = chosen.candidates, chosen.scores
+        refined = spec.together or spec.refine_steps > 0
         for done in ruled.fill(chosen.index_map, candidates, scores, boxes, queries, decoder.score(), scratch, refined=refined):
             progress(done)
         for box in boxes:

@@ -2,9 +2,61 @@
 
 from typing import Any
 
-from hirez_mosaic.geometry import Box
+import numpy as np
+
+from hirez_mosaic.geometry import CELL, Box, CellGrid
+from hirez_mosaic.together import BLOCK, REACH, FarView, colour_of, far_values, improve, near_costs
 
 
-def select_chunk(candidates: Any, index_map: Any, box: Box) -> None:
-    """Fill the write box of the index map (rows, columns) uint32 with each cell's best candidate."""
-    index_map[box.slices] = candidates[box.slices][..., 0]
+def select_chunk(best: Any, index_map: Any, box: Box) -> None:
+    """Fill the write box of the index map (rows, columns) uint32 with each cell's best candidate.
+
+    best: (rows, columns) of these, or (rows, columns, k) with all candidates, best first.
+    """
+    found = np.asarray(best[box.slices])
+    index_map[box.slices] = found if found.ndim == 2 else found[..., 0]
+
+
+def choose_block(
+    grid: CellGrid,
+    analysis: Any,
+    candidates: Any,
+    scores: Any,
+    best: Any,
+    index_map: Any,
+    box: Box,
+    *,
+    values: Any,
+    far: FarView,
+    unit: float,
+    price: float,
+    poses: int,
+) -> None:
+    """Fill the write box, a block, of the index map (rows, columns) uint32: its cells chosen together, see `together`.
+
+    best: (rows, columns) each cell's best candidate, which stands for the blocks around whose turn comes later.
+    candidates, scores: (rows, columns, k), see `decode`. The rest is as in `together.improve`.
+    """
+    read = box.grown(REACH, grid.box)
+    window = np.asarray(best[read.slices]).astype(np.uint32)
+    for other in neighbours(grid, box):
+        if colour_of(other) < colour_of(box):
+            shared = _common(other, read)
+            window[shared.within(read).slices] = index_map[shared.slices]
+    pixels = np.asarray(analysis[read.scaled(CELL).slices]).astype(np.float32) / np.float32(255)
+    cells = pixels.reshape(read.height, CELL, read.width, CELL, 3).transpose(0, 2, 1, 3, 4).reshape(-1, CELL, CELL, 3)
+    source = far_values(cells).reshape(read.height, read.width, -1)
+    found, near = np.asarray(candidates[box.slices]), near_costs(np.asarray(scores[box.slices]), unit)
+    improve(window, box.within(read), source, values, found, near, far, price, poses)
+    index_map[box.slices] = window[box.within(read).slices]
+
+
+def neighbours(grid: CellGrid, box: Box) -> list[Box]:
+    """The blocks beside and diagonal to a block."""
+    around = box.grown(1, grid.box)
+    return [block for block in grid.chunks_in(around, (BLOCK, BLOCK)) if block != box]
+
+
+def _common(one: Box, other: Box) -> Box:
+    """The rectangle that two boxes share, which is not empty."""
+    return Box(max(one.top, other.top), min(one.bottom, other.bottom), max(one.left, other.left), min(one.right, other.right))

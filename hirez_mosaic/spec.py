@@ -17,6 +17,9 @@ TILE_MAPS = ("csv", "json", "parquet")
 COMPRESSIONS = ("jpeg", "deflate", "lzw", "webp", "none")
 PRECISIONS = ("auto", "float32", "bfloat16")
 DECODERS = ("auto", "residual", "paper", "l2", "ssim")
+CHOOSING = ("auto", "together", "alone")
+EFFORTS = {"quick": (0, 0), "better": (100, 0), "best": (100, 30)}
+"""Steps of fitting and of refining, by what a person asks for."""
 FAR_WEIGHT = 0.3
 DUPLICATE_LEVELS = 3.0
 MAX_TILE = 4096
@@ -41,8 +44,10 @@ class RenderSpec:
     scale: Fraction | None = None
     columns: int | None = None
     decoder: str = "auto"
+    choose: str = "auto"
+    effort: str = "quick"
     fit: int | None = None
-    refine: int = 0
+    refine: int | None = None
     far_weight: float = FAR_WEIGHT
     device: str = "auto"
     precision: str = "auto"
@@ -91,7 +96,11 @@ class RenderSpec:
             raise SettingError(f"The chunk is {self.chunk} cells; use 1 or more.")
         if self.memory is not None and self.memory < 1:
             raise SettingError("The memory budget is 0 bytes; use for example --memory 2GiB.")
-        for name, steps in (("fit", self.fit or 0), ("refine", self.refine)):
+        if self.choose not in CHOOSING:
+            raise SettingError(f"--choose is {self.choose!r}; use one of {', '.join(CHOOSING)}.")
+        if self.effort not in EFFORTS:
+            raise SettingError(f"The effort is {self.effort!r}; use one of {', '.join(EFFORTS)}.")
+        for name, steps in (("fit", self.fit or 0), ("refine", self.refine or 0)):
             if steps < 0:
                 raise SettingError(f"The number of steps to {name} is {steps}; use 0 for none, or more.")
         if self.fit and self.decoder in ("paper", "l2", "ssim"):
@@ -124,6 +133,21 @@ class RenderSpec:
             raise SettingError(f"The output {self.output} has no known suffix; use one of {', '.join(SUFFIXES)}.")
         if self.preview is not None and self.preview.suffix.lower() not in (".png", ".jpg", ".jpeg", ".webp"):
             raise SettingError(f"The preview {self.preview} has no known suffix; use .png, .jpg or .webp.")
+
+    @property
+    def fit_steps(self) -> int:
+        """Of adapting the residual decoder to the source: those asked for, or else what the effort is worth."""
+        return EFFORTS[self.effort][0] if self.fit is None else self.fit
+
+    @property
+    def refine_steps(self) -> int:
+        """Of optimising every cell's choice, likewise."""
+        return EFFORTS[self.effort][1] if self.refine is None else self.refine
+
+    @property
+    def together(self) -> bool:
+        """Whether cells are chosen together with their neighbours; the pure baselines are not unless they are told."""
+        return self.choose == "together" or (self.choose == "auto" and self.decoder not in ("l2", "ssim"))
 
     def check_places(self, source: str = "source") -> None:
         """Raise SettingError where one of source, templates, output, preview, tile map, ban file and workspace would overwrite another.

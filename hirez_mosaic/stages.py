@@ -3,11 +3,13 @@
 They are plain functions of plain values, so that a cluster can send them, with network and decoder, to each of its workers once.
 """
 
+from functools import partial
 from typing import Any
 
 import torch
 
-from hirez_mosaic.decode import decode_chunk
+from hirez_mosaic.choosing import Together
+from hirez_mosaic.decode import decode_chunk, keys_of
 from hirez_mosaic.encode import encode_chunk
 from hirez_mosaic.engine import Task
 from hirez_mosaic.fit import Objective
@@ -16,8 +18,9 @@ from hirez_mosaic.ingest import ingest_chunk
 from hirez_mosaic.nets.decoders import Decoder, TrunkNorm
 from hirez_mosaic.nets.vgg import VGG16
 from hirez_mosaic.refine import refine_window
-from hirez_mosaic.select import select_chunk
+from hirez_mosaic.select import choose_block, select_chunk
 from hirez_mosaic.sources import Source
+from hirez_mosaic.together import FarView
 
 
 def ingesting(source: Source, grid: CellGrid, analysis: Any, colours: Any, device: torch.device) -> Task:
@@ -41,23 +44,53 @@ def decoding(
     features: Any,
     candidates: Any,
     scores: Any,
+    best: Any,
     device: torch.device,
 ) -> Task:
     """See `decode_chunk`."""
+    keys = keys_of(decoder) if candidates.shape[-1] > 1 else None
     decoder.to(device)
     here = None if norm is None else TrunkNorm(norm.mean.to(device), norm.variance.to(device))
     score = decoder.score()
-    return lambda box: decode_chunk(decoder, here, score, grid, analysis, features, candidates, scores, box)
+    return lambda box: decode_chunk(decoder, here, score, keys, grid, analysis, features, candidates, scores, best, box)
 
 
-def selecting(candidates: Any, index_map: Any, device: torch.device) -> Task:
+def selecting(best: Any, index_map: Any, device: torch.device) -> Task:
     """See `select_chunk`."""
-    return lambda box: select_chunk(candidates, index_map, box)
+    return lambda box: select_chunk(best, index_map, box)
+
+
+def choosing_together(
+    together: Together, grid: CellGrid, analysis: Any, candidates: Any, scores: Any, best: Any, index_map: Any, device: torch.device
+) -> Task:
+    """See `choose_block`; on the processor, whatever the device is."""
+    return partial(
+        choose_block,
+        grid,
+        analysis,
+        candidates,
+        scores,
+        best,
+        index_map,
+        values=together.values,
+        far=FarView.of_weight(together.far),
+        unit=together.unit,
+        price=together.price,
+        poses=together.poses,
+    )
 
 
 def refining(
-    objective: Objective, grid: CellGrid, analysis: Any, candidates: Any, scores: Any, index_map: Any, steps: int, device: torch.device
+    objective: Objective,
+    grid: CellGrid,
+    analysis: Any,
+    candidates: Any,
+    scores: Any,
+    refined: Any,
+    best: Any,
+    steps: int,
+    device: torch.device,
 ) -> Task:
     """See `refine_window`."""
     here = objective.on(device)
-    return lambda box: refine_window(here, grid, analysis, candidates, scores, index_map, steps, box)
+    return lambda box: refine_window(here, grid, analysis, candidates, scores, refined, best, steps, box)

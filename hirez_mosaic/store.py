@@ -8,6 +8,8 @@
     ├── moments       (chunk rows, chunk columns, 257, 257)  float64, see `encode`
     ├── candidates    (rows, columns, k)        uint32, best first
     ├── scores        (rows, columns, k)        float32
+    ├── refined       (rows, columns, k)        float32: scores when they are refined
+    ├── best          (rows, columns)           uint32: the candidate of the highest score
     ├── index_map     (rows, columns)           uint32
     ├── ruled_map     (rows, columns)           uint32: the index map under rules for repeating
     ├── done/STAGE    (chunk rows, chunk columns)  uint8: 1 where a chunk of this stage is finished
@@ -44,10 +46,23 @@ from hirez_mosaic.fresh import HERE, flush, remove
 from hirez_mosaic.geometry import CELL, Box, CellGrid
 from hirez_mosaic.spec import is_url
 
-SCHEMA = 2
+SCHEMA = 3
 _MARK, _JOB, _CHUNK = "hirez_mosaic_schema", "hirez_mosaic_job", "hirez_mosaic_chunk"
 _LOCK, _SCRATCH = ".lock", ".scratch"
-_MADE = ("source", "analysis", "colours", "features", "moments", "candidates", "scores", "index_map", "ruled_map", "decoder.safetensors")
+_MADE = (
+    "source",
+    "analysis",
+    "colours",
+    "features",
+    "moments",
+    "candidates",
+    "scores",
+    "refined",
+    "best",
+    "index_map",
+    "ruled_map",
+    "decoder.safetensors",
+)
 _BEAT = 30  # seconds between two signs of life at a URL
 
 Identity = dict[str, Any]
@@ -338,7 +353,7 @@ def workspace_bytes(grid: CellGrid, chunk: tuple[int, int], feature_bytes: int, 
     """Bytes on disk that a finished workspace with k candidates a cell takes, without an unpacked source."""
     chunks = math.prod(grid.chunk_counts(chunk))
     padded = chunks * chunk[0] * chunk[1]
-    return padded * (3 * CELL * CELL + 256 * feature_bytes + k * 8 + 4 + 4 + 3) + chunks * 257 * 257 * 8
+    return padded * (3 * CELL * CELL + 256 * feature_bytes + k * 8 + 4 + 4 + 4 + 3) + chunks * 257 * 257 * 8
 
 
 def bytes_below(folder: Path) -> int:

@@ -17,7 +17,7 @@ LEVELS = [
     {"errors"},
     {"geometry", "cache", "fresh", "vips", "journal"},
     {"spec", "colour", "resample"},
-    {"store", "sources", "templates", "nets", "photos"},
+    {"store", "sources", "templates", "nets", "photos", "together"},
     {"folder", "growing", "ingest", "encode", "decode", "select", "synthetic", "tint", "loss", "tilemap"},
     {"fit", "metrics", "assemble", "rules"},
     {"fitting", "refine"},

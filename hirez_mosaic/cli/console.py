@@ -69,7 +69,7 @@ class ConsoleListener(Listener):
             "templates": f"{len(templates.names):,} of {grid.tile[0]} x {grid.tile[1]} px" + poses,
             "cells": f"{grid.columns:,} x {grid.rows:,} = {grid.cells:,}",
             "mosaic": f"{job.spec.output} ({width:,} x {height:,} px, {width * height / 1e6:,.1f} Mpx)",
-            "decoder": job.tools.choice.told + (f"; refined in {job.spec.refine} steps" if job.spec.refine else ""),
+            "decoder": job.tools.choice.told + (f"; refined in {job.spec.refine_steps} steps" if job.spec.refine_steps else ""),
             "device": f"{device_name(job.tools.device)}, {str(job.tools.precision).removeprefix('torch.')}",
             "chunks": f"{plan.chunk_count:,} of {plan.chunk[1]} x {plan.chunk[0]} cells, {plan.workers} at a time",
             "memory": f"{format_bytes(plan.projected)} projected, {format_bytes(plan.budget)} allowed",

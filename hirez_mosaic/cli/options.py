@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 import click
 
 from hirez_mosaic.cli.recipe import FileOr
-from hirez_mosaic.spec import COMPRESSIONS, DECODERS, FAR_WEIGHT, MAX_SOURCE_PX, PRECISIONS, TILE_MAPS
+from hirez_mosaic.spec import CHOOSING, COMPRESSIONS, DECODERS, EFFORTS, FAR_WEIGHT, MAX_SOURCE_PX, PRECISIONS, TILE_MAPS
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 Option = Callable[[Command], Command]
@@ -94,10 +94,22 @@ _chooses = together(
             metavar="|".join((*DECODERS, "FILE")),
             help="What scores the templates.",
         ),
-        click.option("--fit", type=int, help="Steps of fitting the residual decoder to SOURCE.  [default: 100; 0 with a trained decoder]"),
         click.option(
-            "--refine", type=int, default=0, show_default=True, help="Steps of optimising each cell's choice; 30 are a good number."
+            "--choose",
+            type=click.Choice(CHOOSING),
+            default="auto",
+            show_default=True,
+            help="Each cell together with its neighbours, or alone.  auto: together, but for l2 and ssim.",
         ),
+        click.option(
+            "--effort",
+            type=click.Choice(list(EFFORTS)),
+            default="quick",
+            show_default=True,
+            help="better: --fit 100; best: --fit 100 --refine 30.",
+        ),
+        click.option("--fit", type=int, help="Steps of fitting the residual decoder to SOURCE.  [default: by --effort]"),
+        click.option("--refine", type=int, help="Steps of optimising the scores of each cell's best templates.  [default: by --effort]"),
         far_weight(FAR_WEIGHT, "in fit and refine"),
         click.option("--max-uses", type=int, help="Of one template in the mosaic, at most."),
         click.option("--unique", is_flag=True, help="Use each template once at most."),

@@ -1,8 +1,9 @@
 """Decoders: from pool3 features and px to one score for every template in every cell.
 
     Decoder
-    ├── NearestL2               nearest template by L2 distance    } the baselines (nets.nearest): nothing to
-    ├── NearestSSIM             template of highest SSIM           } learn, no features needed
+    ├── NearestL2               nearest template by L2 distance    } (nets.nearest): nothing to learn,
+    ├── NearestSSIM             template of highest SSIM           } no features needed
+    ├── NearestAsSeen           nearest as the eye blurs and weighs px: the residual one before it has learned anything
     └── LearnedDecoder          the paper's trunk, files
         ├── PaperDecoder        3x3xN_T, as published; to be trained first
         └── ResidualDecoder     nearest template in px, moved by the trunk; good before it is trained
@@ -68,6 +69,8 @@ class Decoder(nn.Module):
 
     kind: ClassVar[str]
     reads_features: ClassVar[bool] = True
+    px_unit: float | None = None
+    """Squared px errors of a cell to one of score, where scores are minus such distances; None where they mean something else."""
 
     def __init__(self, templates: int, fingerprint: str, query_length: int) -> None:
         super().__init__()
@@ -92,6 +95,10 @@ class Decoder(nn.Module):
     def score(self) -> Score:
         """What scores queries against a slice of the templates; made once for a stage."""
         raise NotImplementedError
+
+    def template_keys(self) -> tuple[torch.Tensor, torch.Tensor] | None:
+        """(N, D) keys and (N,) biases, where scores are queries . keys + bias; None where they are something else."""
+        return None
 
 
 class LearnedDecoder(Decoder):
@@ -129,7 +136,6 @@ class LearnedDecoder(Decoder):
         return torch.relu((self.squeeze(features) - norm.mean) * (norm.variance + _EPSILON) ** -0.5)
 
     def template_keys(self) -> tuple[torch.Tensor, torch.Tensor]:
-        """(N, D) keys and (N,) biases of the templates."""
         raise NotImplementedError
 
     def score(self) -> Score:
@@ -221,6 +227,10 @@ class ResidualDecoder(LearnedDecoder):
     @property
     def scoring_bytes(self) -> int:
         return 4 * CELL_VALUES * self.template_count  # squares, for a moment
+
+    @property
+    def px_unit(self) -> float:  # type: ignore[override]
+        return 1 / float(self.scale.detach())
 
     def __init__(self, templates: int, fingerprint: str) -> None:
         super().__init__(templates, fingerprint, CELL_VALUES, CELL_VALUES)

@@ -3,35 +3,71 @@
 import torch
 
 from hirez_mosaic.geometry import CELL
+from hirez_mosaic.nets.blur import blur_tiled
 from hirez_mosaic.nets.decoders import CELL_VALUES, Decoder, Score, TrunkNorm
 
 _WINDOW = 7  # px a side of SSIM's window: scikit-image's, and the largest odd one in a cell
+_AT_ONCE = 16_384  # templates
 _QUERIES = 64  # scored at once, so that intermediate results stay in the processor's cache
 _C1, _C2 = 0.01**2, 0.03**2  # SSIM's constants for values in [0, 1] (Wang et al., 2004, Eq. 13)
 
 
 class _Nearest(Decoder):
-    """A baseline: a cell's query is its own px. templates: (N, 8, 8, 3) float32 in [0, 1]."""
+    """A baseline: a cell's query is its own px."""
 
     reads_features = False
-
-    def __init__(self, templates: torch.Tensor, fingerprint: str) -> None:
-        super().__init__(len(templates), fingerprint, CELL_VALUES)
-        self.register_buffer("templates", templates.flatten(1))
 
     def queries(self, features: torch.Tensor | None, pixels: torch.Tensor, norm: TrunkNorm | None) -> torch.Tensor:
         return pixels
 
 
-class NearestL2(_Nearest):
-    """Minus the squared L2 distance, up to a constant of the cell: 2 <t, x> - |t|^2."""
+class _NearestByDistance(_Nearest):
+    """One whose scores are scalar products: minus a squared distance, up to a constant of the cell. keys: (N, 192). bias: (N,)."""
+
+    px_unit = 1.0
+
+    def __init__(self, keys: torch.Tensor, bias: torch.Tensor, fingerprint: str) -> None:
+        super().__init__(len(keys), fingerprint, CELL_VALUES)
+        self.register_buffer("keys", keys)
+        self.register_buffer("bias", bias)
+
+    def template_keys(self) -> tuple[torch.Tensor, torch.Tensor]:
+        return self.get_buffer("keys"), self.get_buffer("bias")
+
+    def score(self) -> Score:
+        keys, bias = self.template_keys()
+        return lambda queries, block, out=None: torch.addmm(bias[block], queries, keys[block].T, out=out)
+
+
+class NearestL2(_NearestByDistance):
+    """Minus the squared L2 distance: 2 <t, x> - |t|^2. templates: (N, 8, 8, 3) float32 in [0, 1]."""
 
     kind = "l2"
 
-    def score(self) -> Score:
-        keys = self.get_buffer("templates")
-        bias = -keys.square().sum(1)
-        return lambda queries, block, out=None: torch.addmm(bias[block], queries, keys[block].T, alpha=2, out=out)
+    def __init__(self, templates: torch.Tensor, fingerprint: str) -> None:
+        own = templates.flatten(1)
+        super().__init__(2 * own, -own.square().sum(1), fingerprint)
+
+
+class NearestAsSeen(_NearestByDistance):
+    """The residual decoder before it has learned anything: minus sharp |x - t|^2 + (1 - sharp) |x - B t|^2, as the eye weighs px.
+
+    templates: t, (N, 8, 8, 3) float32 in [0, 1]. sharp: 0 to 1; B blurs them as the loss does (see `blur_tiled`), which suits sets that
+    cannot match what lies within a cell.
+    channels: (3, 3) float32, rows of weights that turn sRGB into the channels in which px are compared.
+    """
+
+    kind = "residual"
+
+    def __init__(self, templates: torch.Tensor, fingerprint: str, sharp: float, channels: torch.Tensor) -> None:
+        keys, bias = torch.empty(len(templates), CELL_VALUES), torch.empty(len(templates))
+        metric = channels.T @ channels
+        for start in range(0, len(templates), _AT_ONCE):
+            some = slice(start, start + _AT_ONCE)
+            own, blurred = templates[some], blur_tiled(templates[some])
+            keys[some] = (2 * torch.lerp(blurred, own, sharp) @ metric).flatten(1)
+            bias[some] = -sum(part * (of @ metric * of).flatten(1).sum(1) for part, of in ((sharp, own), (1 - sharp, blurred)))
+        super().__init__(keys, bias, fingerprint)
 
 
 class NearestSSIM(_Nearest):
@@ -41,6 +77,10 @@ class NearestSSIM(_Nearest):
     """
 
     kind = "ssim"
+
+    def __init__(self, templates: torch.Tensor, fingerprint: str) -> None:
+        super().__init__(len(templates), fingerprint, CELL_VALUES)
+        self.register_buffer("templates", templates.flatten(1))
 
     @property
     def scoring_bytes(self) -> int:

@@ -1,0 +1,269 @@
+"""Choosing together: one objective for the whole map, and the search that lowers it cell by cell.
+
+A mosaic is looked at from several places. Close by each cell is seen alone; from afar the eye mixes neighbouring cells, so that a cell
+that is too dark is made good by one beside it that is too light. What is minimised, over the choice of every cell, is
+
+    E = sum over cells of near(cell, choice)
+      + sum over distances and channels of weight |G * (M - S)|^2
+      + price x sum over pairs of cells with equal templates of 1 / (their distance in cells)^2
+
+near     how much worse the decoder scores the choice than the cell's best, in squared px errors of half a cell's side squared:
+         see `near_costs`.
+M, S     mosaic and source as the means of half cells, 4 x 4 px, in a luma and two chroma channels (`OPPONENT`).
+G        a Gaussian: what the eye mixes at a viewing distance. `DISTANCES` holds their sigmas, and the weights of the channels: fine
+         errors are seen in luma, coarse ones in colour as well.
+price    of a repeat, in the set's own units: a share of the gap between a cell's best and tenth choice (`REPEATS`).
+
+It is what direct binary search does in halftoning (Analoui and Allebach, 1992), with templates for dots. A move changes one cell. Since
+|G * (M - S)|^2 is a quadratic form with the kernel K = G * G, what a move changes follows from the present error at the cell and
+from K * (M - S) there, which is kept up to date: a candidate costs a dozen multiplications, whatever the kernel's size.
+
+The result depends on the order of the moves. Blocks of `BLOCK` cells at fixed places of the whole map take turns in four colours, as on
+a chequered floor: no two blocks at work at one time touch. So neither chunks nor workers nor restarts change it.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+from numba import njit
+from numpy.typing import NDArray
+from scipy.ndimage import correlate1d
+
+from hirez_mosaic.geometry import CELL, Box, CellGrid
+
+BLOCK = 64
+"""Side of a block, cells."""
+REACH = 4
+"""Cells beyond a cell that its choice looks at."""
+CANDIDATES = 32
+"""Choices of a cell."""
+RANK = 10
+"""The gap between a cell's best choice and this one is the unit of `REPEATS`."""
+REPEATS = 1.5
+"""Price of an equal template next to a cell, in gaps."""
+DISTANCES = ((0.7, (6.0, 1.0, 1.0)), (1.0, (0.0, 2.0, 2.0)), (2.0, (2.0, 2.0, 2.0)))
+"""Viewing distances: (sigma, px of 4 x 4; weight of luma and the two chroma channels)."""
+OPPONENT = np.array(
+    [[0.5179, 1.0167, 0.1975], [-0.2691, -0.5283, 0.7974], [0.7711, -0.6457, -0.1254]],
+    np.float32,
+)
+"""Luma and two chroma channels, each a row of weights of sRGB: Rec. 601's, scaled to about the size of RGB differences."""
+HALVES = 2
+"""Half cells to a side of a cell."""
+VALUES = 3 * HALVES * HALVES
+"""Numbers that describe a template, or a cell, in the far view: 3 channels of 4 half cells."""
+_SWEEPS = 2  # of a block, one after another
+_REPEAT_RADIUS = 3  # cells
+_RADIUS = REACH * HALVES  # half cells that K reaches
+_HALF_PX = (CELL // HALVES) ** 2  # px of a half cell
+_HADAMARD = np.array([[1, 1, 1, 1], [1, -1, 1, -1], [1, 1, -1, -1], [1, -1, -1, 1]], np.float32) / 2
+
+
+@dataclass(frozen=True)
+class FarView:
+    """The far term's tables.
+
+    kernel: (3, 2 r + 1, 2 r + 1) float32, K of each channel. own: (12,) float32, K within a cell: its eigenvalues, for the four Walsh
+    functions of half cells diagonalise it. taps: for each distance the (2 r + 1,) taps of G * G in one direction, and its weights.
+    """
+
+    kernel: NDArray[np.float32]
+    own: NDArray[np.float32]
+    taps: tuple[tuple[NDArray[np.float64], tuple[float, float, float]], ...]
+
+    @classmethod
+    def of_weight(cls, weight: float) -> "FarView":
+        """With all of `DISTANCES` weighted by a factor."""
+        taps = []
+        for sigma, weights in DISTANCES:
+            offsets = np.arange(-_RADIUS // 2, _RADIUS // 2 + 1)
+            gaussian = np.exp(-(offsets**2) / (2 * sigma**2))
+            gaussian /= gaussian.sum()
+            red, green, blue = (weight * one for one in weights)
+            taps.append((np.convolve(gaussian, gaussian), (red, green, blue)))
+        kernel = np.stack([sum(of[channel] * np.outer(line, line) for line, of in taps) for channel in range(3)])
+        mid = _RADIUS
+        same, beside, across = kernel[:, mid, mid], kernel[:, mid, mid + 1], kernel[:, mid + 1, mid + 1]
+        own = np.stack([same + 2 * beside + across, same - across, same - across, same - 2 * beside + across], 1)
+        return cls(kernel.astype(np.float32), own.ravel().astype(np.float32), tuple(taps))
+
+    def field(self, errors: NDArray[np.float32]) -> NDArray[np.float32]:
+        """(3, 2 rows, 2 columns) K * errors; beyond the array there is no error."""
+        total = np.zeros(errors.shape)
+        for line, weights in self.taps:
+            for channel, weight in enumerate(weights):
+                if weight:
+                    down = correlate1d(errors[channel], line, 0, np.float64, mode="constant")
+                    total[channel] += weight * correlate1d(down, line, 1, np.float64, mode="constant")
+        return total.astype(np.float32)
+
+
+def far_values(cells: NDArray[np.float32]) -> NDArray[np.float32]:
+    """(n, 12) what the far view sees of n cells or templates (n, 8, 8, 3) in [0, 1]: Walsh coefficients of half cells by channel."""
+    half = CELL // HALVES
+    means = cells.reshape(-1, HALVES, half, HALVES, half, 3).mean((2, 4), dtype=np.float32).reshape(-1, HALVES * HALVES, 3)
+    return np.ascontiguousarray(np.einsum("ja,nac,kc->nkj", _HADAMARD, means, OPPONENT).reshape(-1, VALUES), np.float32)
+
+
+def half_cells(values: NDArray[np.float32]) -> NDArray[np.float32]:
+    """(rows, columns, 12) far values -> (3, 2 rows, 2 columns) means of half cells by channel."""
+    rows, columns = values.shape[:2]
+    halves = np.einsum("ja,rckj->krca", _HADAMARD, values.reshape(rows, columns, 3, HALVES * HALVES))
+    grid = halves.reshape(3, rows, columns, HALVES, HALVES).transpose(0, 1, 3, 2, 4)
+    return np.ascontiguousarray(grid.reshape(3, rows * HALVES, columns * HALVES), np.float32)
+
+
+def near_costs(scores: NDArray[np.float32], unit: float) -> NDArray[np.float32]:
+    """(..., k) the near term of choices, from their scores (..., k): 0 for the best.
+
+    unit: squared px errors of a cell, in [0, 1]^2 and summed over its 8 x 8 x 3 values, to one of score.
+    The far view's errors are of means over half cells, so this is divided by the px of one: a cell that is evenly off costs the same near
+    and, were its neighbours off alike, far.
+    """
+    return (scores.max(-1, keepdims=True) - scores) * np.float32(unit / _HALF_PX)
+
+
+def repeat_price(scores: NDArray[np.float32], unit: float) -> float:
+    """The price of repeats, from the scores (cells, k), best first, of a sample of cells: `REPEATS` times their median gap.
+
+    Rounded to three digits, so that rounding elsewhere does not show in it.
+    """
+    near = near_costs(scores, unit)
+    return float(f"{REPEATS * float(np.median(near[:, min(RANK, near.shape[1]) - 1])):.2e}")
+
+
+def colour_of(box: Box) -> int:
+    """0 to 3: whose turn a block is; blocks of one colour do not touch."""
+    return 2 * (box.top // BLOCK % 2) + box.left // BLOCK % 2
+
+
+def improve(
+    window: NDArray[np.uint32],
+    inner: Box,
+    source: NDArray[np.float32],
+    values: NDArray[np.float32],
+    candidates: NDArray[np.uint32],
+    near: NDArray[np.float32],
+    far: FarView,
+    price: float,
+    poses: int,
+) -> None:
+    """Improve the choices of a block's cells in place, those around it standing still.
+
+    window: (rows, columns) choices of the block and, up to the picture's edge, `REACH` cells around it. inner: the block in it.
+    source: (rows, columns, 12) far values of the source in the window. values: (choices, 12) those of every choice.
+    candidates, near: (block rows, block columns, k) choices and what they cost near.
+    poses: choices to a template.
+    """
+    errors = half_cells(values[window] - source)
+    field = np.ascontiguousarray(far.field(errors)[(slice(None), *inner.scaled(HALVES).slices)])
+    own = np.ascontiguousarray(source[inner.slices])
+    order = np.random.default_rng(0).permutation(inner.area)
+    offset = inner.top, inner.left
+    for _ in range(_SWEEPS):
+        if not _sweep(window, offset, own, field, far.kernel, far.own, values, candidates, near, order, np.float32(price), poses):
+            break
+
+
+@njit(nogil=True, cache=True)
+def _sweep(window, offset, source, field, kernel, own, values, candidates, near, order, price, poses):  # type: ignore[no-untyped-def]
+    """Let each cell once, in this order, take the candidate of the least E; the number of cells that changed.
+
+    field: (3, 2 rows, 2 columns) K * errors of the block, which is kept up to date.
+    """
+    columns, count = candidates.shape[1], candidates.shape[2]
+    size = own.shape[0]
+    pull = np.empty(size, np.float32)
+    changed = 0
+    for place in order:
+        row, column = place // columns, place % columns
+        old = window[row + offset[0], column + offset[1]]
+        for channel in range(3):  # what the neighbours ask for: the field without the cell's own part
+            a, b = field[channel, 2 * row, 2 * column], field[channel, 2 * row, 2 * column + 1]
+            c, d = field[channel, 2 * row + 1, 2 * column], field[channel, 2 * row + 1, 2 * column + 1]
+            first = 4 * channel
+            pull[first] = np.float32(0.5) * (a + b + c + d)
+            pull[first + 1] = np.float32(0.5) * (a - b + c - d)
+            pull[first + 2] = np.float32(0.5) * (a + b - c - d)
+            pull[first + 3] = np.float32(0.5) * (a - b - c + d)
+        for j in range(size):
+            pull[j] -= own[j] * (values[old, j] - source[row, column, j])
+        least, best = np.float32(np.inf), old
+        for i in range(count):
+            choice = candidates[row, column, i]
+            cost = near[row, column, i]
+            for j in range(size):
+                error = values[choice, j] - source[row, column, j]
+                cost += error * (own[j] * error + np.float32(2) * pull[j])
+            if cost < least and price > 0:
+                cost += price * _repeats(window, row + offset[0], column + offset[1], choice // poses, poses)
+            if cost < least:
+                least, best = cost, choice
+        if best != old:
+            changed += 1
+            window[row + offset[0], column + offset[1]] = best
+            _move(field, kernel, values, row, column, old, best)
+    return changed
+
+
+@njit(nogil=True, cache=True)
+def _repeats(window, row, column, template, poses):  # type: ignore[no-untyped-def]
+    """The sum of 1 / distance^2 over the cells around that hold this template, in whatever pose."""
+    total = np.float32(0)
+    for down in range(max(0, row - _REPEAT_RADIUS), min(window.shape[0], row + _REPEAT_RADIUS + 1)):
+        for right in range(max(0, column - _REPEAT_RADIUS), min(window.shape[1], column + _REPEAT_RADIUS + 1)):
+            if (down != row or right != column) and window[down, right] // poses == template:
+                total += np.float32(1) / np.float32((down - row) ** 2 + (right - column) ** 2)
+    return total
+
+
+@njit(nogil=True, cache=True)
+def _move(field, kernel, values, row, column, old, new):  # type: ignore[no-untyped-def]
+    """Bring the field up to date after a cell of the block changed its choice."""
+    radius = kernel.shape[1] // 2
+    for channel in range(3):
+        first = 4 * channel
+        a, b = values[new, first] - values[old, first], values[new, first + 1] - values[old, first + 1]
+        c, d = values[new, first + 2] - values[old, first + 2], values[new, first + 3] - values[old, first + 3]
+        for half in range(4):
+            across, down = half % 2, half // 2
+            error = np.float32(0.5) * (a + (-b if across else b) + (-c if down else c) + (d if across == down else -d))
+            y, x = 2 * row + down, 2 * column + across
+            left, right = max(0, x - radius), min(field.shape[2], x + radius + 1)
+            for line in range(max(0, y - radius), min(field.shape[1], y + radius + 1)):
+                for at in range(left, right):
+                    field[channel, line, at] += error * kernel[channel, line - y + radius, at - x + radius]
+
+
+def energy(
+    index_map: NDArray[np.uint32],
+    source: NDArray[np.float32],
+    values: NDArray[np.float32],
+    near: NDArray[np.float32],
+    far: FarView,
+    price: float,
+    poses: int,
+) -> float:
+    """E of a whole map (rows, columns), all at once, for whoever wants to check. near: (rows, columns) the near term of its choices."""
+    errors = half_cells(values[index_map] - source)
+    total = float(near.sum(dtype=np.float64)) + float((errors * far.field(errors)).sum(dtype=np.float64))
+    templates = index_map.astype(np.int64) // poses
+    for down in range(_REPEAT_RADIUS + 1):
+        for right in range(-_REPEAT_RADIUS, _REPEAT_RADIUS + 1):
+            if (down, right) > (0, 0):
+                one = templates[down:, max(0, right) : templates.shape[1] + min(0, right)]
+                other = templates[: len(templates) - down, max(0, -right) : templates.shape[1] + min(0, -right)]
+                total += price * int((one == other).sum()) / (down**2 + right**2)
+    return total
+
+
+def projected_bytes(grid: CellGrid, chunk: tuple[int, int], k: int) -> int:
+    """Bytes that improving one block holds at most: what is read in whole chunks, and the block's tables.
+
+    chunk: (rows, columns) of cells of the arrays read. k: candidates a cell.
+    """
+    rows, columns = (min(BLOCK + 2 * REACH, length) for length in (grid.rows, grid.columns))
+    touched = [min(length, side + 2 * of) for length, side, of in zip((grid.rows, grid.columns), (rows, columns), chunk, strict=True)]
+    read = touched[0] * touched[1] * (8 * k + 3 * CELL * CELL)
+    tables = rows * columns * (8 * 4 * k + 5 * 4 * 3 * CELL * CELL + 12 * 8 * VALUES)
+    return read + tables
