@@ -30,7 +30,8 @@ from hirez_mosaic.nets.nearest import NearestAsSeen, NearestL2, NearestSSIM
 from hirez_mosaic.nets.vgg import VGG16
 from hirez_mosaic.spec import RenderSpec
 from hirez_mosaic.templates import TemplateSet
-from hirez_mosaic.together import OPPONENT, RANK, far_values, repeat_price
+from hirez_mosaic.tilemap import read_names
+from hirez_mosaic.together import HALF_PX, OPPONENT, RANK, REPEATS, far_values, repeat_price
 
 _HASHED = 64  # cells a side that are read at once for a digest
 _SAMPLED = 512  # cells by which a set is called rich or not, at most
@@ -165,6 +166,16 @@ def together_of(
         unit = float(np.median(by_px[:, 0] - by_px[:, -1]) / max(1e-6, float(np.median(scores[:, 0] - scores[:, -1]))))
     values = np.concatenate([far_values(block) for block in templates.blocks()])
     return Together(values, looks.far, unit, repeat_price(scores, unit), len(templates.poses))
+
+
+_PREFERRED = 3.0  # gaps by which a template that is preferred may be worse than another and still be taken
+
+
+def preferred_bonus(spec: RenderSpec, templates: TemplateSet, together: Together) -> NDArray[np.float32]:
+    """(choices,) float32 to be added to the scores of templates that are preferred. Raises SettingError."""
+    names = read_names(spec.prefer, "preferred") if spec.prefer else frozenset()
+    wanted = np.array([name in names for name in templates.names]).repeat(len(templates.poses))
+    return wanted.astype(np.float32) * np.float32(_PREFERRED / REPEATS * together.price * HALF_PX / together.unit)
 
 
 def _sampled(decoder: Decoder, norm: TrunkNorm | None, grid: CellGrid, analysis: Any, features: Any) -> torch.Tensor:

@@ -66,11 +66,14 @@ def decode_chunk(
     scores[box.slices] = torch.cat([score for _, score in found]).cpu().numpy().reshape(shape)
 
 
-def keys_of(decoder: Decoder) -> Keys | None:
-    """(N, D) keys and (N,) biases on the CPU, of a decoder whose scores are scalar products."""
+def keys_of(decoder: Decoder, bonus: NDArray[np.float32] | None = None) -> Keys | None:
+    """(N, D) keys and (N,) biases on the CPU, of a decoder whose scores are scalar products. bonus: (N,) added to all scores."""
     with torch.no_grad():
         found = decoder.template_keys()
-        return None if found is None else (found[0].cpu().numpy(), found[1].cpu().numpy())
+        if found is None:
+            return None
+        keys, bias = (of.cpu().numpy() for of in found)
+        return keys, bias if bonus is None else bias + bonus
 
 
 def candidates_of(queries: torch.Tensor, score: Score, keys: Keys | None, templates: int, k: int) -> tuple[torch.Tensor, torch.Tensor]:

@@ -18,8 +18,9 @@ import torch
 from hirez_mosaic.fit import Objective, Picture, Recipe, Trainer, placed
 from hirez_mosaic.geometry import CELL, Box, CellGrid
 from hirez_mosaic.nets.decoders import LearnedDecoder, ResidualDecoder
+from hirez_mosaic.spec import EFFORTS
 
-STEPS = 100
+STEPS = EFFORTS["better"][0]
 """Of a fit unless said otherwise: about a minute on 2 cores."""
 WINDOW = 32
 """Side of the windows it is fitted on, cells."""
@@ -87,17 +88,6 @@ def best_start(
     values = [objective.hard(start, pictures, boxes) for start in starts]
     best = min(range(len(starts)), key=lambda number: values[number])
     return starts[best], values[best], best > 0
-
-
-@torch.no_grad()
-def mean_loss(objective: Objective, grid: CellGrid, analysis: Any, index_map: Any) -> float:
-    """Eq. 3 of the hard mosaic of an index map (rows, columns), a mean over the windows that a fit is judged by."""
-    losses = []
-    for box in judged_windows(grid.box)[0]:
-        chosen = torch.from_numpy(np.asarray(index_map[box.slices]).astype(np.int64)).flatten().to(objective.templates.device)
-        wanted = objective.wanted(objective.source_window(analysis, box))
-        losses.append(objective.terms(wanted, placed(objective.templates[chosen], box))[0].item())
-    return sum(losses) / len(losses)
 
 
 def judged_windows(bounds: Box) -> tuple[list[Box], bool]:

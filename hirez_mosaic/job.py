@@ -31,7 +31,7 @@ from hirez_mosaic.spec import RenderSpec, format_bytes
 from hirez_mosaic.store import Identity, discard, held, stored_chunk
 from hirez_mosaic.templates import TemplateSet, load_templates
 from hirez_mosaic.templates.duplicates import near_duplicates
-from hirez_mosaic.tilemap import check_tile_map, read_ban, without
+from hirez_mosaic.tilemap import check_names, check_tile_map, read_ban, read_names, without
 
 _log = logging.getLogger("hirez_mosaic")
 
@@ -228,6 +228,7 @@ def shared_identity(spec: RenderSpec, tools: Tools) -> Identity:
         "refine": spec.refine_steps,
         "far weight": spec.far_weight if choice.fit_steps or spec.refine_steps else None,
         "together": spec.together,
+        "preferred": sorted(read_names(spec.prefer, "preferred")) if spec.prefer else None,
         "rules": list(astuple(rules_of(spec))),
         "candidates": candidates_kept(spec, tools.templates),
         "device": tools.device.type,
@@ -244,6 +245,8 @@ def chosen_templates(spec: RenderSpec, listener: Listener) -> TemplateSet:
         kept = np.flatnonzero(first == np.arange(len(first)))
         listener.note(f"{len(first) - len(kept):,} of {len(first):,} templates are near-duplicates of others and are left out.")
         found = found.subset(kept)
+    if spec.prefer is not None:
+        check_names(found, read_names(spec.prefer, "preferred"), "preferred")
     return found.in_poses(mirror=spec.mirror, rotate=spec.rotate)
 
 

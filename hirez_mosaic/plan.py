@@ -10,7 +10,7 @@ from tempfile import gettempdir
 
 import psutil
 
-from hirez_mosaic import assemble, decode, encode, fit, fitting, ingest, refine, rules, together
+from hirez_mosaic import assemble, decode, encode, fit, fitting, ingest, refine, ruled, rules, together
 from hirez_mosaic.engine import OF_LIMIT, Engine
 from hirez_mosaic.errors import BudgetError, DiskSpaceError
 from hirez_mosaic.geometry import CELL, CellGrid
@@ -224,11 +224,14 @@ def _stage_bytes(
         if spec.refine_steps
         else 0,
     }
+    values = 4 * together.VALUES * len(templates) if spec.together else 0
     k, kept = candidates_kept(spec, templates), rules_of(spec)
+    searching = 0
+    if kept and spec.together:
+        searching = values + ruled.projected_bytes(grid, chunk, k, kept.min_distance, decoder.query_length)
     judging = fit.step_bytes(*window, itemsize) + fit.objective_bytes(len(templates)) + decoder.scoring_bytes
     mapped = min(templates.pixels.nbytes, RESIDENT + grid.columns * grid.tile[0] * grid.tile[1] * 3)  # of templates, resident when used
     deciding = workers * decode.projected_bytes(chunk, decoder.query_length, len(templates), k) + decoder.scoring_bytes
-    values = 4 * together.VALUES * len(templates) if spec.together else 0
     deciding += values
     if decoder.template_keys() is not None and k > 1:
         deciding += 2 * 4 * CELL_VALUES * len(templates)  # of the start with a rich set, and of the templates that it is made from
@@ -242,7 +245,9 @@ def _stage_bytes(
         **networks,
         "decode": deciding,
         "select": workers * together.projected_bytes(grid, chunk, k) + values if spec.together else 0,
-        "rules": rules.projected_bytes(kept, grid, decoder.query_length, len(templates), len(templates.poses)) + judging if kept else 0,
+        "rules": rules.projected_bytes(kept, grid, decoder.query_length, len(templates), len(templates.poses)) + judging + searching
+        if kept
+        else 0,
         "assemble": writing,
         "tile map": chunk[0] * grid.columns * (8 * k + 7) + writing if spec.tile_map is not None else 0,  # some of which is still held
         "preview": writing if spec.preview is not None else 0,
@@ -251,7 +256,8 @@ def _stage_bytes(
 
 def rules_of(spec: RenderSpec) -> rules.Rules:
     """The rules for repeating templates."""
-    return rules.Rules(1 if spec.unique else spec.max_uses, max(spec.min_distance, int(spec.no_repeat_neighbours)))
+    distance = max(spec.min_distance, int(spec.no_repeat_neighbours))
+    return rules.Rules(1 if spec.unique else spec.max_uses, distance, spec.least_uses)
 
 
 def candidates_kept(spec: RenderSpec, templates: TemplateSet) -> int:

@@ -2,7 +2,7 @@
 
 import errno
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass, replace
 from fractions import Fraction
@@ -12,32 +12,35 @@ from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from hirez_mosaic.assemble import Appearing, Mosaic, write_mosaic, write_preview
 from hirez_mosaic.cache import cache_folder
-from hirez_mosaic.choosing import POOR, RICH, Looks, fitted_decoder, is_rich, together_of, unfitted_decoder
+from hirez_mosaic.choosing import POOR, RICH, Looks, Together, fitted_decoder, is_rich, preferred_bonus, together_of, unfitted_decoder
 from hirez_mosaic.clock import Clock
-from hirez_mosaic.decode import box_queries
+from hirez_mosaic.colour import to_lab
+from hirez_mosaic.decode import box_queries, keys_of
 from hirez_mosaic.encode import stored_type
 from hirez_mosaic.engine import Stage, shared_cores
 from hirez_mosaic.errors import DiskSpaceError, HirezMosaicError, SourceError, WorkspaceError
 from hirez_mosaic.fit import Picture
-from hirez_mosaic.fitting import mean_loss
 from hirez_mosaic.fresh import fresh
-from hirez_mosaic.geometry import CELL
+from hirez_mosaic.geometry import CELL, Box
 from hirez_mosaic.job import Job, Listener, Logged, Tools, hidden_workspace, prepare
 from hirez_mosaic.nets.decoders import FEATURES, Decoder, LearnedDecoder, load_decoder
 from hirez_mosaic.nets.device import device_name
 from hirez_mosaic.plan import candidates_kept, rules_of
 from hirez_mosaic.refine import WINDOW
+from hirez_mosaic.ruled import PASSES, Terms, improve_ruled
 from hirez_mosaic.rules import Queries, RuledMap
+from hirez_mosaic.select import source_values
 from hirez_mosaic.sources import Source, unpack, unpacked
 from hirez_mosaic.spec import FAR_WEIGHT, MAX_SOURCE_PX, RenderSpec
 from hirez_mosaic.stages import choosing_together, decoding, encoding, ingesting, refining, selecting
 from hirez_mosaic.store import Workspace, discard, open_workspace
 from hirez_mosaic.tilemap import cells_of, write_tile_map
 from hirez_mosaic.tint import Tint
-from hirez_mosaic.together import BLOCK, REACH, colour_of
+from hirez_mosaic.together import BLOCK, OPPONENT, REACH, FarView, colour_of
 
 _REFINED = (WINDOW, WINDOW)  # of what is refined, (rows, columns) of cells in a chunk
 _BLOCK = (BLOCK, BLOCK)  # of the index map, where cells are chosen together
@@ -50,7 +53,8 @@ class RenderResult:
     output: the mosaic. size, source_size: its (width, height), and the source's, px. cells: (columns, rows).
     chunk: (columns, rows) of cells.
     distinct_templates: how many were used. projected_bytes: of memory, before the work.
-    rules_cost: Eq. 3 (without, under) the rules for repeating templates, a mean over the windows that a fit is judged by.
+    rules_cost: (without, under) the rules for repeating templates, how far the templates' mean colours are from their cells', Delta E
+        in CIELAB, a mean over all cells.
     seconds: wall time by stage, in order. peak_bytes: the process's peak resident memory up to the end of each stage.
     """
 
@@ -111,6 +115,9 @@ def render(
     max_uses: int | None = None,
     min_distance: int = 0,
     unique: bool = False,
+    min_uses: int = 0,
+    use_all: bool = False,
+    prefer: str | Path | None = None,
     no_repeat_neighbours: bool = False,
     tint: float = 0.0,
     mirror: bool = False,
@@ -150,6 +157,9 @@ def render(
     preview: also write the mosaic at 1,600 px on its longer side.
     max_uses: of one template. min_distance: cells that lie between two uses of it in every direction.
     unique: the same as max_uses=1. no_repeat_neighbours: as min_distance=1. See `rules` for how these are kept.
+    min_uses: of every template. use_all: the same as min_uses=1.
+    prefer: text file of templates that are wanted most, one path below the template folder a line; they are taken where they are nearly
+        as good as others.
     tint: how far each placed template's mean colour moves towards the source's, in CIELAB, 0 to 1.
     mirror, rotate: use templates mirrored left to right, and turned by quarters, too.
     tile_map: .csv, .json or .parquet file to write the tile map to, see `tilemap`.
@@ -287,13 +297,15 @@ def _choose(job: Job, workspace: Workspace, clock: Clock, listener: Listener) ->
         with torch.no_grad():
             norm = decoder.trunk_norm(picture.moments)
     together = None
-    if spec.together:
+    if spec.together or spec.prefer:
         with shared_cores(1, tools.engine.cores):
             together = together_of(decoder, norm, features, analysis, tools.templates, grid, looks)
+    bonus = preferred_bonus(spec, tools.templates, together) if together and spec.prefer else None
+    together = together if spec.together else None
     k = candidates_kept(spec, tools.templates)
     candidates, scores = workspace.add("candidates", "u4", channels=k), workspace.add("scores", "f4", channels=k)
     best = workspace.add("best", "u4") if together and not spec.refine_steps else None
-    decode = partial(decoding, decoder, norm, grid, analysis, features, candidates, scores, best)
+    decode = partial(decoding, decoder, norm, bonus, grid, analysis, features, candidates, scores, best)
     last: tuple[Stage, ...] = (Stage("decode", decode, grid, workspace.marks("decode"), cell_bytes=8 * k),)
     if spec.refine_steps:
         clock.run(*last, workers=plan.workers)
@@ -312,7 +324,8 @@ def _choose(job: Job, workspace: Workspace, clock: Clock, listener: Listener) ->
     clock.run(*last, workers=plan.workers)
     chosen = replace(chosen, left=())
     if rules_of(spec):
-        return _ruled(job, workspace, clock, chosen, partial(box_queries, decoder, norm, grid.box, analysis, features), decoder)
+        queries = partial(box_queries, decoder, norm, grid.box, analysis, features)
+        return _ruled(job, workspace, clock, chosen, queries, decoder, together, keys_of(decoder, bonus) if together else None)
     return chosen
 
 
@@ -365,27 +378,56 @@ def _learn(job: Job, workspace: Workspace, clock: Clock, picture: Picture | None
     return decoder, looks
 
 
-def _ruled(job: Job, workspace: Workspace, clock: Clock, chosen: _Chosen, queries: Queries, decoder: Decoder) -> _Chosen:
-    """The same under the rules for repeating templates. queries: of a box, see `decode.box_queries`."""
+def _ruled(
+    job: Job, workspace: Workspace, clock: Clock, chosen: _Chosen, queries: Queries, decoder: Decoder, together: Together | None, keys: Any
+) -> _Chosen:
+    """The same under the rules for repeating templates. queries: of a box, see `decode.box_queries`. keys: see `decode.keys_of`."""
     spec, plan, grid, tools = job.spec, job.plan, job.plan.grid, job.tools
-    analysis, objective = _looked(workspace)[0], tools.objective
+    analysis, rules, templates = _looked(workspace)[0], rules_of(spec), tools.templates
     index_map, boxes = workspace.add("ruled_map", "u4"), list(grid.chunks(plan.chunk))
+    total = grid.cells * (1 + (PASSES if together else 0))
     with (
-        clock.timed("rules") as progress,
+        clock.timed("rules", total=total) as progress,
         shared_cores(plan.workers, tools.engine.cores),
         workspace.scratch() as scratch,
         torch.inference_mode(),
     ):
-        before = mean_loss(objective, grid, analysis, chosen.index_map)
-        ruled = RuledMap(rules_of(spec), grid, len(tools.templates), len(tools.templates.poses), decoder.query_length)
+        ruled = RuledMap(rules, grid, len(templates), len(templates.poses), decoder.query_length)
         candidates, scores = chosen.candidates, chosen.scores
+        if rules.min_uses:
+            step = range(0, grid.rows, plan.chunk[0])
+            seen = np.concatenate([np.asarray(chosen.colours[top : top + plan.chunk[0]]).reshape(-1, 3) for top in step])
+            own = templates.mean_colours()[:: len(templates.poses)]
+            for done in ruled.place_required(chosen.index_map, _in_channels(seen), _in_channels(own)):
+                progress(done)
         refined = spec.together or spec.refine_steps > 0
         for done in ruled.fill(chosen.index_map, candidates, scores, boxes, queries, decoder.score(), scratch, refined=refined):
             progress(done)
+        if together:
+            terms = Terms(together.values, FarView.of_weight(together.far), together.unit, together.price, together.poses, keys)
+            counts, source = ruled.counts, partial(source_values, analysis)
+            asked = lambda box: queries(box).cpu().numpy()  # noqa: E731
+            for done in improve_ruled(ruled.index_map, counts, terms, grid, candidates, scores, source, asked):
+                progress(done)
         for box in boxes:
             index_map[box.slices] = ruled.index_map[box.slices]
-        cost = (before, mean_loss(objective, grid, analysis, index_map))
-    return replace(chosen, index_map=index_map, rules_cost=cost)
+        own = to_lab(templates.mean_colours()[None])[0]
+        cost = (_mean_delta_e(of, chosen.colours, own, boxes) for of in (chosen.index_map, ruled.index_map))
+    return replace(chosen, index_map=index_map, rules_cost=(next(cost), next(cost)))
+
+
+def _mean_delta_e(index_map: Any, colours: Any, own: NDArray[np.float32], boxes: Sequence[Box]) -> float:
+    """How far the mean colours of the choices are from their cells', a mean over all cells. own: (choices, 3) CIELAB."""
+    total = 0.0
+    for box in boxes:
+        wanted = to_lab(np.asarray(colours[box.slices]))
+        total += float(np.linalg.norm(own[np.asarray(index_map[box.slices])] - wanted, axis=2).sum(dtype=np.float64))
+    return total / sum(box.area for box in boxes)
+
+
+def _in_channels(colours: NDArray[np.uint8]) -> NDArray[np.float32]:
+    """(n, 3) sRGB as luma and two chroma channels, see `together.OPPONENT`."""
+    return (colours / np.float32(255) @ OPPONENT.T).astype(np.float32)
 
 
 def _ingest(job: Job, workspace: Workspace, clock: Clock) -> Stage:

@@ -1,6 +1,7 @@
-"""Rules for repeating templates, kept on the whole map: at most so many uses of each, and so many cells between two uses.
+"""Rules for repeating templates, kept on the whole map: so many uses of each at most and at least, so many cells between two uses.
 
-A greedy choice with a guarantee. The cells with the most to lose, those whose last candidate is furthest behind their first, choose
+A greedy choice with a guarantee, from which the search of `ruled` goes on. Templates that must be used are placed first, where least is
+lost by it. Then the cells with the most to lose, those whose last candidate is furthest behind their first, choose
 first; each takes the best of its candidates that the rules still allow. Cells that have none left choose afterwards, in the same order,
 among all templates that are left. `Rules.check` has made sure that there always is one: around a cell lie at most (2 D + 1)^2 - 1
 others, so that many templates may be too near, and the rest must have enough uses for all cells.
@@ -26,12 +27,14 @@ from hirez_mosaic.decode import best_k
 from hirez_mosaic.errors import TemplateError
 from hirez_mosaic.geometry import Box, CellGrid
 from hirez_mosaic.nets.decoders import Score
+from hirez_mosaic.ruled import Counts
 from hirez_mosaic.templates import release
 
 CANDIDATES = 32
 """Choices per cell that are kept for the rules."""
 WINDOW = 64
 """Side of the windows in which the queries of cells that had no candidate left are made again, cells; whatever the chunks are."""
+_LISTED = 64  # cells that a template which must be used chooses among, at first
 _BATCH = 8192  # cells whose candidates are in memory at once
 _TOGETHER = 1024  # of those cells, that choose at once, at most
 _RANKED = 1 << 20  # templates ranked for all of them, at most
@@ -44,25 +47,43 @@ Queries = Callable[[Box], torch.Tensor]
 
 @dataclass(frozen=True)
 class Rules:
-    """How often a template may be used, in whatever pose.
+    """How often a template may and must be used, in whatever pose.
 
     max_uses: on the whole map; None for any number. min_distance: cells that must lie between two uses, in every direction; 0 for none.
+    min_uses: on the whole map.
     """
 
     max_uses: int | None = None
     min_distance: int = 0
+    min_uses: int = 0
 
     def __bool__(self) -> bool:
-        return self.max_uses is not None or self.min_distance > 0
+        return self.max_uses is not None or self.min_distance > 0 or self.min_uses > 0
 
     def needed(self, rows: int, columns: int) -> int:
         """Templates with which the rules can be kept on a map of so many cells, in whatever order it is filled."""
-        side = 2 * self.min_distance + 1
-        around = min(side, rows) * min(side, columns) - 1
+        around = self._around(rows, columns)
         return around + (1 if self.max_uses is None else -(-rows * columns // self.max_uses))
 
+    def _around(self, rows: int, columns: int) -> int:
+        """Cells around one that may not hold its template, at most."""
+        side = 2 * self.min_distance + 1
+        return min(side, rows) * min(side, columns) - 1
+
+    def needed_cells(self, rows: int, columns: int, templates: int) -> int:
+        """Cells with which each of so many templates finds room for all the uses it must have, in whatever order they are placed."""
+        return templates * self.min_uses + max(0, self.min_uses - 1) * self._around(rows, columns)
+
     def check(self, rows: int, columns: int, templates: int) -> None:
-        """Raise TemplateError where there are too few templates."""
+        """Raise TemplateError where there are too few templates, or too many to use each."""
+        cells, wanted = rows * columns, self.needed_cells(rows, columns, templates)
+        if wanted > cells:
+            uses = "once" if self.min_uses == 1 else f"{self.min_uses} times"
+            apart = f" and {self.min_distance} cells between two uses" if self.min_distance and self.min_uses > 1 else ""
+            raise TemplateError(
+                f"{templates} templates with each used {uses} at least{apart} take {wanted} cells and there are {cells}, "
+                f"{wanted - cells} too few; use more --columns, or ban or dedupe templates."
+            )
         needed = self.needed(rows, columns)
         if templates >= needed:
             return
@@ -88,15 +109,51 @@ class RuledMap:
         self._templates = np.full((grid.rows, grid.columns), -1, np.int32)
         self.index_map = np.zeros((grid.rows, grid.columns), np.uint32)
 
+    @property
+    def counts(self) -> Counts:
+        """What the rules still allow when the map is filled."""
+        used = np.bincount(self._templates.ravel(), minlength=len(self._left))
+        return Counts(self._left.copy(), used - self._rules.min_uses, self._rules.min_distance)
+
+    def place_required(self, first: Any, seen: NDArray[np.float32], own: NDArray[np.float32]) -> Iterator[int]:
+        """Give every template the uses it must have, in the cells that lose least by it; yields numbers of cells done.
+
+        first: (rows, columns) what each cell would have without rules. seen: (cells, channels) mean colours of the source.
+        own: (templates, channels) those of the templates, upright.
+        The templates with the most to lose choose first, each among the free cells it loses least in; and again until all are placed.
+        """
+        missing = np.full(len(own), self._rules.min_uses)
+        cells, keys = self._grid.cells, torch.from_numpy(seen)
+        lost = np.square(own[np.asarray(first[:]).ravel() // self._poses] - seen).sum(1)  # by the cell's own choice
+        bias = torch.from_numpy((lost - np.square(seen).sum(1)).astype(np.float32))
+        listed = _LISTED + self._rules.min_uses * (2 * self._rules.min_distance + 1) ** 2
+        while missing.any():
+            lacking = np.flatnonzero(missing)
+            free = torch.zeros(cells).masked_fill_(torch.from_numpy(self._templates.ravel() >= 0), -torch.inf)
+            score = partial(_distances, keys, bias + free)
+            found, values = best_k(torch.from_numpy(own[lacking]), score, cells, min(cells, listed))
+            loss = np.square(own[lacking]).sum(1) - values[:, 0].numpy()
+            before = int(missing.sum())
+            for number in np.argsort(-loss, kind="stable").tolist():
+                template = int(lacking[number])
+                for cell in found[number].tolist():
+                    if not missing[template]:
+                        break
+                    if self._templates.flat[cell] < 0 and self._take_first(cell, [template * self._poses]):
+                        missing[template] -= 1
+            yield before - int(missing.sum())
+            listed *= 2
+
     def fill(
         self, first: Any, candidates: Any, scores: Any, boxes: list[Box], queries: Queries, score: Score, folder: Path, *, refined: bool
     ) -> Iterator[int]:
-        """Choose for all cells; yields numbers of cells done.
+        """Choose for all cells that are still empty; yields numbers of cells done.
 
         first: (rows, columns) what each cell would have without rules. candidates, scores: (rows, columns, k), see `decode`.
         boxes: their chunks. folder: for what must not be in memory. refined: whether `first` is more than the best score.
         """
         cells, choices = self._grid.cells, len(self._left) * self._poses
+        refined = refined or self._rules.min_uses > 0
         if not refined and not self._rules.min_distance and cells * choices * min(int(self._left[0]), cells) <= _EXACT:
             yield from self._assign(queries, score, choices)
             return
@@ -109,9 +166,10 @@ class RuledMap:
             ranked[box.slices] = np.concatenate([np.asarray(first[box.slices])[..., None], np.asarray(candidates[box.slices])], -1)
             release(ranked)
         order = np.argsort(-loss.ravel(), kind="stable")
+        order = order[self._templates.ravel()[order] < 0]
         flat = ranked.reshape(cells, k)
         waiting = np.zeros(cells, np.bool_)
-        for start in range(0, cells, _BATCH):
+        for start in range(0, len(order), _BATCH):
             batch = order[start : start + _BATCH]
             near = flat[batch]
             release(ranked)
@@ -191,6 +249,13 @@ class RuledMap:
         yield len(cells)
 
 
+def _distances(
+    keys: torch.Tensor, bias: torch.Tensor, queries: torch.Tensor, block: slice, out: torch.Tensor | None = None
+) -> torch.Tensor:
+    """Minus squared distances, up to a constant of the query. keys: (n, D). bias: (n,)."""
+    return torch.addmm(bias[block], queries, keys[block].T, alpha=2, out=out)
+
+
 def _ranked(rules: Rules) -> int:
     """Templates that a late cell ranks, so that one at least is not too near: as many as may lie around it, and one more."""
     return max(CANDIDATES, (2 * rules.min_distance + 1) ** 2)
@@ -222,7 +287,7 @@ def projected_bytes(rules: Rules, grid: CellGrid, query: int, choices: int, pose
     window = min(WINDOW, grid.rows) * min(WINDOW, grid.columns)
     exact = 3 * 8 * _EXACT + _SOLVER if grid.cells * choices <= _EXACT else 0
     return (
-        grid.cells * (4 + 4 + 4 + 8 + 8 + 4 + 1)
+        grid.cells * (4 + 4 + 4 + 8 + 8 + 4 + 1 + (12 + 12 + 4 * 5 if rules.min_uses else 0))
         + window * query * 4 * 4
         + _together(rules) * (query * 4 * 2 + min(choices, _ranked(rules)) * 100)
         + 3 * 4 * 1024 * min(2048 * poses, choices)

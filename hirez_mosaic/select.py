@@ -3,6 +3,7 @@
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from hirez_mosaic.geometry import CELL, Box, CellGrid
 from hirez_mosaic.together import BLOCK, REACH, FarView, colour_of, far_values, improve, near_costs
@@ -43,12 +44,16 @@ def choose_block(
         if colour_of(other) < colour_of(box):
             shared = _common(other, read)
             window[shared.within(read).slices] = index_map[shared.slices]
-    pixels = np.asarray(analysis[read.scaled(CELL).slices]).astype(np.float32) / np.float32(255)
-    cells = pixels.reshape(read.height, CELL, read.width, CELL, 3).transpose(0, 2, 1, 3, 4).reshape(-1, CELL, CELL, 3)
-    source = far_values(cells).reshape(read.height, read.width, -1)
     found, near = np.asarray(candidates[box.slices]), near_costs(np.asarray(scores[box.slices]), unit)
-    improve(window, box.within(read), source, values, found, near, far, price, poses)
+    improve(window, box.within(read), source_values(analysis, read), values, found, near, far, price, poses)
     index_map[box.slices] = window[box.within(read).slices]
+
+
+def source_values(analysis: Any, box: Box) -> NDArray[np.float32]:
+    """(rows, columns, 12) far values of the source in a box of cells, see `together.far_values`."""
+    pixels = np.asarray(analysis[box.scaled(CELL).slices]).astype(np.float32) / np.float32(255)
+    cells = pixels.reshape(box.height, CELL, box.width, CELL, 3).transpose(0, 2, 1, 3, 4).reshape(-1, CELL, CELL, 3)
+    return far_values(cells).reshape(box.height, box.width, -1)
 
 
 def neighbours(grid: CellGrid, box: Box) -> list[Box]:

@@ -64,6 +64,9 @@ class RenderSpec:
     max_uses: int | None = None
     min_distance: int = 0
     unique: bool = False
+    min_uses: int = 0
+    use_all: bool = False
+    prefer: Path | None = None
     no_repeat_neighbours: bool = False
     tint: float = 0.0
     mirror: bool = False
@@ -111,6 +114,13 @@ class RenderSpec:
             raise SettingError(f"The most uses of a template are {self.max_uses}; use 1 or more.")
         if self.unique and self.max_uses not in (None, 1):
             raise SettingError(f"--unique allows one use of a template and --max-uses {self.max_uses}; leave one of them out.")
+        if self.min_uses < 0:
+            raise SettingError(f"The least uses of a template are {self.min_uses}; use 0 or more.")
+        if self.use_all and self.min_uses > 1:
+            raise SettingError(f"--use-all wants one use of each template and --min-uses {self.min_uses}; leave one of them out.")
+        most = 1 if self.unique else self.max_uses
+        if most is not None and self.least_uses > most:
+            raise SettingError(f"Each template is to be used {self.least_uses} times at least and {most} at most; change one of them.")
         if not 0 <= self.min_distance <= MAX_DISTANCE:
             raise SettingError(f"The least distance between two uses is {self.min_distance} cells; use 0 to {MAX_DISTANCE}.")
         if self.rotate:
@@ -145,6 +155,11 @@ class RenderSpec:
         return EFFORTS[self.effort][1] if self.refine is None else self.refine
 
     @property
+    def least_uses(self) -> int:
+        """Of every template."""
+        return max(self.min_uses, int(self.use_all))
+
+    @property
     def together(self) -> bool:
         """Whether cells are chosen together with their neighbours; the pure baselines are not unless they are told."""
         return self.choose == "together" or (self.choose == "auto" and self.decoder not in ("l2", "ssim"))
@@ -160,6 +175,7 @@ class RenderSpec:
             ("preview", self.preview),
             ("tile map", self.tile_map),
             ("ban file", self.ban),
+            ("file of preferred templates", self.prefer),
             ("workspace", None if self.workspace is None or is_url(self.workspace) else Path(self.workspace)),
         ]
         places = [(name, path.resolve()) for name, path in named if path is not None]
@@ -168,7 +184,7 @@ class RenderSpec:
                 raise SettingError(f"The {one} {first} and the {other} {second} are the same or one inside the other; name other paths.")
         folder = self.templates.resolve()
         for name, place in places:
-            if name in (source, "ban file"):
+            if name in (source, "ban file", "file of preferred templates"):
                 continue
             if place in (folder, *folder.parents):
                 raise SettingError(f"The {name} {place} would replace the templates {folder}; name another place.")
@@ -270,7 +286,7 @@ def _path(value: str | Path) -> Path:
 
 
 _PARSERS: dict[str, Callable[[Any], Any]] = {
-    **dict.fromkeys(("source", "templates", "output", "preview", "tile_map", "ban", "weights"), _path),
+    **dict.fromkeys(("source", "templates", "output", "preview", "tile_map", "ban", "prefer", "weights"), _path),
     "tile": parse_tile,
     "scale": parse_scale,
     "memory": parse_bytes,

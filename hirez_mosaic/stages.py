@@ -6,7 +6,9 @@ They are plain functions of plain values, so that a cluster can send them, with 
 from functools import partial
 from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from hirez_mosaic.choosing import Together
 from hirez_mosaic.decode import decode_chunk, keys_of
@@ -15,7 +17,7 @@ from hirez_mosaic.engine import Task
 from hirez_mosaic.fit import Objective
 from hirez_mosaic.geometry import CellGrid
 from hirez_mosaic.ingest import ingest_chunk
-from hirez_mosaic.nets.decoders import Decoder, TrunkNorm
+from hirez_mosaic.nets.decoders import Decoder, Score, TrunkNorm
 from hirez_mosaic.nets.vgg import VGG16
 from hirez_mosaic.refine import refine_window
 from hirez_mosaic.select import choose_block, select_chunk
@@ -39,6 +41,7 @@ def encoding(
 def decoding(
     decoder: Decoder,
     norm: TrunkNorm | None,
+    bonus: NDArray[np.float32] | None,
     grid: CellGrid,
     analysis: Any,
     features: Any,
@@ -48,11 +51,16 @@ def decoding(
     device: torch.device,
 ) -> Task:
     """See `decode_chunk`."""
-    keys = keys_of(decoder) if candidates.shape[-1] > 1 else None
+    keys = keys_of(decoder, bonus) if candidates.shape[-1] > 1 else None
     decoder.to(device)
     here = None if norm is None else TrunkNorm(norm.mean.to(device), norm.variance.to(device))
-    score = decoder.score()
+    score = decoder.score() if bonus is None else _with_bonus(decoder.score(), torch.from_numpy(bonus).to(device))
     return lambda box: decode_chunk(decoder, here, score, keys, grid, analysis, features, candidates, scores, best, box)
+
+
+def _with_bonus(score: Score, bonus: torch.Tensor) -> Score:
+    """Scores of templates, of which some get more."""
+    return lambda queries, block, out=None: score(queries, block, out).add_(bonus[block])
 
 
 def selecting(best: Any, index_map: Any, device: torch.device) -> Task:

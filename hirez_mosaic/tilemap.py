@@ -249,25 +249,35 @@ def _read_parquet(path: Path) -> Iterator[Cell]:
         raise TileMapError(f"The tile map {path} is no Parquet file: {error}.") from error
 
 
-def read_ban(path: Path) -> frozenset[str]:
-    """Paths of templates, one a line; empty lines and those that begin with # are left out. Raises SettingError."""
+def read_names(path: Path, which: str) -> frozenset[str]:
+    """Paths of templates, one a line; empty lines and those that begin with # are left out. which: "banned", say. Raises SettingError."""
     try:
         lines = path.read_text("utf-8-sig").splitlines()
     except FileNotFoundError as error:
-        raise SettingError(f"The file of banned templates {path} is not there.") from error
+        raise SettingError(f"The file of {which} templates {path} is not there.") from error
     except (UnicodeDecodeError, OSError) as error:
-        raise SettingError(f"The file of banned templates {path} is no text in UTF-8.") from error
+        raise SettingError(f"The file of {which} templates {path} is no text in UTF-8.") from error
     return frozenset(line for line in map(str.strip, lines) if line and not line.startswith("#"))
+
+
+def read_ban(path: Path) -> frozenset[str]:
+    """Of templates that are left out, see `read_names`."""
+    return read_names(path, "banned")
+
+
+def check_names(templates: TemplateSet, names: frozenset[str], which: str) -> None:
+    """Raise SettingError for a template that is not there."""
+    unknown = sorted(names - set(templates.names))
+    if unknown:
+        some = ", ".join(unknown[:5])
+        raise SettingError(f"{len(unknown)} {which} templates are not in {templates.folder}: {some}; name paths below it.")
 
 
 def without(templates: TemplateSet, banned: frozenset[str]) -> TemplateSet:
     """The templates that are not banned. Raises SettingError for a banned one that is not there, or when none is left."""
     if not banned:
         return templates
-    unknown = sorted(banned - set(templates.names))
-    if unknown:
-        some = ", ".join(unknown[:5])
-        raise SettingError(f"{len(unknown)} banned templates are not in {templates.folder}: {some}; name paths below it.")
+    check_names(templates, banned, "banned")
     kept = np.array([number for number, name in enumerate(templates.names) if name not in banned], np.int64)
     if not len(kept):
         raise SettingError(f"All {len(templates.names)} templates in {templates.folder} are banned; leave one at least.")

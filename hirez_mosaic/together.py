@@ -55,7 +55,8 @@ VALUES = 3 * HALVES * HALVES
 _SWEEPS = 2  # of a block, one after another
 _REPEAT_RADIUS = 3  # cells
 _RADIUS = REACH * HALVES  # half cells that K reaches
-_HALF_PX = (CELL // HALVES) ** 2  # px of a half cell
+HALF_PX = (CELL // HALVES) ** 2
+"""Px of a half cell."""
 _HADAMARD = np.array([[1, 1, 1, 1], [1, -1, 1, -1], [1, 1, -1, -1], [1, -1, -1, 1]], np.float32) / 2
 
 
@@ -120,7 +121,7 @@ def near_costs(scores: NDArray[np.float32], unit: float) -> NDArray[np.float32]:
     The far view's errors are of means over half cells, so this is divided by the px of one: a cell that is evenly off costs the same near
     and, were its neighbours off alike, far.
     """
-    return (scores.max(-1, keepdims=True) - scores) * np.float32(unit / _HALF_PX)
+    return (scores.max(-1, keepdims=True) - scores) * np.float32(unit / HALF_PX)
 
 
 def repeat_price(scores: NDArray[np.float32], unit: float) -> float:
@@ -172,38 +173,51 @@ def _sweep(window, offset, source, field, kernel, own, values, candidates, near,
     field: (3, 2 rows, 2 columns) K * errors of the block, which is kept up to date.
     """
     columns, count = candidates.shape[1], candidates.shape[2]
-    size = own.shape[0]
-    pull = np.empty(size, np.float32)
+    pull = np.empty(own.shape[0], np.float32)
     changed = 0
     for place in order:
         row, column = place // columns, place % columns
-        old = window[row + offset[0], column + offset[1]]
-        for channel in range(3):  # what the neighbours ask for: the field without the cell's own part
-            a, b = field[channel, 2 * row, 2 * column], field[channel, 2 * row, 2 * column + 1]
-            c, d = field[channel, 2 * row + 1, 2 * column], field[channel, 2 * row + 1, 2 * column + 1]
-            first = 4 * channel
-            pull[first] = np.float32(0.5) * (a + b + c + d)
-            pull[first + 1] = np.float32(0.5) * (a - b + c - d)
-            pull[first + 2] = np.float32(0.5) * (a + b - c - d)
-            pull[first + 3] = np.float32(0.5) * (a - b - c + d)
-        for j in range(size):
-            pull[j] -= own[j] * (values[old, j] - source[row, column, j])
+        down, right = row + offset[0], column + offset[1]
+        old = window[down, right]
+        _pull(field, own, values[old], source[row, column], row, column, pull)
         least, best = np.float32(np.inf), old
         for i in range(count):
             choice = candidates[row, column, i]
-            cost = near[row, column, i]
-            for j in range(size):
-                error = values[choice, j] - source[row, column, j]
-                cost += error * (own[j] * error + np.float32(2) * pull[j])
+            cost = near[row, column, i] + _far(own, pull, values[choice], source[row, column])
             if cost < least and price > 0:
-                cost += price * _repeats(window, row + offset[0], column + offset[1], choice // poses, poses)
+                cost += price * _repeats(window, down, right, choice // poses, poses)
             if cost < least:
                 least, best = cost, choice
         if best != old:
             changed += 1
-            window[row + offset[0], column + offset[1]] = best
+            window[down, right] = best
             _move(field, kernel, values, row, column, old, best)
     return changed
+
+
+@njit(nogil=True, cache=True)
+def _pull(field, own, old, source, row, column, pull):  # type: ignore[no-untyped-def]
+    """What the neighbours of a cell ask of it: the field there without the cell's own part. old, source: (12,) far values."""
+    for channel in range(3):
+        a, b = field[channel, 2 * row, 2 * column], field[channel, 2 * row, 2 * column + 1]
+        c, d = field[channel, 2 * row + 1, 2 * column], field[channel, 2 * row + 1, 2 * column + 1]
+        first = 4 * channel
+        pull[first] = np.float32(0.5) * (a + b + c + d)
+        pull[first + 1] = np.float32(0.5) * (a - b + c - d)
+        pull[first + 2] = np.float32(0.5) * (a + b - c - d)
+        pull[first + 3] = np.float32(0.5) * (a - b - c + d)
+    for j in range(own.shape[0]):
+        pull[j] -= own[j] * (old[j] - source[j])
+
+
+@njit(nogil=True, cache=True)
+def _far(own, pull, values, source):  # type: ignore[no-untyped-def]
+    """The far term of a cell with these far values (12,), up to what does not depend on them."""
+    cost = np.float32(0)
+    for j in range(own.shape[0]):
+        error = values[j] - source[j]
+        cost += error * (own[j] * error + np.float32(2) * pull[j])
+    return cost
 
 
 @njit(nogil=True, cache=True)

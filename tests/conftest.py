@@ -51,7 +51,6 @@ def own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """An empty cache for this test alone."""
     monkeypatch.setenv("HIREZ_MOSAIC_CACHE", str(tmp_path / "cache"))
     monkeypatch.delenv("HIREZ_MOSAIC_WEIGHTS", raising=False)
-    monkeypatch.setattr("hirez_mosaic.choosing.STEPS", 1)  # of fitting, unless a test says otherwise
     return tmp_path / "cache"
 
 

@@ -113,6 +113,9 @@ _chooses = together(
         far_weight(FAR_WEIGHT, "in fit and refine"),
         click.option("--max-uses", type=int, help="Of one template in the mosaic, at most."),
         click.option("--unique", is_flag=True, help="Use each template once at most."),
+        click.option("--min-uses", type=int, default=0, show_default=True, help="Of every template, at least."),
+        click.option("--use-all", is_flag=True, help="Use each template once at least."),
+        click.option("--prefer", type=click.Path(), help="Text file of templates wanted most, one path below --templates a line."),
         click.option(
             "--min-distance", type=int, default=0, show_default=True, help="Cells between two uses of a template, in every direction."
         ),
