@@ -136,7 +136,8 @@ def judged(source: Path, mosaic: Path, columns: int) -> float:
     judge = Judge(MultiScaleLoss(loss_network(weights, torch.device("cpu"), torch.float32), edge="replicate"), None)
     windows = CellGrid(rows, across, (CELL, CELL), Fraction(1)).chunks((min(64, rows), min(64, across)))
     whole = [box.scaled(CELL).slices for box in windows if box.height >= min(64, rows) and box.width >= min(64, across)]
-    return statistics.fmean(judge(*(as_images(one[part], torch.device("cpu")) for one in small)).eq3 for part in whole)
+    pairs = ([as_images(one[part], torch.device("cpu")) for one in small] for part in whole)
+    return statistics.fmean(judge(picture, made).eq3 for picture, made in pairs)
 
 
 def _shrunk(path: Path, width: int) -> NDArray[np.uint8]:

@@ -67,9 +67,9 @@ def to_srgb(samples: NDArray[Any], colour: Colour, background: tuple[int, int, i
     return np.round(over).astype(np.uint8)
 
 
-def to_lab(pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
+def to_lab(pixels: NDArray[np.uint8] | NDArray[np.uint16]) -> NDArray[np.float32]:
     """(h, w, 3) sRGB as CIELAB float32 (D65; L from 0 to 100): distances are about what the eye sees, 2 the least of it."""
-    return _retold(pixels, "srgb", "lab").numpy()
+    return _retold(pixels, "srgb" if pixels.dtype == np.uint8 else "rgb16", "lab").numpy()
 
 
 def from_lab(lab: NDArray[np.float32]) -> NDArray[np.uint8]:

@@ -25,7 +25,7 @@ from hirez_mosaic.fresh import fresh
 from hirez_mosaic.geometry import CELL, Box
 from hirez_mosaic.job import Listener, cached_templates
 from hirez_mosaic.loss import MultiScaleLoss
-from hirez_mosaic.metrics import Judge, Judgement
+from hirez_mosaic.metrics import SIGMAS, SIZES, Eye, Judge, Judgement, mean_judgement
 from hirez_mosaic.nets.decoders import load_decoder
 from hirez_mosaic.nets.device import resolve_device
 from hirez_mosaic.nets.weights import resolve_alexnet, resolve_weights
@@ -136,11 +136,12 @@ def compare(
                     chosen = replace(spec, decoder=decoder, fit=steps, refine=refine if name == "refined" else 0)
                     result = run_render(chosen, Listener())
                 panels.setdefault("input", np.asarray(zarr.open_array(workspace / "analysis", mode="r")))
-                mosaic = _soft(workspace, small, found.fingerprint) if name == "soft" else _hard(workspace, small)
+                index_map = None if name == "soft" else np.asarray(zarr.open_array(workspace / "index_map", mode="r")).astype(np.int64)
+                mosaic = _soft(workspace, small, found.fingerprint) if index_map is None else _hard(index_map, small)
                 seconds = max(seconds, result.seconds.get("fit", 0.0))  # the first fit is computed, later ones come from the cache
                 spent = result.total_seconds - result.seconds["assemble"] - result.seconds.get("fit", 0.0) + (seconds if steps else 0.0)
-                judgement = judge(as_images(panels["input"], where), mosaic.to(where))
-                rows.append(Row(source, name, judgement, None if name == "soft" else result.distinct_templates, spent))
+                judgement = judge(as_images(panels["input"], where), mosaic.to(where), index_map, len(found.poses))
+                rows.append(Row(source, name, judgement, None if index_map is None else result.distinct_templates, spent))
                 panels[name] = mosaic[0].permute(1, 2, 0).mul(255).round().byte().numpy()
                 _write_table(rows, folder / _TABLE)  # whatever goes wrong with the next
             _write_figure(panels, size, folder / f"{source.stem}.png")
@@ -174,15 +175,8 @@ def means(rows: Sequence[Row]) -> dict[str, Row]:
     found: dict[str, Row] = {}
     for name in dict.fromkeys(row.selection for row in rows):
         mine = [row for row in rows if row.selection == name]
-        judged = [row.judgement for row in mine]
-        lpips = [one.lpips for one in judged if one.lpips is not None]
         used = [row.distinct for row in mine if row.distinct is not None]
-        judgement = Judgement(
-            tuple(np.mean([one.per_scale for one in judged], axis=0).tolist()),
-            float(np.mean([one.eq3 for one in judged])),
-            float(np.mean(lpips)) if lpips else None,
-            float(np.mean([one.cell_means for one in judged])),
-        )
+        judgement = mean_judgement([row.judgement for row in mine])
         distinct = round(float(np.mean(used))) if used else None
         found[name] = Row(mine[0].source, name, judgement, distinct, float(np.mean([row.seconds for row in mine])))
     return found
@@ -206,7 +200,12 @@ def _make_judge(weights: dict[str, torch.Tensor], device: torch.device, listener
         alexnet = resolve_alexnet(cache_folder("weights"), listener.note)
     except WeightsError as error:
         listener.note(f"LPIPS is left out, for AlexNet's weights are not to be had ({error}).")
-    return Judge(MultiScaleLoss(loss_network(weights, device, torch.float32)), alexnet)
+    eye = None
+    try:
+        eye = Eye(device)
+    except ImportError as error:
+        listener.note(f"JOD and FLIP are left out, for they are not installed ({error}); pip install 'hirez-mosaic[eye]'.")
+    return Judge(MultiScaleLoss(loss_network(weights, device, torch.float32)), alexnet, eye)
 
 
 def _columns(source: Path, side: int, tile: tuple[int, int], background: tuple[int, int, int]) -> int:
@@ -219,14 +218,13 @@ def _columns(source: Path, side: int, tile: tuple[int, int], background: tuple[i
     return max(1, round(side / CELL * across / max(across, down)))
 
 
-def _hard(workspace: Path, templates: torch.Tensor) -> torch.Tensor:
-    """(1, 3, 8 rows, 8 columns) the mosaic that a render left in its workspace, at 8 px a cell. templates: (N, 8, 8, 3)."""
-    index_map = np.asarray(zarr.open_array(workspace / "index_map", mode="r")).astype(np.int64)
+def _hard(index_map: NDArray[np.int64], templates: torch.Tensor) -> torch.Tensor:
+    """(1, 3, 8 rows, 8 columns) the mosaic of an index map (rows, columns), at 8 px a cell. templates: (N, 8, 8, 3)."""
     return placed(templates.flatten(1)[torch.from_numpy(index_map).flatten()], Box(0, index_map.shape[0], 0, index_map.shape[1]))
 
 
 def _soft(workspace: Path, templates: torch.Tensor, fingerprint: str) -> torch.Tensor:
-    """The same of the coefficients (Eq. 1) of the decoder it was fitted with."""
+    """The same of the coefficients (Eq. 1) of the decoder that a render left in its workspace, fitted."""
     group: Any = zarr.open_group(workspace, mode="r")
     decoder = load_decoder(workspace / "decoder.safetensors", len(templates), fingerprint)
     picture = Picture(group["analysis"], group["features"], gather_moments(group["moments"], lambda done: None))
@@ -237,10 +235,13 @@ def _write_table(rows: Sequence[Row], path: Path) -> None:
     with fresh(path) as made, made.open("w", newline="") as file:
         writer = csv.writer(file)
         scales = [f"scale {scale}" for scale in range(len(rows[0].judgement.per_scale))]
-        writer.writerow(["source", "selection", *scales, "Eq. 3", "LPIPS", "cell means", "distinct", "seconds"])
+        measures = [*scales, "Eq. 3", "LPIPS", "cell means", *(f"dE {sigma} px" for sigma in SIGMAS)]
+        measures += [*(f"{name} {size}" for name in ("JOD", "FLIP") for size in SIZES), "equal neighbours"]
+        writer.writerow(["source", "selection", *measures, "distinct", "seconds"])
         for row in rows:
             one = row.judgement
-            writer.writerow([row.source, row.selection, *one.per_scale, one.eq3, one.lpips, one.cell_means, row.distinct, row.seconds])
+            values = [*one.per_scale, one.eq3, one.lpips, one.cell_means, *one.delta_e, *one.jod, *one.flip, one.equal_neighbours]
+            writer.writerow([row.source, row.selection, *values, row.distinct, row.seconds])
 
 
 def _write_figure(panels: dict[str, NDArray[np.uint8]], tile: tuple[int, int], path: Path) -> None:

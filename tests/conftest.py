@@ -67,6 +67,14 @@ def random_weights() -> dict[str, torch.Tensor]:
     return weights
 
 
+@pytest.fixture(scope="session")
+def random_alexnet() -> dict[str, torch.Tensor]:
+    """RANDOM weights in AlexNet's shapes, by torchvision's names."""
+    from torchvision.models import alexnet
+
+    return {name: tensor for name, tensor in alexnet(weights=None).state_dict().items() if name.startswith("features")}
+
+
 @pytest.fixture
 def with_random_weights(monkeypatch: pytest.MonkeyPatch, random_weights: dict[str, torch.Tensor]) -> None:
     """Let `render` use the RANDOM weights."""

@@ -1,6 +1,8 @@
 """`compare`: the table, the figure, and what is refused."""
 
 import csv
+import re
+import sys
 from pathlib import Path
 
 import pytest
@@ -15,9 +17,6 @@ from hirez_mosaic.cli.main import main
 from hirez_mosaic.comparing import SELECTIONS, means
 from hirez_mosaic.errors import OutputError, OutputExistsError, SettingError, WeightsError
 from hirez_mosaic.job import Listener
-from hirez_mosaic.loss import MultiScaleLoss, multi_scale_loss
-from hirez_mosaic.metrics import Judge
-from hirez_mosaic.nets.vgg import VGG16
 
 
 @pytest.fixture
@@ -34,13 +33,6 @@ def here(
     for name, seed in (("a", 70), ("b", 71)):
         save(tmp_path / "photos" / f"{name}.png", photo(150, 200, seed=seed))
     return tmp_path
-
-
-@pytest.fixture(scope="session")
-def random_alexnet() -> dict[str, torch.Tensor]:
-    from torchvision.models import alexnet
-
-    return {name: tensor for name, tensor in alexnet(weights=None).state_dict().items() if name.startswith("features")}
 
 
 def call(*words: str) -> Result:
@@ -65,13 +57,34 @@ def test_every_selection_is_judged_and_shown(here: Path, monkeypatch: pytest.Mon
         scales = [float(row[f"scale {scale}"]) for scale in range(3)]
         assert float(row["Eq. 3"]) == pytest.approx(sum(scales) / 3, rel=1e-5)
         assert float(row["LPIPS"]) >= 0
+        assert all(0 < float(row[f"JOD {size}"]) < 10 for size in ("full", "half", "quarter"))
+        assert all(0 < float(row[f"FLIP {size}"]) < 1 for size in ("full", "half", "quarter"))
+        assert all(float(row[f"dE {sigma} px"]) > 0 for sigma in (4, 8, 16))
+        assert row["equal neighbours"] == "" if row["selection"] == "soft" else 0 <= float(row["equal neighbours"]) <= 1
         assert float(row["seconds"]) > 0
         assert (row["distinct"] == "") == (row["selection"] == "soft")
     fitted, refined = (float(next(row for row in rows if row["selection"] == name)["seconds"]) for name in ("fitted", "refined"))
     assert refined > 0.5 * fitted  # the fit counts, though it came from the cache
     assert {path.name for path in Path("compared").iterdir()} == {"compared.csv", "a.png", "b.png"}
     assert pyvips.Image.new_from_file("compared/a.png").width > 4 * 256
-    assert "Means over 2 pictures" in result.stderr
+    _, title, heading, *table = result.stderr[result.stderr.index("Means over 2 pictures") - 1 :].splitlines()
+    assert "except for JOD" in title
+    assert re.split(" {2,}", heading.strip()) == [
+        *(
+            "selection",
+            "Eq. 3",
+            "ratio",
+            "LPIPS",
+            "cell means",
+            "dE 8 px",
+            "JOD half",
+            "FLIP half",
+            "equal neighbours",
+            "distinct",
+            "seconds",
+        )
+    ]
+    assert [line.split()[0] for line in table[:7]] == list(SELECTIONS)
 
 
 def test_several_trained_decoders_side_by_side(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -90,11 +103,18 @@ def test_without_what_may_be_missing_it_goes_on_and_says_so(here: Path, monkeypa
     listener = Listener()
     monkeypatch.setattr(listener, "note", notes.append)
     monkeypatch.setattr("hirez_mosaic.comparing.resolve_alexnet", nowhere)
+    monkeypatch.setitem(sys.modules, "pycvvdp", None)  # as if the extra were not installed
     rows = compare(["photos/a.png"], "templates", side=64, selections=["L2", "trained"], listener=listener)
     assert [row.selection for row in rows] == ["L2"]
     assert rows[0].judgement.lpips is None
     assert any("no trained decoder" in note for note in notes)
     assert any("LPIPS is left out" in note for note in notes)
+    assert rows[0].judgement.jod == rows[0].judgement.flip == (None, None, None)
+    assert means(rows)["L2"].judgement.jod == (None, None, None)
+    (note,) = (note for note in notes if "JOD and FLIP are left out" in note)
+    assert "pip install 'hirez-mosaic[eye]'" in note
+    with Path("compared/compared.csv").open() as file:
+        assert next(csv.DictReader(file))["JOD half"] == ""
 
 
 def test_what_cannot_be_compared_is_refused(here: Path) -> None:
@@ -118,16 +138,3 @@ def test_what_cannot_be_compared_is_refused(here: Path) -> None:
         compare(["photos/a.png"], "templates")
     with pytest.raises(OutputError, match=r"a\.png is a file; name a folder"):
         compare(["photos/a.png"], "templates", output=here / "a.png")
-
-
-def test_the_judge_gives_eq_3_and_a_picture_is_no_distance_from_itself(
-    random_weights: dict[str, torch.Tensor], random_alexnet: dict[str, torch.Tensor]
-) -> None:
-    vgg = VGG16("conv5_1").load(random_weights)
-    judge = Judge(MultiScaleLoss(vgg), random_alexnet)
-    source, mosaic = torch.rand(2, 1, 3, 256, 256)
-    assert judge(source, mosaic).eq3 == pytest.approx(multi_scale_loss(vgg, source, mosaic).item())
-    same = judge(source, source)
-    assert same.lpips == pytest.approx(0, abs=1e-6)
-    assert same.cell_means == 0
-    assert judge(source, mosaic).lpips > 0.01  # type: ignore[operator]

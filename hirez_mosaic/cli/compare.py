@@ -31,7 +31,7 @@ SELECTIONS = "L2,SSIM,residual,trained,fitted,refined,soft"
 @click.option("--json", "as_json", is_flag=True, help="Print all rows as JSON on standard output.")
 @QUIET
 def compare(sources: tuple[str, ...], as_json: bool, quiet: bool, selections: str, **settings: object) -> None:
-    """Make mosaics of the pictures SOURCES in every way, and judge them by Eq. 3, LPIPS and the cells' means.
+    """Make mosaics of the pictures SOURCES in every way, and judge them by Eq. 3 and as the eye sees them.
 
     \b
     hirez-mosaic compare photos/*.png --templates emoji/ --tile 8 -o compared/

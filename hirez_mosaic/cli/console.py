@@ -22,6 +22,7 @@ from rich.text import Text
 
 from hirez_mosaic.batching import BatchListener, BatchResult, Outcome
 from hirez_mosaic.job import Job, Listener
+from hirez_mosaic.metrics import SIGMAS, SIZES
 from hirez_mosaic.nets.device import device_name
 from hirez_mosaic.rendering import RenderResult
 from hirez_mosaic.spec import format_bytes
@@ -185,20 +186,27 @@ def print_summary(console: Console, result: RenderResult) -> None:
 def print_comparison(console: Console, means: "dict[str, Row]", sources: int) -> None:
     """The means over all sources; the ratio is that of Eq. 3 to the better of the baselines that were asked for."""
     baseline = min((means[name].judgement.eq3 for name in ("L2", "SSIM") if name in means), default=None)
-    table = Table(title=f"Means over {sources} pictures; lower is better", title_justify="left", box=None)
-    scales = [f"scale {scale}" for scale in range(len(next(iter(means.values())).judgement.per_scale))]
-    for heading in ("selection", *scales, "Eq. 3", "ratio", "LPIPS", "cell means", "distinct", "seconds"):
-        table.add_column(heading, justify="left" if heading == "selection" else "right")
+    table = Table(title=f"Means over {sources} pictures; lower is better, except for JOD", title_justify="left", box=None)
+    half, sigma = list(SIZES).index("half"), 8
+    columns: dict[str, Callable[[Row], str]] = {
+        "Eq. 3": lambda row: f"{row.judgement.eq3:.3f}",
+        "ratio": lambda row: "" if baseline is None else f"{row.judgement.eq3 / baseline:.3f}",
+        "LPIPS": lambda row: _told(row.judgement.lpips, ".3f"),
+        "cell means": lambda row: f"{row.judgement.cell_means:.5f}",
+        f"dE {sigma} px": lambda row: f"{row.judgement.delta_e[SIGMAS.index(sigma)]:.2f}",
+        "JOD half": lambda row: _told(row.judgement.jod[half], ".2f"),
+        "FLIP half": lambda row: _told(row.judgement.flip[half], ".3f"),
+        "equal neighbours": lambda row: _told(row.judgement.equal_neighbours, ".1%"),
+        "distinct": lambda row: _told(row.distinct, ","),
+        "seconds": lambda row: f"{row.seconds:.1f}",
+    }
+    table.add_column("selection")
+    for heading in columns:
+        table.add_column(heading, justify="right")
     for name, row in means.items():
-        one = row.judgement
-        table.add_row(
-            name,
-            *(f"{value:.3f}" for value in one.per_scale),
-            f"{one.eq3:.3f}",
-            "" if baseline is None else f"{one.eq3 / baseline:.3f}",
-            "" if one.lpips is None else f"{one.lpips:.3f}",
-            f"{one.cell_means:.5f}",
-            "" if row.distinct is None else f"{row.distinct:,}",
-            f"{row.seconds:.1f}",
-        )
+        table.add_row(name, *(told(row) for told in columns.values()))
     console.print(table)
+
+
+def _told(value: float | None, form: str) -> str:
+    return "" if value is None else format(value, form)
