@@ -10,12 +10,10 @@ import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from fractions import Fraction
-from typing import Any
 
 import numpy as np
-import torch
 
-from hirez_mosaic.fit import Objective, Picture, Recipe, Trainer, placed
+from hirez_mosaic.fit import Objective, Picture, Recipe, Trainer
 from hirez_mosaic.geometry import CELL, Box, CellGrid
 from hirez_mosaic.nets.decoders import LearnedDecoder, ResidualDecoder
 from hirez_mosaic.spec import EFFORTS

@@ -229,13 +229,12 @@ def _stage_bytes(
     searching = 0
     if kept and spec.together:
         searching = values + ruled.projected_bytes(grid, chunk, k, kept.min_distance, decoder.query_length)
-    judging = fit.step_bytes(*window, itemsize) + fit.objective_bytes(len(templates)) + decoder.scoring_bytes
     mapped = min(templates.pixels.nbytes, RESIDENT + grid.columns * grid.tile[0] * grid.tile[1] * 3)  # of templates, resident when used
     deciding = workers * decode.projected_bytes(chunk, decoder.query_length, len(templates), k) + decoder.scoring_bytes
     deciding += values
     if decoder.template_keys() is not None and k > 1:
         deciding += 2 * 4 * CELL_VALUES * len(templates)  # of the start with a rich set, and of the templates that it is made from
-    learned = _LEARNED if fit_steps or spec.refine_steps or kept else 0
+    learned = _LEARNED if fit_steps or spec.refine_steps else 0
     if learned:
         deciding += fit.objective_bytes(len(templates))
     writing = assemble.projected_bytes(grid, spec.output, tinted=spec.tint > 0) + mapped + learned
@@ -245,7 +244,9 @@ def _stage_bytes(
         **networks,
         "decode": deciding,
         "select": workers * together.projected_bytes(grid, chunk, k) + values if spec.together else 0,
-        "rules": rules.projected_bytes(kept, grid, decoder.query_length, len(templates), len(templates.poses)) + judging + searching
+        "rules": rules.projected_bytes(kept, grid, decoder.query_length, len(templates), len(templates.poses))
+        + searching
+        + decoder.scoring_bytes
         if kept
         else 0,
         "assemble": writing,

@@ -18,7 +18,9 @@ from hirez_mosaic.decode import best_k
 from hirez_mosaic.errors import SettingError, TemplateError
 from hirez_mosaic.geometry import Box, CellGrid
 from hirez_mosaic.rendering import render
+from hirez_mosaic.ruled import Terms, improve_ruled
 from hirez_mosaic.rules import RuledMap, Rules
+from hirez_mosaic.together import FarView, energy, far_values
 
 
 def filled(folder: Path, grid: CellGrid, rules: Rules, templates: int, poses: int, seed: int, chunk: int = 100, k: int = 4) -> RuledMap:
@@ -42,9 +44,48 @@ def filled(folder: Path, grid: CellGrid, rules: Rules, templates: int, poses: in
     return made
 
 
-def broken(rules: Rules, index_map: np.ndarray, poses: int) -> str:
+def searched(
+    folder: Path, grid: CellGrid, rules: Rules, templates: int, poses: int, seed: int, price: float = 0.1
+) -> tuple[np.ndarray, np.ndarray, float, float]:
+    """(the map before the search, and after it; E before and after), of random cells and templates, whose px are their queries and keys."""
+    rng = np.random.default_rng(seed)
+    px, shades = (rng.random((count, 8, 8, 3), np.float32) ** 2 for count in (grid.cells, templates * poses))
+    keys, bias = 2 * shades.reshape(-1, 192), -np.square(shades).reshape(-1, 192).sum(1)
+    asked = torch.from_numpy(px.reshape(-1, 192))
+
+    def score(query: torch.Tensor, block: slice, out: torch.Tensor | None = None) -> torch.Tensor:
+        return torch.addmm(torch.from_numpy(bias[block]), query, torch.from_numpy(keys[block]).T)
+
+    found, best = best_k(asked, score, templates * poses, min(6, templates * poses))
+    candidates, scores = (of.unflatten(0, (grid.rows, grid.columns)).numpy() for of in (found, best))
+    candidates = candidates.astype(np.uint32)
+    made = RuledMap(rules, grid, templates * poses, poses, 192)
+    cells = np.arange(grid.cells).reshape(grid.rows, grid.columns)
+    queries = lambda box: asked[torch.from_numpy(cells[box.slices].copy()).flatten()]  # noqa: E731
+    if rules.min_uses:
+        assert sum(made.place_required(candidates[..., 0], px.mean((1, 2)), shades[::poses].mean((1, 2)))) == templates * rules.min_uses
+    for _ in made.fill(candidates[..., 0], candidates, scores, [grid.box], queries, score, folder, refined=True):
+        pass
+    values, source, before = far_values(shades), far_values(px).reshape(grid.rows, grid.columns, -1), made.index_map.copy()
+    terms = Terms(values, FarView.of_weight(1.0), 1.0, price, poses, (keys, bias))
+    for _ in improve_ruled(
+        made.index_map, made.counts, terms, grid, candidates, scores, lambda box: source[box.slices], lambda box: queries(box).numpy()
+    ):
+        pass
+
+    def total(index_map: np.ndarray) -> float:
+        distances = np.square(shades.reshape(-1, 192)[index_map.ravel()] - px.reshape(-1, 192)).sum(1).reshape(index_map.shape)
+        return energy(index_map, source, values, distances / 16, terms.far, price, poses)
+
+    return before, made.index_map, total(before), total(made.index_map)
+
+
+def broken(rules: Rules, index_map: np.ndarray, poses: int, templates: int = 0) -> str:
     """What rule a map breaks; empty where none."""
     used = index_map.astype(int) // poses
+    least = np.bincount(used.ravel(), minlength=templates).min()
+    if least < rules.min_uses:
+        return f"{least} uses"
     most = max(Counter(used.ravel().tolist()).values())
     if rules.max_uses is not None and most > rules.max_uses:
         return f"{most} uses"
@@ -96,6 +137,49 @@ def test_no_rule_is_ever_broken_and_no_cell_left_empty(
         rules.check(rows, columns, rules.needed(rows, columns) - 1)
 
 
+@settings(max_examples=200, deadline=None)
+@given(
+    rows=st.integers(1, 14),
+    columns=st.integers(1, 14),
+    max_uses=st.none() | st.integers(1, 9),
+    min_uses=st.integers(0, 3),
+    distance=st.integers(0, 3),
+    spare=st.integers(0, 5),
+    poses=st.sampled_from([1, 2]),
+    seed=st.integers(0, 99),
+)
+def test_the_search_keeps_the_rules_and_lowers_what_it_minimises(
+    tmp_path_factory: pytest.TempPathFactory,
+    rows: int,
+    columns: int,
+    max_uses: int | None,
+    min_uses: int,
+    distance: int,
+    spare: int,
+    poses: int,
+    seed: int,
+) -> None:
+    grid = CellGrid(rows, columns, (8, 8), Fraction(1))
+    least = min(min_uses, max_uses or min_uses)
+    templates = Rules(max_uses, distance).needed(rows, columns) + spare
+    while least and Rules(max_uses, distance, least).needed_cells(rows, columns, templates) > grid.cells:
+        least -= 1
+    rules = Rules(max_uses, distance, least)
+    rules.check(rows, columns, templates)
+    before, after, high, low = searched(tmp_path_factory.mktemp("map"), grid, rules, templates, poses, seed)
+    assert broken(rules, before, poses, templates) == ""
+    assert broken(rules, after, poses, templates) == ""
+    assert low <= high + 1e-3 * abs(high)
+
+
+def test_the_search_pays_under_rules(tmp_path: Path) -> None:
+    """With as many templates as cells each has one place, and swaps are all there is."""
+    grid = CellGrid(16, 16, (8, 8), Fraction(1))
+    before, after, high, low = searched(tmp_path, grid, Rules(1, 0, 1), 256, 1, 1)
+    assert sorted(after.ravel().tolist()) == sorted(before.ravel().tolist()) == list(range(256))
+    assert low < 0.97 * high
+
+
 def test_rules_that_do_not_bind_change_nothing(tmp_path: Path) -> None:
     grid = CellGrid(9, 11, (8, 8), Fraction(1))
     free = filled(tmp_path, grid, Rules(99), 12, 1, 0)
@@ -124,11 +208,23 @@ def test_too_few_templates_is_said_with_the_numbers() -> None:
     Rules(None, 1).check(1, 100, 3)  # on a single row three take turns
     with pytest.raises(TemplateError, match="1 too few"):
         Rules(None, 1).check(1, 100, 2)
+    with pytest.raises(TemplateError, match=r"60 templates with each used 2 times at least take 120 cells and there are 100, 20 too few"):
+        Rules(None, 0, 2).check(10, 10, 60)
+    with pytest.raises(TemplateError, match=r"40 templates .* 2 times at least and 2 cells between two uses take 104 cells .* 4 too few"):
+        Rules(None, 2, 2).check(10, 10, 40)
+    Rules(None, 2, 1).check(10, 10, 100)
 
 
 @pytest.mark.usefixtures("own_cache", "with_random_weights")
 @pytest.mark.parametrize(
-    "how", [{"no_repeat_neighbours": True, "max_uses": 5}, {"unique": True, "mirror": True}, {"min_distance": 2, "refine": 2}]
+    "how",
+    [
+        {"no_repeat_neighbours": True, "max_uses": 5},
+        {"unique": True, "mirror": True},
+        {"min_distance": 2, "refine": 2},
+        {"min_uses": 2, "max_uses": 3, "columns": 18},
+        {"use_all": True, "choose": "alone", "columns": 18},
+    ],
 )
 def test_a_render_keeps_the_rules_whatever_the_chunks_and_workers(
     tmp_path: Path, make_templates: Callable[[int], Path], how: dict[str, int], monkeypatch: pytest.MonkeyPatch
@@ -147,8 +243,9 @@ def test_a_render_keeps_the_rules_whatever_the_chunks_and_workers(
         assert result.rules_cost is not None
     assert (maps[0] == maps[1]).all()
     assert (maps[0] == maps[2]).all()
-    rules = Rules(1 if "unique" in how else how.get("max_uses"), max(how.get("min_distance", 0), int("no_repeat_neighbours" in how)))
-    assert broken(rules, maps[0], 2 if "mirror" in how else 1) == ""
+    distance, least = max(how.get("min_distance", 0), int("no_repeat_neighbours" in how)), how.get("min_uses", int("use_all" in how))
+    rules = Rules(1 if "unique" in how else how.get("max_uses"), distance, least)
+    assert broken(rules, maps[0], 2 if "mirror" in how else 1, 130) == ""
 
 
 @pytest.mark.usefixtures("own_cache")
@@ -159,6 +256,11 @@ def test_wrong_rules_are_refused_before_the_work(tmp_path: Path, make_templates:
         ({"max_uses": 0}, "most uses of a template are 0"),
         ({"unique": True, "max_uses": 2}, "leave one of them out"),
         ({"min_distance": -1}, "least distance between two uses is -1"),
+        ({"min_uses": -1}, "least uses of a template are -1"),
+        ({"min_uses": 8}, "9 templates with each used 8 times at least take 72 cells and there are 64, 8 too few"),
+        ({"use_all": True, "min_uses": 2}, "--use-all wants one use"),
+        ({"min_uses": 3, "max_uses": 2}, "used 3 times at least and 2 at most"),
+        ({"prefer": tmp_path / "none.txt"}, "file of preferred templates .* is not there"),
     ]:
         with pytest.raises((TemplateError, SettingError), match=error):
             render(source, folder, 8, tmp_path / "out.png", **how)
@@ -171,3 +273,21 @@ def test_scratch_files_have_all_their_room_at_once(tmp_path: Path) -> None:
     made[:] = 7
     made.flush()
     assert (np.fromfile(tmp_path / "a", np.uint32) == 7).all()
+
+
+@pytest.mark.usefixtures("own_cache", "with_random_weights")
+def test_preferred_templates_are_taken_where_they_are_nearly_as_good(tmp_path: Path, make_templates: Callable[[int], Path]) -> None:
+    source, folder = save(tmp_path / "source.png", photo(200, 200)), make_templates(60)
+    wanted = tmp_path / "wanted.txt"
+    uses = []
+    for names in ("", "007.png\n033.png\n"):
+        wanted.write_text(f"# of the family\n{names}")
+        work = tmp_path / f"work{len(uses)}"
+        render(source, folder, 8, tmp_path / "out.png", workspace=work, device="cpu", overwrite=True, prefer=wanted)
+        used = np.asarray(zarr.open_array(work / "index_map", mode="r")[:])
+        uses.append(int(np.isin(used, [7, 33]).sum()))
+    assert uses[1] > 1.5 * uses[0]
+    assert uses[1] < used.size
+    wanted.write_text("gone.png")
+    with pytest.raises(SettingError, match=r"1 preferred templates are not in .*: gone\.png; name paths below it"):
+        render(source, folder, 8, tmp_path / "out.png", device="cpu", overwrite=True, prefer=wanted)

@@ -178,7 +178,7 @@ def print_summary(console: Console, result: RenderResult) -> None:
     console.print(f"{format_bytes(max(result.peak_bytes.values()))} of memory at the peak")
     console.print(f"{result.distinct_templates:,} of {result.templates:,} templates used")
     if result.rules_cost is not None:
-        console.print("Eq. 3 is {1:.3f} under the rules, {0:.3f} without, on the windows that were judged".format(*result.rules_cost))
+        console.print("mean colours are off by Delta E {1:.1f} under the rules, {0:.1f} without".format(*result.rules_cost))
     made = [str(path) for path in (result.output, result.preview, result.tile_map) if path is not None]
     console.print(Text(" and ".join(made), style="bold green"))
 
