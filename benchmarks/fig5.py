@@ -46,11 +46,11 @@ def main(source: Path, templates: Path, precision: str, memory: str, rounds: int
         scaled = scaled_source(source, *SIZE, place)
         job = job_command(scaled, templates, mosaic, "--precision", precision, "--memory", memory)
         first = run(job)  # caches templates and weights
-        chunk = tuple(json.loads(first.output)["chunk"])
+        chunk, seconds = tuple(json.loads(first.output)["chunk"]), json.loads(first.output)["seconds"]
         jobs, floors = [], []
         for _ in range(rounds):
             jobs.append(run(job))
-            floors.append(apart(render_floor, scaled, mosaic, templates, TILE, chunk, precision=precision))
+            floors.append(apart(render_floor, scaled, mosaic, templates, TILE, chunk, precision=precision, encoded="encode" in seconds))
     report(jobs, floors, first.wall)
 
 

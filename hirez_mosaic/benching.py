@@ -239,7 +239,7 @@ def bench(
                 )
                 start_up = time.perf_counter() - start - made.total_seconds
                 progress(1)
-                bare = {"device": device, "precision": precision, "weights": weights}
+                bare = {"device": device, "precision": precision, "weights": weights, "encoded": "encode" in made.seconds}
                 floor = apart(render_floor, source, place / "mosaic.tif", place / "templates", shape, made.chunk, **bare, environment=cache)
                 progress(1)
                 sizes_on_disk = bytes_below(place / "workspace"), (place / "mosaic.tif").stat().st_size

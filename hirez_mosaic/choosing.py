@@ -148,6 +148,7 @@ class Together:
     poses: int
 
 
+@torch.inference_mode()
 def together_of(
     decoder: Decoder, norm: TrunkNorm | None, features: Any, analysis: Any, templates: TemplateSet, grid: CellGrid, looks: Looks
 ) -> Together:
@@ -180,8 +181,7 @@ def preferred_bonus(spec: RenderSpec, templates: TemplateSet, together: Together
 
 def _sampled(decoder: Decoder, norm: TrunkNorm | None, grid: CellGrid, analysis: Any, features: Any) -> torch.Tensor:
     """(cells, D) queries of at most `_SAMPLED` cells, spread over the judged windows: they depend on the picture's size alone."""
-    with torch.inference_mode():
-        asked = torch.cat([box_queries(decoder, norm, grid.box, analysis, features, box) for box in judged_windows(grid.box)[0]])
+    asked = torch.cat([box_queries(decoder, norm, grid.box, analysis, features, box) for box in judged_windows(grid.box)[0]])
     return asked[:: -(-len(asked) // _SAMPLED)]
 
 

@@ -40,9 +40,11 @@ def render_floor(
     device: str = "auto",
     precision: str = "auto",
     weights: Path | None = None,
+    encoded: bool = True,
 ) -> dict[str, float]:
     """Seconds of the parts "ingest", "encode", "decode" and "assemble" of a finished render with the residual decoder.
 
+    encoded: whether it looked at features; without, "encode" is left out, and "decode" is every logit of the px alone.
     source: one that libvips reads. mosaic: what it made of it, a TIFF; another is written beside it and deleted.
     tile: (width, height), px. chunk: (columns, rows) of cells.
     Raises a subclass of HirezMosaicError, as `render` does.
@@ -52,11 +54,15 @@ def render_floor(
     where = resolve_device(device)
     found = load_templates(templates, tile, cache=cache_folder("templates"), jobs=cores())
     decoder = new_decoder("residual", torch.from_numpy(found.at_cell_size()), found.fingerprint).to(where)
-    encoder = make_encoder(resolve_weights(weights, cache_folder("weights")), where, resolve_precision(precision, where))
+    cells = chunk[1], chunk[0]
+    encode = {}
+    if encoded:
+        encoder = make_encoder(resolve_weights(weights, cache_folder("weights")), where, resolve_precision(precision, where))
+        encode = {"encode": encoder_floor(encoder, grid, cells)}
     return {
         "ingest": read_floor(source, (grid.columns * CELL, grid.rows * CELL)),
-        "encode": encoder_floor(encoder, grid, (chunk[1], chunk[0])),
-        "decode": decoder_floor(decoder, grid, (chunk[1], chunk[0])),
+        **encode,
+        "decode": decoder_floor(decoder, grid, cells, encoded),
         "assemble": write_floor(mosaic),
     }
 
@@ -83,8 +89,8 @@ def encoder_floor(encoder: VGG16, grid: CellGrid, chunk: tuple[int, int]) -> flo
     return _best(work, sizes, device)
 
 
-def decoder_floor(decoder: LearnedDecoder, grid: CellGrid, chunk: tuple[int, int]) -> float:
-    """Seconds for all cells, in chunks of (rows, columns): the trunk and every logit."""
+def decoder_floor(decoder: LearnedDecoder, grid: CellGrid, chunk: tuple[int, int], encoded: bool) -> float:
+    """Seconds for all cells, in chunks of (rows, columns): the trunk, where there are features, and every logit."""
     rows, columns = chunk
     keys, bias = (tensor.detach() for tensor in decoder.template_keys())
     device = keys.device
@@ -96,7 +102,7 @@ def decoder_floor(decoder: LearnedDecoder, grid: CellGrid, chunk: tuple[int, int
         with torch.inference_mode():
             h, w = size
             part = pixels[: h * w]
-            queries = decoder.queries(features[:, :, :h, :w], part, norm)
+            queries = decoder.queries(features[:, :, :h, :w], part, norm) if encoded else part
             held = torch.empty(_ROWS, _KEYS, device=device)
             for some in queries.split(_ROWS):
                 for first in range(0, len(keys), _KEYS):

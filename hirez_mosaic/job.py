@@ -183,8 +183,9 @@ def make_tools(spec: RenderSpec, listener: Listener, cleanup: ExitStack, at_once
     choice.decoder.to(device)
     if spec.decoder == "paper":
         listener.note("The paper's decoder is untrained: its Xavier weights choose templates at random. Name a trained file instead.")
-    weights = resolve_weights(spec.weights, cache_folder("weights"), listener.note)
-    encoder = make_encoder(weights, device, precision)
+    looks = choice.decoder.reads_features or spec.refine_steps > 0  # else no network is wanted
+    weights = resolve_weights(spec.weights, cache_folder("weights"), listener.note) if looks else {}
+    encoder = make_encoder(weights, device, precision) if looks else VGG16("pool3")
     return Tools(templates, weights, encoder, choice, device, precision, engine, make_room(spec.memory, engine, at_once), spec.far_weight)
 
 

@@ -306,7 +306,7 @@ def _choose(job: Job, workspace: Workspace, clock: Clock, listener: Listener) ->
     candidates, scores = workspace.add("candidates", "u4", channels=k), workspace.add("scores", "f4", channels=k)
     best = workspace.add("best", "u4") if together and not spec.refine_steps else None
     decode = partial(decoding, decoder, norm, bonus, grid, analysis, features, candidates, scores, best)
-    last: tuple[Stage, ...] = (Stage("decode", decode, grid, workspace.marks("decode"), cell_bytes=8 * k),)
+    last: tuple[Stage, ...] = (Stage("decode", decode, grid, workspace.marks("decode"), cell_bytes=8 * k + (4 if best else 0)),)
     if spec.refine_steps:
         clock.run(*last, workers=plan.workers)
         scores, best = _refine(job, workspace, clock, analysis, candidates, scores)
@@ -358,11 +358,11 @@ def _encode(job: Job, workspace: Workspace, clock: Clock, analysis: Any) -> Pict
 def _learn(job: Job, workspace: Workspace, clock: Clock, picture: Picture | None, listener: Listener) -> tuple[Decoder, Looks]:
     """The decoder of this picture: fitted to it, started for it, or as it was chosen; and how this set is looked at."""
     tools, grid, analysis = job.tools, job.plan.grid, _looked(workspace)[0]
-    choice, alone = tools.choice, shared_cores(1, tools.engine.cores)
-    decoder: Decoder = choice.decoder
+    choice, decoder = tools.choice, tools.choice.decoder
+    alone = partial(shared_cores, 1, tools.engine.cores)
     if choice.fit_steps and picture is not None:
         objective = tools.objective
-        with clock.timed("fit", "steps", choice.fit_steps) as progress, alone, workspace.file("decoder.safetensors") as kept:
+        with clock.timed("fit", "steps", choice.fit_steps) as progress, alone(), workspace.file("decoder.safetensors") as kept:
             if kept.exists():  # of a start that was broken off: the chunks decoded since are its
                 decoder = load_decoder(kept, len(tools.templates), tools.templates.fingerprint).to(tools.device)
             else:
@@ -371,7 +371,7 @@ def _learn(job: Job, workspace: Workspace, clock: Clock, picture: Picture | None
                 decoder = fitted
     if not (job.spec.together or choice.started_for_picture):
         return decoder, POOR
-    with clock.timed("start", "templates", len(tools.templates)), alone:
+    with clock.timed("start", "templates", len(tools.templates)), alone():
         looks = RICH if is_rich(tools.templates, grid, analysis) else POOR
         if choice.started_for_picture and looks is not POOR:
             decoder = unfitted_decoder(tools.templates, looks).to(tools.device)

@@ -49,7 +49,7 @@ def here(
 
 
 def test_every_stage_of_every_size_is_measured_beside_its_floor(here: Path) -> None:
-    result = bench((0.02, 0.05), **TINY, scale=2, folder=here)
+    result = bench((0.02, 0.05), **TINY, scale=2, fit=1, folder=here)
     assert [run.result.size for run in result.runs] == [(144, 144), (224, 224)]
     assert [run.source_size for run in result.runs] == [(72, 72), (112, 112)]
     for run in result.runs:
@@ -62,6 +62,12 @@ def test_every_stage_of_every_size_is_measured_beside_its_floor(here: Path) -> N
     assert result.loading.templates == 20
     assert result.loading.cached_bytes > 20 * 16 * 16 * 3
     assert list(here.iterdir()) == []
+
+
+def test_without_a_fit_nothing_is_encoded_and_so_it_has_no_floor(here: Path) -> None:
+    (run,) = bench((0.02,), **TINY, folder=here).runs
+    assert set(run.floor) == {"ingest", "decode", "assemble"}
+    assert "encode" not in run.result.seconds
 
 
 def made(cells: int, width: int) -> Measured:
@@ -105,9 +111,9 @@ def test_from_the_command_line(here: Path) -> None:
     for said in (
         "machine",
         "20 synthetic ones of 16 x 16 px",
-        "encode",
+        "decode",
         "floor",
-        "analysis Mpx/s",
+        "source Mpx/s",
         "1,008 x 512 px",
         "Not measured: fitting",
     ):

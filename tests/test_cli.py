@@ -42,7 +42,7 @@ def listing(folder: Path) -> set[str]:
 def test_render_shows_plan_stages_and_summary_and_writes_the_default_output(here: Path) -> None:
     result = call("render", "starry.png", "--templates", "templates", "--tile", "16")
     assert result.exit_code == 0
-    for said in ("source", "templates", "cells", "decoder", "device", "chunks", "projected", "encode", "Mpx/s", "8 templates used"):
+    for said in ("source", "templates", "cells", "decoder", "device", "chunks", "projected", "select", "Mpx/s", "8 templates used"):
         assert said in result.stderr, said
     assert result.stdout == ""
     with tifffile.TiffFile("starry.mosaic.tif") as mosaic:
@@ -59,7 +59,7 @@ def test_quiet_json_is_one_line(here: Path) -> None:
     told = json.loads(result.stdout)
     assert told["size"] == [120, 100]
     assert told["cells"] == [12, 5]
-    assert set(told["seconds"]) == {"unpack", "ingest", "encode", "moments", "fit", "decode", "select", "assemble"}
+    assert set(told["seconds"]) == {"unpack", "ingest", "start", "decode", "select", "assemble"}
 
 
 def test_skipped_templates_are_named_and_counted(here: Path) -> None:
@@ -166,7 +166,7 @@ def test_a_workspace_is_kept_and_replaced_when_asked(here: Path) -> None:
     words = ("render", "starry.png", "--templates", "templates", "--workspace", "work", "--overwrite", "--quiet", "--restart")
     for tile in ("16", "8"):
         assert call(*words, "--tile", tile).exit_code == 0
-    assert {"analysis", "features", "moments", "candidates", "index_map"} <= listing(here / "work")
+    assert {"analysis", "candidates", "scores", "best", "index_map"} <= listing(here / "work")
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="sends a POSIX signal")
@@ -177,7 +177,7 @@ def test_an_interrupted_render_goes_on_at_the_next_start(
     (tmp_path / "out").mkdir()
     source = save(tmp_path / "big.png", photo(1600, 1600))
     command = [sys.executable, "-m", "hirez_mosaic", "render", source, "--templates", make_templates(20), "--tile", "8", "-o", "out/m.tif"]
-    command += ["--chunk", "16", "--fit", "0"]
+    command += ["--chunk", "16", "--decoder", "paper"]
     monkeypatch.chdir(tmp_path)
     child = subprocess.Popen(
         [*map(str, command)],

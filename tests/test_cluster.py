@@ -55,7 +55,7 @@ def job(tmp_path: Path, make_templates: Callable[[int], Path], own_cache: Path, 
     source, folder = save(tmp_path / "s.tif", photo(240, 288)), make_templates(9)
 
     def run(**settings: Any) -> bytes:
-        given = {"fit": 0, "chunk": 12, "overwrite": True, "device": "cpu", "precision": "float32", **settings}
+        given = {"decoder": "paper", "chunk": 12, "overwrite": True, "device": "cpu", "precision": "float32", **settings}
         return render(source, folder, 8, tmp_path / "m.png", **given).output.read_bytes()
 
     return run
@@ -65,7 +65,7 @@ def job(tmp_path: Path, make_templates: Callable[[int], Path], own_cache: Path, 
     "settings",
     [
         {},
-        pytest.param({"fit": 2, "refine": 1}, marks=pytest.mark.slow),
+        pytest.param({"decoder": "residual", "fit": 2, "refine": 1}, marks=pytest.mark.slow),
         pytest.param({"decoder": "ssim", "min_distance": 1}, marks=pytest.mark.slow),
     ],
     ids=str,
@@ -94,11 +94,11 @@ def test_a_fit_is_kept_in_an_object_store(job: Callable[..., bytes], s3: str, mo
     with monkeypatch.context() as broken:
         broken.setattr(stages, "decode_chunk", lambda *_: 1 / 0)
         with pytest.raises(ZeroDivisionError):
-            job(workspace=place, fit=2)
+            job(workspace=place, decoder="residual", fit=2)
     with monkeypatch.context() as elsewhere:
         elsewhere.setattr(rendering, "fitted_decoder", lambda *_: 1 / 0)  # another machine has nothing of it in its cache
-        gone_on = job(workspace=place, fit=2)
-    assert gone_on == job(fit=2)
+        gone_on = job(workspace=place, decoder="residual", fit=2)
+    assert gone_on == job(decoder="residual", fit=2)
 
 
 def test_what_is_no_workspace_in_an_object_store_is_left_alone(job: Callable[..., bytes], s3: str) -> None:

@@ -136,6 +136,8 @@ GIVEN = {
     "workspace": "work",
     "background": "black",
     "decoder": "d.safetensors",
+    "choose": "alone",
+    "effort": "best",
 }
 
 

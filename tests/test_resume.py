@@ -16,7 +16,7 @@ import zarr
 from conftest import photo, save
 
 from hirez_mosaic import job as job_module
-from hirez_mosaic import rendering, stages, store
+from hirez_mosaic import rendering, select, stages, store, together
 from hirez_mosaic.engine import Stage
 from hirez_mosaic.errors import DiskSpaceError, SourceError, WorkspaceError
 from hirez_mosaic.geometry import Box
@@ -25,7 +25,7 @@ from hirez_mosaic.rendering import RenderResult, render
 from hirez_mosaic.store import held
 
 pytestmark = pytest.mark.usefixtures("own_cache", "with_random_weights")
-STAGES = {"ingest": "ingest_chunk", "encode": "encode_chunk", "decode": "decode_chunk", "select": "select_chunk", "refine": "refine_window"}
+STAGES = {"ingest": "ingest_chunk", "encode": "encode_chunk", "decode": "decode_chunk", "select": "choose_block", "refine": "refine_window"}
 
 PLAIN = {name: getattr(stages, function) for name, function in STAGES.items()}
 
@@ -47,13 +47,16 @@ Job = Callable[..., RenderResult]
 
 @pytest.fixture
 def job(tmp_path: Path, make_templates: Callable[[int], Path], monkeypatch: pytest.MonkeyPatch) -> Job:
-    """Renders a picture of 30 x 36 cells, in 9 chunks or refining windows, to out/m.png."""
+    """Renders a picture of 30 x 36 cells, in 9 chunks, blocks or refining windows, to out/m.png."""
     source, folder = save(tmp_path / "s.png", photo(240, 288)), make_templates(9)
-    monkeypatch.setattr(rendering, "_REFINED", (12, 12))
+    for shape in ("_REFINED", "_BLOCK"):
+        monkeypatch.setattr(rendering, shape, (12, 12))
+    for module in (select, together):
+        monkeypatch.setattr(module, "BLOCK", 12)
     (tmp_path / "out").mkdir()
 
     def run(**settings: Any) -> RenderResult:
-        given = {"fit": 0, "chunk": 12, "overwrite": True, "device": "cpu", "precision": "float32", **settings}
+        given = {"decoder": "paper", "chunk": 12, "overwrite": True, "device": "cpu", "precision": "float32", **settings}
         return render(source, folder, 8, tmp_path / "out" / "m.png", **given)
 
     return run
@@ -66,8 +69,8 @@ def made(monkeypatch: pytest.MonkeyPatch) -> Iterator[dict[str, list[Box]]]:
     for name, function in STAGES.items():
         plain = getattr(stages, function)
 
-        def counted(*given: Any, name: str = name, plain: Callable[..., None] = plain) -> None:
-            plain(*given)
+        def counted(*given: Any, name: str = name, plain: Callable[..., None] = plain, **terms: Any) -> None:
+            plain(*given, **terms)
             boxes[name].append(given[-1])
 
         monkeypatch.setattr(stages, function, counted)
@@ -82,13 +85,13 @@ def break_off(monkeypatch: pytest.MonkeyPatch, stage: str, after: int, error: Ba
     """Let the stage's chunk number `after` fail, half of its write box written."""
     plain, done = getattr(stages, STAGES[stage]), []
 
-    def fails(*given: Any) -> None:
+    def fails(*given: Any, **terms: Any) -> None:
         done.append(given[-1])
         if len(done) > after:
             if stage in ("ingest", "select"):
-                PLAIN[stage](*given[:-1], given[-1].halves()[0])
+                PLAIN[stage](*given[:-1], given[-1].halves()[0], **terms)
             raise error
-        plain(*given)
+        plain(*given, **terms)
 
     monkeypatch.setattr(stages, STAGES[stage], fails)
 
@@ -145,9 +148,10 @@ def test_a_mosaic_broken_off_while_it_is_assembled_is_assembled_again(
     [
         ({"columns": 20}, "cells, scale"),
         ({"background": "black"}, "background"),
-        ({"decoder": "l2"}, "decoder"),
+        ({"decoder": "l2", "choose": "together"}, "decoder"),
+        ({"choose": "alone"}, "candidates, together"),
         ({"precision": "bfloat16"}, "precision"),
-        ({"mirror": True}, "templates"),
+        ({"mirror": True}, "candidates, templates"),
     ],
     ids=str,
 )

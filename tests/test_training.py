@@ -81,9 +81,9 @@ def test_a_trained_decoder_renders_and_is_taken_from_the_cache(
         assert "residual, trained" in told.decoder
         assert Path("m.png").read_bytes() == Path("n.png").read_bytes()
     else:
-        assert "residual, fitted" in told.decoder
+        assert "residual, not fitted" in told.decoder
         assert "because it is the paper's, which is there to be compared; name it to them with --decoder d.safetensors" in heard.notes[-1]
-    assert "fit" in render(source, folders[0], 8, "o.png", decoder="residual").seconds
+    assert "fit" in render(source, folders[0], 8, "o.png", decoder="residual", fit=1).seconds
     with pytest.raises(DecoderError, match="was made for 30 other templates"):
         render(source, folders[0], 16, "p.png", decoder="d.safetensors")
 
@@ -102,7 +102,7 @@ def test_what_no_render_should_take_unasked_is_told(settings: dict[str, object],
     train(*folders, "d.safetensors", steps=2, listener=heard, **small(**settings))
     assert lack in heard.notes[-1]
     save(Path("source.png"), photo(64, 64))
-    assert "residual, fitted" in render("source.png", folders[0], 8, "m.png").decoder
+    assert "residual, not fitted" in render("source.png", folders[0], 8, "m.png").decoder
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="sends a POSIX signal")

@@ -50,6 +50,12 @@ _COLUMNS = (
 )
 
 
+def _decoder(job: Job) -> str:
+    """What scores the templates, and how cells are chosen by it."""
+    refined = f"; refined in {job.spec.refine_steps} steps" if job.spec.refine_steps else ""
+    return f"{job.tools.choice.told}{refined}; cells chosen {'together' if job.spec.together else 'alone'}"
+
+
 class ConsoleListener(Listener):
     """Writes to standard error, so that standard output stays free for --json."""
 
@@ -70,7 +76,7 @@ class ConsoleListener(Listener):
             "templates": f"{len(templates.names):,} of {grid.tile[0]} x {grid.tile[1]} px" + poses,
             "cells": f"{grid.columns:,} x {grid.rows:,} = {grid.cells:,}",
             "mosaic": f"{job.spec.output} ({width:,} x {height:,} px, {width * height / 1e6:,.1f} Mpx)",
-            "decoder": job.tools.choice.told + (f"; refined in {job.spec.refine_steps} steps" if job.spec.refine_steps else ""),
+            "decoder": _decoder(job),
             "device": f"{device_name(job.tools.device)}, {str(job.tools.precision).removeprefix('torch.')}",
             "chunks": f"{plan.chunk_count:,} of {plan.chunk[1]} x {plan.chunk[0]} cells, {plan.workers} at a time",
             "memory": f"{format_bytes(plan.projected)} projected, {format_bytes(plan.budget)} allowed",
