@@ -19,7 +19,7 @@ from hirez_mosaic.cache import cache_folder
 from hirez_mosaic.choosing import POOR, RICH, Looks, Together, fitted_decoder, is_rich, preferred_bonus, together_of, unfitted_decoder
 from hirez_mosaic.clock import Clock
 from hirez_mosaic.colour import to_lab
-from hirez_mosaic.decode import box_queries, keys_of
+from hirez_mosaic.decode import Keys, box_queries, keys_of
 from hirez_mosaic.encode import stored_type
 from hirez_mosaic.engine import Stage, shared_cores
 from hirez_mosaic.errors import DiskSpaceError, HirezMosaicError, SourceError, WorkspaceError
@@ -306,18 +306,23 @@ def _choose(job: Job, workspace: Workspace, clock: Clock, listener: Listener) ->
     candidates, scores = workspace.add("candidates", "u4", channels=k), workspace.add("scores", "f4", channels=k)
     best = workspace.add("best", "u4") if together and not spec.refine_steps else None
     decode = partial(decoding, decoder, norm, bonus, grid, analysis, features, candidates, scores, best)
-    last: tuple[Stage, ...] = (Stage("decode", decode, grid, workspace.marks("decode"), cell_bytes=8 * k + (4 if best else 0)),)
+    last: tuple[Stage, ...] = (Stage("decode", decode, grid, workspace.marks("decode"), cell_bytes=8 * k + (0 if best is None else 4)),)
+    optimised = scores
     if spec.refine_steps:
         clock.run(*last, workers=plan.workers)
-        scores, best = _refine(job, workspace, clock, analysis, candidates, scores)
+        optimised, best = _refine(job, workspace, clock, analysis, candidates, scores)
         last = ()
     if together:
         index_map = workspace.add("index_map", "u4", chunk=_BLOCK)
-        select = partial(choosing_together, together, grid, analysis, candidates, scores, best, index_map)
+        select = partial(choosing_together, together, grid, analysis, candidates, optimised, best, index_map)
         last += (Stage("select", select, grid, workspace.marks("select", _BLOCK), REACH, 4, colour_of),)
     else:
         index_map = workspace.add("index_map", "u4")
-        last += (Stage("select", partial(selecting, best or candidates, index_map), grid, workspace.marks("select"), cell_bytes=4),)
+        last += (
+            Stage(
+                "select", partial(selecting, candidates if best is None else best, index_map), grid, workspace.marks("select"), cell_bytes=4
+            ),
+        )
     chosen = _Chosen(index_map, candidates, scores, colours, None, last, plan.workers)
     if plan.overlaps:
         return chosen
@@ -325,7 +330,7 @@ def _choose(job: Job, workspace: Workspace, clock: Clock, listener: Listener) ->
     chosen = replace(chosen, left=())
     if rules_of(spec):
         queries = partial(box_queries, decoder, norm, grid.box, analysis, features)
-        return _ruled(job, workspace, clock, chosen, queries, decoder, together, keys_of(decoder, bonus) if together else None)
+        return _ruled(job, workspace, clock, chosen, queries, decoder, together, keys_of(decoder, bonus), optimised)
     return chosen
 
 
@@ -379,9 +384,20 @@ def _learn(job: Job, workspace: Workspace, clock: Clock, picture: Picture | None
 
 
 def _ruled(
-    job: Job, workspace: Workspace, clock: Clock, chosen: _Chosen, queries: Queries, decoder: Decoder, together: Together | None, keys: Any
+    job: Job,
+    workspace: Workspace,
+    clock: Clock,
+    chosen: _Chosen,
+    queries: Queries,
+    decoder: Decoder,
+    together: Together | None,
+    keys: Keys | None,
+    optimised: Any,
 ) -> _Chosen:
-    """The same under the rules for repeating templates. queries: of a box, see `decode.box_queries`. keys: see `decode.keys_of`."""
+    """The same under the rules for repeating templates.
+
+    queries: of a box, see `decode.box_queries`. keys: see `decode.keys_of`. optimised: the candidates' scores, refined where they were.
+    """
     spec, plan, grid, tools = job.spec, job.plan, job.plan.grid, job.tools
     analysis, rules, templates = _looked(workspace)[0], rules_of(spec), tools.templates
     index_map, boxes = workspace.add("ruled_map", "u4"), list(grid.chunks(plan.chunk))
@@ -406,8 +422,9 @@ def _ruled(
         if together:
             terms = Terms(together.values, FarView.of_weight(together.far), together.unit, together.price, together.poses, keys)
             counts, source = ruled.counts, partial(source_values, analysis)
-            asked = lambda box: queries(box).cpu().numpy()  # noqa: E731
-            for done in improve_ruled(ruled.index_map, counts, terms, grid, candidates, scores, source, asked):
+            for done in improve_ruled(
+                ruled.index_map, counts, terms, grid, candidates, optimised, source, lambda box: queries(box).cpu().numpy()
+            ):
                 progress(done)
         for box in boxes:
             index_map[box.slices] = ruled.index_map[box.slices]

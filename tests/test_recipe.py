@@ -119,7 +119,7 @@ def test_a_call_and_its_recipe_mean_the_same(label: str, data: st.DataObject) ->
 
 def test_every_command_but_run_prints_its_recipe_and_no_default(here: Path) -> None:
     assert all(isinstance(command, RecipeCommand) for command in COMMANDS.values())
-    printed = call("render", "a.png", "--templates", "t", "--tile", "32", "--refine", "0", "--columns", "9", "--mirror", "--print-recipe")
+    printed = call("render", "a.png", "--templates", "t", "--tile", "32", "--quality", "90", "--columns", "9", "--mirror", "--print-recipe")
     source, templates = json.dumps(str(here / "a.png")), json.dumps(str(here / "t"))
     assert printed.stdout == f"[render]\nsource = {source}\ntemplates = {templates}\ncolumns = 9\nmirror = true\n"
     assert list(here.iterdir()) == []
