@@ -5,9 +5,9 @@ from typing import Any
 
 import numpy as np
 import torch
-from numba import njit
 from numpy.typing import NDArray
 
+from hirez_mosaic.compiled import compiled
 from hirez_mosaic.geometry import CELL, Box, CellGrid
 from hirez_mosaic.nets.decoders import CELL_VALUES, FEATURES, HALO, Decoder, Score, TrunkNorm
 
@@ -157,7 +157,7 @@ def _keep_best_on_gpu(logits: torch.Tensor, start: int, best: torch.Tensor, whic
     return best[:, : which.shape[1]], torch.cat([which, numbers], 1).gather(1, order[:, : which.shape[1]])
 
 
-@njit(nogil=True, cache=True)
+@compiled
 def _insert(logits, start, best, which):  # type: ignore[no-untyped-def]
     """Put the scores of a block among the best so far, in place; nearly all are below the last of these and cost one comparison."""
     k = best.shape[1]
@@ -176,7 +176,7 @@ def _insert(logits, start, best, which):  # type: ignore[no-untyped-def]
                 last = best[cell, k - 1]
 
 
-@njit(nogil=True, cache=True)
+@compiled
 def _scored(queries, keys, bias, indices, out):  # type: ignore[no-untyped-def]
     """out[c, i] = queries[c] . keys[indices[c, i]] + bias[indices[c, i]], summed in eight fixed lanes, whatever the shapes are."""
     length = queries.shape[1]

@@ -10,10 +10,10 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import numpy as np
-from numba import njit
 from numpy.typing import NDArray
 
 from hirez_mosaic import together
+from hirez_mosaic.compiled import compiled
 from hirez_mosaic.geometry import CELL, Box, CellGrid
 from hirez_mosaic.together import BLOCK, HALF_PX, HALVES, REACH, FarView, _far, _move, _pull, _repeats, half_cells, near_costs
 
@@ -137,7 +137,7 @@ def improve_ruled(
             yield box.area
 
 
-@njit(nogil=True, cache=True)
+@compiled
 def _sweep_ruled(block, order):  # type: ignore[no-untyped-def]
     """Let each cell once, in this order, move, or else swap, where that lowers E and keeps the rules; the number of changes."""
     rows, columns, count = block.candidates.shape
@@ -176,7 +176,7 @@ def _sweep_ruled(block, order):  # type: ignore[no-untyped-def]
     return changed
 
 
-@njit(nogil=True, cache=True)
+@compiled
 def _moves(block, place, costs, present):  # type: ignore[no-untyped-def]
     """Give a cell its best candidate that the rules allow, where that is better than what it has; whether it was.
 
@@ -206,7 +206,7 @@ def _moves(block, place, costs, present):  # type: ignore[no-untyped-def]
     return True
 
 
-@njit(nogil=True, cache=True)
+@compiled
 def _swaps(block, place, partner, wanted, pull, gain):  # type: ignore[no-untyped-def]
     """Swap the templates of two cells where that lowers E and keeps the rules; whether it did.
 
@@ -236,34 +236,34 @@ def _swaps(block, place, partner, wanted, pull, gain):  # type: ignore[no-untype
     return True
 
 
-@njit(nogil=True, cache=True)
+@compiled
 def _held(block, place):  # type: ignore[no-untyped-def]
     """The choice of a cell of the block, by number."""
     columns = block.candidates.shape[1]
     return block.window[place // columns + block.top, place % columns + block.first]
 
 
-@njit(nogil=True, cache=True)
+@compiled
 def _put(block, row, column, old, new):  # type: ignore[no-untyped-def]
     """Let a cell hold another choice."""
     block.window[row + block.top, column + block.first] = new
     _move(block.field, block.kernel, block.values, row, column, old, new)
 
 
-@njit(nogil=True, cache=True)
+@compiled
 def _pull_of(block, row, column, old):  # type: ignore[no-untyped-def]
     pull = np.empty(block.own.shape[0], np.float32)
     _pull(block.field, block.own, block.values[old], block.source[row, column], row, column, pull)
     return pull
 
 
-@njit(nogil=True, cache=True)
+@compiled
 def _cost(block, row, column, choice, pull):  # type: ignore[no-untyped-def]
     """What of E depends on a cell, were it to hold this choice."""
     return _cost_near(block, row, column, choice, pull, _near(block, row, column, choice))
 
 
-@njit(nogil=True, cache=True)
+@compiled
 def _cost_near(block, row, column, choice, pull, near):  # type: ignore[no-untyped-def]
     """The same where the near term is known."""
     repeats = _repeats(block.window, row + block.top, column + block.first, choice // block.poses, block.poses)
@@ -271,7 +271,7 @@ def _cost_near(block, row, column, choice, pull, near):  # type: ignore[no-untyp
     return near + far + block.price * repeats
 
 
-@njit(nogil=True, cache=True)
+@compiled
 def _near(block, row, column, choice):  # type: ignore[no-untyped-def]
     """The near term of any choice in a cell; of one that is no candidate by its own score, where that can be had."""
     worst = np.float32(0)
@@ -291,7 +291,7 @@ def _near(block, row, column, choice):  # type: ignore[no-untyped-def]
     return max(worst, (block.best[row, column] - lanes.sum() - block.bias[choice]) * block.unit)
 
 
-@njit(nogil=True, cache=True)
+@compiled
 def _apart(block, row, column, template, other_row, other_column):  # type: ignore[no-untyped-def]
     """Whether no cell too near to this one, but itself and one other, holds the template."""
     window, distance = block.window, block.distance

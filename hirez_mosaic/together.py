@@ -25,10 +25,10 @@ a chequered floor: no two blocks at work at one time touch. So neither chunks no
 from dataclasses import dataclass
 
 import numpy as np
-from numba import njit
 from numpy.typing import NDArray
 from scipy.ndimage import correlate1d
 
+from hirez_mosaic.compiled import compiled
 from hirez_mosaic.geometry import CELL, Box, CellGrid
 
 BLOCK = 64
@@ -166,7 +166,7 @@ def improve(
             break
 
 
-@njit(nogil=True, cache=True)
+@compiled
 def _sweep(window, offset, source, field, kernel, own, values, candidates, near, order, price, poses):  # type: ignore[no-untyped-def]
     """Let each cell once, in this order, take the candidate of the least E; the number of cells that changed.
 
@@ -195,7 +195,7 @@ def _sweep(window, offset, source, field, kernel, own, values, candidates, near,
     return changed
 
 
-@njit(nogil=True, cache=True)
+@compiled
 def _pull(field, own, old, source, row, column, pull):  # type: ignore[no-untyped-def]
     """What the neighbours of a cell ask of it: the field there without the cell's own part. old, source: (12,) far values."""
     for channel in range(3):
@@ -210,7 +210,7 @@ def _pull(field, own, old, source, row, column, pull):  # type: ignore[no-untype
         pull[j] -= own[j] * (old[j] - source[j])
 
 
-@njit(nogil=True, cache=True)
+@compiled
 def _far(own, pull, values, source):  # type: ignore[no-untyped-def]
     """The far term of a cell with these far values (12,), up to what does not depend on them."""
     cost = np.float32(0)
@@ -220,7 +220,7 @@ def _far(own, pull, values, source):  # type: ignore[no-untyped-def]
     return cost
 
 
-@njit(nogil=True, cache=True)
+@compiled
 def _repeats(window, row, column, template, poses):  # type: ignore[no-untyped-def]
     """The sum of 1 / distance^2 over the cells around that hold this template, in whatever pose."""
     total = np.float32(0)
@@ -231,7 +231,7 @@ def _repeats(window, row, column, template, poses):  # type: ignore[no-untyped-d
     return total
 
 
-@njit(nogil=True, cache=True)
+@compiled
 def _move(field, kernel, values, row, column, old, new):  # type: ignore[no-untyped-def]
     """Bring the field up to date after a cell of the block changed its choice."""
     radius = kernel.shape[1] // 2

@@ -12,6 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from hirez_mosaic import together
+from hirez_mosaic.compiled import compiled
 from hirez_mosaic.errors import SettingError
 from hirez_mosaic.geometry import Box, CellGrid
 from hirez_mosaic.rendering import render
@@ -183,3 +184,17 @@ def test_wrong_ways_to_choose_are_refused(tmp_path: Path) -> None:
     for how, error in (({"choose": "both"}, "--choose is 'both'"), ({"effort": "most"}, "The effort is 'most'; use one of quick")):
         with pytest.raises(SettingError, match=error):
             render(tmp_path / "a.png", tmp_path, **how)
+
+
+def test_where_nothing_may_be_kept_functions_are_compiled_each_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[bool] = []
+
+    def nowhere(cache: bool = False, **_: bool) -> Callable[..., Callable[[int], int]]:
+        asked.append(cache)
+        if cache:
+            raise RuntimeError("cannot cache function: no locator available")
+        return lambda function: function
+
+    monkeypatch.setattr("hirez_mosaic.compiled.njit", nowhere)
+    assert compiled(lambda number: number + 1)(1) == 2
+    assert asked == [True, False]
