@@ -31,7 +31,7 @@ from hirez_mosaic.nets.vgg import VGG16
 from hirez_mosaic.spec import RenderSpec
 from hirez_mosaic.templates import TemplateSet
 from hirez_mosaic.tilemap import read_names
-from hirez_mosaic.together import HALF_PX, OPPONENT, RANK, REPEATS, far_values, repeat_price
+from hirez_mosaic.together import HALF_PX, OPPONENT, RANK, choice_gap, far_values, repeat_price
 
 _HASHED = 64  # cells a side that are read at once for a digest
 _SAMPLED = 512  # cells by which a set is called rich or not, at most
@@ -137,13 +137,15 @@ def unfitted_decoder(templates: TemplateSet, looks: Looks) -> Decoder:
 class Together:
     """What choosing cells together works with, beside candidates and scores; see `together`.
 
-    values: (choices, 12) float32, see `far_values`. far: weight of the far view. unit: see `near_costs`. price: of repeats.
+    values: (choices, 12) float32, see `far_values`. far: weight of the far view. unit: see `near_costs`.
+    gap: see `choice_gap`. price: of repeats.
     poses: choices to a template.
     """
 
     values: NDArray[np.float32]
     far: float
     unit: float
+    gap: float
     price: float
     poses: int
 
@@ -166,7 +168,9 @@ def together_of(
         by_px = best_k(_sampled(plain, None, grid, analysis, None), plain.score(), len(templates), k)[1].numpy()
         unit = float(np.median(by_px[:, 0] - by_px[:, -1]) / max(1e-6, float(np.median(scores[:, 0] - scores[:, -1]))))
     values = np.concatenate([far_values(block) for block in templates.blocks()])
-    return Together(values, looks.far, unit, repeat_price(scores, unit), len(templates.poses))
+    count = len(templates.names)
+    gap = choice_gap(scores, unit, count)
+    return Together(values, looks.far, unit, gap, repeat_price(gap, count), len(templates.poses))
 
 
 _PREFERRED = 3.0  # gaps by which a template that is preferred may be worse than another and still be taken
@@ -176,7 +180,7 @@ def preferred_bonus(spec: RenderSpec, templates: TemplateSet, together: Together
     """(choices,) float32 to be added to the scores of templates that are preferred. Raises SettingError."""
     names = read_names(spec.prefer, "preferred") if spec.prefer else frozenset()
     wanted = np.array([name in names for name in templates.names]).repeat(len(templates.poses))
-    return wanted.astype(np.float32) * np.float32(_PREFERRED / REPEATS * together.price * HALF_PX / together.unit)
+    return wanted.astype(np.float32) * np.float32(_PREFERRED * together.gap * HALF_PX / together.unit)
 
 
 def _sampled(decoder: Decoder, norm: TrunkNorm | None, grid: CellGrid, analysis: Any, features: Any) -> torch.Tensor:

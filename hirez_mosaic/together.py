@@ -52,6 +52,7 @@ HALVES = 2
 """Half cells to a side of a cell."""
 VALUES = 3 * HALVES * HALVES
 """Numbers that describe a template, or a cell, in the far view: 3 channels of 4 half cells."""
+_FEW = 50  # templates to each rank of the gap
 _SWEEPS = 2  # of a block, one after another
 _REPEAT_RADIUS = 3  # cells
 _RADIUS = REACH * HALVES  # half cells that K reaches
@@ -124,13 +125,19 @@ def near_costs(scores: NDArray[np.float32], unit: float) -> NDArray[np.float32]:
     return (scores.max(-1, keepdims=True) - scores) * np.float32(unit / HALF_PX)
 
 
-def repeat_price(scores: NDArray[np.float32], unit: float) -> float:
-    """The price of repeats, from the scores (cells, k), best first, of a sample of cells: `REPEATS` times their median gap.
+def choice_gap(scores: NDArray[np.float32], unit: float, templates: int) -> float:
+    """How much worse a cell's tenth best choice is than its best, a median over the (cells, k) scores, best first, of a sample of cells.
 
-    Rounded to three digits, so that rounding elsewhere does not show in it.
+    Of few templates the tenth best is far off, so the gap is to a better one. Rounded to three digits, so that rounding elsewhere does not
+    show in it.
     """
-    near = near_costs(scores, unit)
-    return float(f"{REPEATS * float(np.median(near[:, min(RANK, near.shape[1]) - 1])):.2e}")
+    near, rank = near_costs(scores, unit), max(2, min(RANK, templates // _FEW))
+    return float(f"{float(np.median(near[:, min(rank, near.shape[1]) - 1])):.2e}")
+
+
+def repeat_price(gap: float, templates: int) -> float:
+    """The price of repeats; of fewer than 100 templates they are free: a page of 62 letters repeats them."""
+    return REPEATS * gap if templates >= 2 * _FEW else 0.0
 
 
 def colour_of(box: Box) -> int:

@@ -102,6 +102,7 @@ def test_chunked_equals_whole_for_any_size_chunk_and_template(
             tmp_path / "mosaic.png",
             scale=scale,
             decoder=tmp_path / "decoder.safetensors",
+            choose="alone",
             device="cpu",
             precision="float32",
             chunk=chunk,
@@ -136,7 +137,10 @@ def astronaut(tmp_path: Path) -> Path:
 def test_chunked_equals_whole_on_a_photo_with_the_real_weights(
     tmp_path: Path, astronaut: Path, real_weights: dict[str, torch.Tensor], make_templates: Callable[[int], Path]
 ) -> None:
-    folder = make_templates(60)
+    folder, file = make_templates(60), tmp_path / "decoder.safetensors"
+    templates = load_templates(folder, (8, 8), cache=tmp_path, jobs=1)
+    decoder = new_decoder("residual", torch.from_numpy(templates.at_cell_size()), templates.fingerprint)
+    decoder.save(file)
     maps = []
     for chunk in (7, 16, 10_000):
         workspace = tmp_path / f"workspace-{chunk}"
@@ -145,15 +149,14 @@ def test_chunked_equals_whole_on_a_photo_with_the_real_weights(
             folder,
             (8, 8),
             tmp_path / f"{chunk}.png",
-            fit=0,
+            decoder=file,
+            choose="alone",
             precision="float32",
             chunk=chunk,
             memory="16GiB",
             workspace=workspace,
         )
         maps.append(zarr.open_group(workspace, mode="r")["index_map"][:])
-    templates = load_templates(folder, (8, 8), cache=tmp_path, jobs=1)
-    decoder = new_decoder("residual", torch.from_numpy(templates.at_cell_size()), templates.fingerprint)
     check_against_whole(tmp_path / "workspace-7", VGG16("pool3").load(real_weights), decoder)
     assert (maps[0] == maps[2]).all()
     assert (maps[1] == maps[2]).all()
@@ -167,9 +170,8 @@ def test_bfloat16_features_stay_within_two_percent_of_float32(
     features = []
     for precision in ("float32", "bfloat16"):
         workspace = tmp_path / precision
-        render(
-            astronaut, make_templates(1 + len(features)), 8, tmp_path / f"{precision}.png", fit=0, precision=precision, workspace=workspace
-        )
+        how = {"decoder": "paper", "precision": precision, "workspace": workspace}
+        render(astronaut, make_templates(1 + len(features)), 8, tmp_path / f"{precision}.png", **how)
         features.append(zarr.open_group(workspace, mode="r")["features"][:].astype(np.float32))
     assert features[0].dtype == np.float32
     error = np.linalg.norm(features[0] - features[1]) / np.linalg.norm(features[0])

@@ -60,7 +60,8 @@ def test_a_mosaic_is_made_again_byte_by_byte(tmp_path: Path, made: tuple[Path, P
 
 def test_the_map_tells_what_the_workspace_holds(tmp_path: Path, made: tuple[Path, Path]) -> None:
     source, folder = made
-    render(source, folder, 12, tmp_path / "a.png", fit=0, tile_map=tmp_path / "map.csv", workspace=tmp_path / "work", chunk=2)
+    how = {"choose": "alone", "tile_map": tmp_path / "map.csv", "workspace": tmp_path / "work", "chunk": 2}
+    render(source, folder, 12, tmp_path / "a.png", **how)
     rows, work = rows_of(tmp_path / "map.csv"), zarr.open_group(tmp_path / "work", mode="r")
     index_map, candidates = work["index_map"][:], work["candidates"][:]
     names = sorted(path.name for path in folder.iterdir())

@@ -17,7 +17,19 @@ from hirez_mosaic.errors import SettingError
 from hirez_mosaic.geometry import Box, CellGrid
 from hirez_mosaic.rendering import render
 from hirez_mosaic.select import neighbours
-from hirez_mosaic.together import BLOCK, REACH, FarView, colour_of, energy, far_values, half_cells, improve, near_costs, repeat_price
+from hirez_mosaic.together import (
+    BLOCK,
+    REACH,
+    FarView,
+    choice_gap,
+    colour_of,
+    energy,
+    far_values,
+    half_cells,
+    improve,
+    near_costs,
+    repeat_price,
+)
 
 FAR = FarView.of_weight(1.0)
 
@@ -134,10 +146,18 @@ def test_poses_of_one_template_count_as_equal() -> None:
 
 def test_the_price_is_in_the_sets_own_units_and_knows_no_rounding() -> None:
     scores = np.zeros((5, 12), np.float32) - np.arange(12, dtype=np.float32)
-    price = repeat_price(scores, 1.0)
-    assert price == pytest.approx(together.REPEATS * (together.RANK - 1) / 16, rel=0.01)
-    assert repeat_price(scores * np.float32(1.0001), 1.0) == price
-    assert repeat_price(np.zeros((5, 1), np.float32), 1.0) == 0
+    gap = choice_gap(scores, 1.0, 5000)
+    assert gap == pytest.approx((together.RANK - 1) / 16, rel=0.01)
+    assert repeat_price(gap, 5000) == together.REPEATS * gap
+    assert choice_gap(scores * np.float32(1.0001), 1.1, 5000) == choice_gap(scores, 1.1, 5000)
+    assert choice_gap(np.zeros((5, 1), np.float32), 1.0, 5000) == 0
+
+
+def test_few_templates_may_repeat() -> None:
+    scores = np.zeros((5, 12), np.float32) - np.arange(12, dtype=np.float32)
+    assert repeat_price(1.0, 62) == 0
+    assert choice_gap(scores, 1.0, 62) == pytest.approx(1 / 16, rel=0.01)
+    assert choice_gap(scores, 1.0, 150) == pytest.approx(2 / 16, rel=0.01)
 
 
 def test_blocks_of_one_turn_do_not_touch() -> None:
