@@ -106,8 +106,9 @@ class RenderSpec:
         for name, steps in (("fit", self.fit or 0), ("refine", self.refine or 0)):
             if steps < 0:
                 raise SettingError(f"The number of steps to {name} is {steps}; use 0 for none, or more.")
-        if self.fit and self.decoder in ("paper", "l2", "ssim"):
-            raise SettingError(f"--fit adapts the residual decoder and --decoder is {self.decoder}; leave one of them out.")
+        if self.fit_steps and self.decoder in ("paper", "l2", "ssim"):
+            asked = "--fit" if self.fit else f"--effort {self.effort}"
+            raise SettingError(f"{asked} adapts the residual decoder and --decoder is {self.decoder}; leave one of them out.")
         if not 0 <= self.far_weight < math.inf:
             raise SettingError(f"The far weight is {self.far_weight}; use 0 or more.")
         if self.max_uses is not None and self.max_uses < 1:

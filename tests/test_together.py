@@ -201,7 +201,11 @@ def test_alone_is_each_cells_best(tmp_path: Path, make_templates: Callable[[int]
 
 
 def test_wrong_ways_to_choose_are_refused(tmp_path: Path) -> None:
-    for how, error in (({"choose": "both"}, "--choose is 'both'"), ({"effort": "most"}, "The effort is 'most'; use one of quick")):
+    for how, error in (
+        ({"choose": "both"}, "--choose is 'both'"),
+        ({"effort": "most"}, "The effort is 'most'; use one of quick"),
+        ({"effort": "best", "decoder": "l2"}, "--effort best adapts the residual decoder and --decoder is l2"),
+    ):
         with pytest.raises(SettingError, match=error):
             render(tmp_path / "a.png", tmp_path, **how)
 
