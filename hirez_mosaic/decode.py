@@ -7,7 +7,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from hirez_mosaic.compiled import compiled
+from hirez_mosaic.compiled import compiled, dot
 from hirez_mosaic.geometry import CELL, Box, CellGrid
 from hirez_mosaic.nets.decoders import CELL_VALUES, FEATURES, HALO, Decoder, Score, TrunkNorm
 
@@ -178,20 +178,11 @@ def _insert(logits, start, best, which):  # type: ignore[no-untyped-def]
 
 @compiled
 def _scored(queries, keys, bias, indices, out):  # type: ignore[no-untyped-def]
-    """out[c, i] = queries[c] . keys[indices[c, i]] + bias[indices[c, i]], summed in eight fixed lanes, whatever the shapes are."""
-    length = queries.shape[1]
-    whole = length // 8 * 8
-    lanes = np.empty(8, np.float32)
+    """out[c, i] = queries[c] . keys[indices[c, i]] + bias[indices[c, i]]."""
     for cell in range(indices.shape[0]):
         for i in range(indices.shape[1]):
             key = indices[cell, i]
-            lanes[:] = 0
-            for start in range(0, whole, 8):
-                for lane in range(8):
-                    lanes[lane] += queries[cell, start + lane] * keys[key, start + lane]
-            for j in range(whole, length):
-                lanes[0] += queries[cell, j] * keys[key, j]
-            out[cell, i] = bias[key] + ((lanes[0] + lanes[1]) + (lanes[2] + lanes[3]) + ((lanes[4] + lanes[5]) + (lanes[6] + lanes[7])))
+            out[cell, i] = bias[key] + dot(queries[cell], keys[key])
 
 
 def exact_scores(

@@ -13,9 +13,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hirez_mosaic import together
-from hirez_mosaic.compiled import compiled
+from hirez_mosaic.compiled import compiled, dot
 from hirez_mosaic.geometry import CELL, Box, CellGrid
-from hirez_mosaic.together import BLOCK, HALF_PX, HALVES, REACH, FarView, _far, _move, _pull, _repeats, half_cells, near_costs
+from hirez_mosaic.together import BLOCK, HALF_PX, REACH, FarView, _far, _move, _pull, _repeats, near_costs
 
 PASSES = 2
 """Over the map."""
@@ -104,11 +104,10 @@ def improve_ruled(
         for box in grid.chunks((BLOCK, BLOCK)):
             read = box.grown(max(REACH, counts.distance), grid.box)
             window, inner, seen = index_map[read.slices].copy(), box.within(read), source(read)
-            field = terms.far.field(half_cells(terms.values[window] - seen))[(slice(None), *inner.scaled(HALVES).slices)]
             scored = np.asarray(scores[box.slices])
             block = _Block(
                 window,
-                np.ascontiguousarray(field),
+                terms.far.field_of(window, inner, seen, terms.values),
                 counts.left,
                 counts.spare,
                 holder,
@@ -281,14 +280,8 @@ def _near(block, row, column, choice):  # type: ignore[no-untyped-def]
         worst = max(worst, block.near[row, column, i])
     if len(block.bias) == 0:
         return worst
-    query, key = block.queries[row * block.candidates.shape[1] + column], block.keys[choice]
-    lanes = np.zeros(8, np.float32)
-    for start in range(0, len(query) // 8 * 8, 8):
-        for lane in range(8):
-            lanes[lane] += query[start + lane] * key[start + lane]
-    for j in range(len(query) // 8 * 8, len(query)):
-        lanes[0] += query[j] * key[j]
-    return max(worst, (block.best[row, column] - lanes.sum() - block.bias[choice]) * block.unit)
+    score = dot(block.queries[row * block.candidates.shape[1] + column], block.keys[choice]) + block.bias[choice]
+    return max(worst, (block.best[row, column] - score) * block.unit)
 
 
 @compiled

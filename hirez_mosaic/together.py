@@ -99,6 +99,13 @@ class FarView:
                     total[channel] += weight * correlate1d(down, line, 1, np.float64, mode="constant")
         return total.astype(np.float32)
 
+    def field_of(
+        self, window: NDArray[np.uint32], inner: Box, source: NDArray[np.float32], values: NDArray[np.float32]
+    ) -> NDArray[np.float32]:
+        """(3, 2 rows, 2 columns) the field in a block, of what it and the cells around it hold; see `improve`."""
+        errors = half_cells(values[window] - source)
+        return np.ascontiguousarray(self.field(errors)[(slice(None), *inner.scaled(HALVES).slices)])
+
 
 def far_values(cells: NDArray[np.float32]) -> NDArray[np.float32]:
     """(n, 12) what the far view sees of n cells or templates (n, 8, 8, 3) in [0, 1]: Walsh coefficients of half cells by channel."""
@@ -163,8 +170,7 @@ def improve(
     candidates, near: (block rows, block columns, k) choices and what they cost near.
     poses: choices to a template.
     """
-    errors = half_cells(values[window] - source)
-    field = np.ascontiguousarray(far.field(errors)[(slice(None), *inner.scaled(HALVES).slices)])
+    field = far.field_of(window, inner, source, values)
     own = np.ascontiguousarray(source[inner.slices])
     order = np.random.default_rng(0).permutation(inner.area)
     offset = inner.top, inner.left
