@@ -31,7 +31,7 @@ from hirez_mosaic.nets.vgg import VGG16
 from hirez_mosaic.spec import RenderSpec
 from hirez_mosaic.templates import TemplateSet
 from hirez_mosaic.tilemap import read_names
-from hirez_mosaic.together import HALF_PX, OPPONENT, RANK, choice_gap, far_values, repeat_price
+from hirez_mosaic.together import HALF_PX, OPPONENT, RANK, choice_gap, far_values
 
 _HASHED = 64  # cells a side that are read at once for a digest
 _SAMPLED = 512  # cells by which a set is called rich or not, at most
@@ -138,15 +138,13 @@ class Together:
     """What choosing cells together works with, beside candidates and scores; see `together`.
 
     values: (choices, 12) float32, see `far_values`. far: weight of the far view. unit: see `near_costs`.
-    gap: see `choice_gap`. price: of repeats.
-    poses: choices to a template.
+    gap: see `choice_gap`. poses: choices to a template.
     """
 
     values: NDArray[np.float32]
     far: float
     unit: float
     gap: float
-    price: float
     poses: int
 
 
@@ -168,9 +166,7 @@ def together_of(
         by_px = best_k(_sampled(plain, None, grid, analysis, None), plain.score(), len(templates), k)[1].numpy()
         unit = float(np.median(by_px[:, 0] - by_px[:, -1]) / max(1e-6, float(np.median(scores[:, 0] - scores[:, -1]))))
     values = np.concatenate([far_values(block) for block in templates.blocks()])
-    count = len(templates.names)
-    gap = choice_gap(scores, unit, count)
-    return Together(values, looks.far, unit, gap, repeat_price(gap, count), len(templates.poses))
+    return Together(values, looks.far, unit, choice_gap(scores, unit, len(templates.names)), len(templates.poses))
 
 
 _PREFERRED = 3.0  # gaps by which a template that is preferred may be worse than another and still be taken

@@ -420,7 +420,7 @@ def _ruled(
         for done in ruled.fill(chosen.index_map, candidates, scores, boxes, queries, decoder.score(), scratch, refined=refined):
             progress(done)
         if together:
-            terms = Terms(together.values, FarView.of_weight(together.far), together.unit, together.price, together.poses, keys)
+            terms = Terms(together.values, FarView.of_weight(together.far), together.unit, together.gap, together.poses, keys)
             counts, source = ruled.counts, partial(source_values, analysis)
             for done in improve_ruled(
                 ruled.index_map, counts, terms, grid, candidates, optimised, source, lambda box: queries(box).cpu().numpy()

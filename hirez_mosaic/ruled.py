@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from hirez_mosaic import together
 from hirez_mosaic.compiled import compiled, dot
 from hirez_mosaic.geometry import CELL, Box, CellGrid
-from hirez_mosaic.together import BLOCK, HALF_PX, REACH, FarView, _far, _move, _pull, _repeats, near_costs
+from hirez_mosaic.together import BLOCK, HALF_PX, REACH, FarView, _far, _move, _pull, _repeats, near_costs, repeat_prices
 
 PASSES = 2
 """Over the map."""
@@ -38,7 +38,7 @@ class Counts:
 
 @dataclass(frozen=True)
 class Terms:
-    """What the search minimises, see `together`; values, unit, price and poses as there.
+    """What the search minimises, see `together`; values, unit, gap and poses as there.
 
     keys: (choices, D) and (choices,), by which what is no candidate is scored; without, it counts as the worst candidate.
     """
@@ -46,7 +46,7 @@ class Terms:
     values: NDArray[np.float32]
     far: FarView
     unit: float
-    price: float
+    gap: float
     poses: int
     keys: tuple[NDArray[np.float32], NDArray[np.float32]] | None
 
@@ -57,7 +57,7 @@ class _Block(NamedTuple):
     window: choices of the block and those around it. field: (3, 2 rows, 2 columns) K * errors of the block.
     left, spare: see `Counts`. holder: (templates,) a cell of the block, by number, that holds each, or did lately; -1 for none.
     top, first: of the block in the window. source: (rows, columns, 12). candidates, near: (rows, columns, k).
-    best: (rows, columns) each cell's best score. queries: (cells, D), of no length without keys.
+    best: (rows, columns) each cell's best score. prices: of repeats, of the window. queries: (cells, D), of no length without keys.
     """
 
     window: Any
@@ -78,7 +78,7 @@ class _Block(NamedTuple):
     kernel: Any
     own: Any
     unit: Any
-    price: Any
+    prices: Any
     poses: int
     distance: int
 
@@ -104,7 +104,8 @@ def improve_ruled(
         for box in grid.chunks((BLOCK, BLOCK)):
             read = box.grown(max(REACH, counts.distance), grid.box)
             window, inner, seen = index_map[read.slices].copy(), box.within(read), source(read)
-            scored = np.asarray(scores[box.slices])
+            scored = np.asarray(scores[read.slices])
+            near = near_costs(scored, terms.unit)
             block = _Block(
                 window,
                 terms.far.field_of(window, inner, seen, terms.values),
@@ -115,8 +116,8 @@ def improve_ruled(
                 inner.left,
                 np.ascontiguousarray(seen[inner.slices]),
                 np.asarray(candidates[box.slices]),
-                near_costs(scored, terms.unit),
-                scored.max(-1),
+                np.ascontiguousarray(near[inner.slices]),
+                np.ascontiguousarray(scored[inner.slices].max(-1)),
                 keys[:0] if terms.keys is None else queries(box),
                 keys,
                 bias,
@@ -124,7 +125,7 @@ def improve_ruled(
                 terms.far.kernel,
                 terms.far.own,
                 np.float32(terms.unit / HALF_PX),
-                np.float32(terms.price),
+                repeat_prices(near, terms.gap, len(counts.left)),
                 terms.poses,
                 counts.distance,
             )
@@ -265,9 +266,9 @@ def _cost(block, row, column, choice, pull):  # type: ignore[no-untyped-def]
 @compiled
 def _cost_near(block, row, column, choice, pull, near):  # type: ignore[no-untyped-def]
     """The same where the near term is known."""
-    repeats = _repeats(block.window, row + block.top, column + block.first, choice // block.poses, block.poses)
+    repeats = _repeats(block.window, block.prices, row + block.top, column + block.first, choice // block.poses, block.poses)
     far = _far(block.own, pull, block.values[choice], block.source[row, column])
-    return near + far + block.price * repeats
+    return near + far + repeats
 
 
 @compiled

@@ -6,7 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hirez_mosaic.geometry import CELL, Box, CellGrid
-from hirez_mosaic.together import BLOCK, REACH, FarView, colour_of, far_values, improve, near_costs
+from hirez_mosaic.together import BLOCK, REACH, FarView, colour_of, far_values, improve, near_costs, repeat_prices
 
 
 def select_chunk(best: Any, index_map: Any, box: Box) -> None:
@@ -30,13 +30,14 @@ def choose_block(
     values: Any,
     far: FarView,
     unit: float,
-    price: float,
+    gap: float,
     poses: int,
 ) -> None:
     """Fill the write box, a block, of the index map (rows, columns) uint32: its cells chosen together, see `together`.
 
     best: (rows, columns) each cell's best candidate, which stands for the blocks around whose turn comes later.
-    candidates, scores: (rows, columns, k), see `decode`. The rest is as in `together.improve`.
+    candidates, scores: (rows, columns, k), see `decode`. unit: see `together.near_costs`. gap: see `together.repeat_prices`.
+    The rest is as in `together.improve`.
     """
     read = box.grown(REACH, grid.box)
     window = np.asarray(best[read.slices]).astype(np.uint32)
@@ -44,9 +45,11 @@ def choose_block(
         if colour_of(other) < colour_of(box):
             shared = _common(other, read)
             window[shared.within(read).slices] = index_map[shared.slices]
-    found, near = np.asarray(candidates[box.slices]), near_costs(np.asarray(scores[box.slices]), unit)
-    improve(window, box.within(read), source_values(analysis, read), values, found, near, far, price, poses)
-    index_map[box.slices] = window[box.within(read).slices]
+    inner, near = box.within(read), near_costs(np.asarray(scores[read.slices]), unit)
+    found, own = np.asarray(candidates[box.slices]), np.ascontiguousarray(near[inner.slices])
+    prices = repeat_prices(near, gap, len(values) // poses)
+    improve(window, inner, source_values(analysis, read), values, found, own, far, prices, poses)
+    index_map[box.slices] = window[inner.slices]
 
 
 def source_values(analysis: Any, box: Box) -> NDArray[np.float32]:

@@ -83,7 +83,7 @@ def choosing_together(
         values=together.values,
         far=FarView.of_weight(together.far),
         unit=together.unit,
-        price=together.price,
+        gap=together.gap,
         poses=together.poses,
     )
 

@@ -5,14 +5,15 @@ that is too dark is made good by one beside it that is too light. What is minimi
 
     E = sum over cells of near(cell, choice)
       + sum over distances and channels of weight |G * (M - S)|^2
-      + price x sum over pairs of cells with equal templates of 1 / (their distance in cells)^2
+      + sum over pairs of cells with equal templates of the mean of their prices / (their distance in cells)^2
 
 near     how much worse the decoder scores the choice than the cell's best, in squared px errors of half a cell's side squared:
          see `near_costs`.
 M, S     mosaic and source as the means of half cells, 4 x 4 px, in a luma and two chroma channels (`OPPONENT`).
 G        a Gaussian: what the eye mixes at a viewing distance. `DISTANCES` holds their sigmas, and the weights of the channels: fine
          errors are seen in luma, coarse ones in colour as well.
-price    of a repeat, in the set's own units: a share of the gap between a cell's best and tenth choice (`REPEATS`).
+price    of a repeat at a cell, in its own units: a multiple of the gap between its best and tenth choice, and at least the set's
+         (`repeat_prices`). Where a set lacks a cell's colours its choices lie far apart, and a price for the set would be nothing there.
 
 It is what direct binary search does in halftoning (Analoui and Allebach, 1992), with templates for dots. A move changes one cell. Since
 |G * (M - S)|^2 is a quadratic form with the kernel K = G * G, what a move changes follows from the present error at the cell and
@@ -39,8 +40,8 @@ CANDIDATES = 32
 """Choices of a cell."""
 RANK = 10
 """The gap between a cell's best choice and this one is the unit of `REPEATS`."""
-REPEATS = 1.5
-"""Price of an equal template next to a cell, in gaps."""
+REPEATS = 0.75
+"""Price of an equal template next to a cell, in gaps of the cell's."""
 DISTANCES = ((0.7, (6.0, 1.0, 1.0)), (1.0, (0.0, 2.0, 2.0)), (2.0, (2.0, 2.0, 2.0)))
 """Viewing distances: (sigma, px of 4 x 4; weight of luma and the two chroma channels)."""
 OPPONENT = np.array(
@@ -133,18 +134,29 @@ def near_costs(scores: NDArray[np.float32], unit: float) -> NDArray[np.float32]:
 
 
 def choice_gap(scores: NDArray[np.float32], unit: float, templates: int) -> float:
-    """How much worse a cell's tenth best choice is than its best, a median over the (cells, k) scores, best first, of a sample of cells.
+    """How much worse a cell's tenth best choice is than its best, a median over the (cells, k) scores of a sample of cells.
 
     Of few templates the tenth best is far off, so the gap is to a better one. Rounded to three digits, so that rounding elsewhere does not
     show in it.
     """
-    near, rank = near_costs(scores, unit), max(2, min(RANK, templates // _FEW))
-    return float(f"{float(np.median(near[:, min(rank, near.shape[1]) - 1])):.2e}")
+    return float(f"{float(np.median(_gaps(near_costs(scores, unit), templates))):.2e}")
 
 
-def repeat_price(gap: float, templates: int) -> float:
-    """The price of repeats; of fewer than 100 templates they are free: a page of 62 letters repeats them."""
-    return REPEATS * gap if templates >= 2 * _FEW else 0.0
+def repeat_prices(near: NDArray[np.float32], gap: float, templates: int) -> NDArray[np.float32]:
+    """(...) float32 the price of repeats at cells, from the near term of their choices (..., k).
+
+    gap: of the set, see `choice_gap`; no cell's counts for less. Of fewer than 100 templates repeats are free: a page of 62 letters
+    repeats them.
+    """
+    if templates < 2 * _FEW:
+        return np.zeros(near.shape[:-1], np.float32)
+    return np.float32(REPEATS) * np.maximum(_gaps(near, templates), np.float32(gap))
+
+
+def _gaps(near: NDArray[np.float32], templates: int) -> NDArray[np.float32]:
+    """(...) the near term (..., k) of the tenth best choice, or of a better one where templates are few."""
+    rank = min(max(2, min(RANK, templates // _FEW)), near.shape[-1]) - 1
+    return np.ascontiguousarray(np.partition(near, rank, -1)[..., rank])
 
 
 def colour_of(box: Box) -> int:
@@ -160,7 +172,7 @@ def improve(
     candidates: NDArray[np.uint32],
     near: NDArray[np.float32],
     far: FarView,
-    price: float,
+    prices: NDArray[np.float32],
     poses: int,
 ) -> None:
     """Improve the choices of a block's cells in place, those around it standing still.
@@ -168,6 +180,7 @@ def improve(
     window: (rows, columns) choices of the block and, up to the picture's edge, `REACH` cells around it. inner: the block in it.
     source: (rows, columns, 12) far values of the source in the window. values: (choices, 12) those of every choice.
     candidates, near: (block rows, block columns, k) choices and what they cost near.
+    prices: (rows, columns) of repeats at the cells of the window.
     poses: choices to a template.
     """
     field = far.field_of(window, inner, source, values)
@@ -175,12 +188,12 @@ def improve(
     order = np.random.default_rng(0).permutation(inner.area)
     offset = inner.top, inner.left
     for _ in range(_SWEEPS):
-        if not _sweep(window, offset, own, field, far.kernel, far.own, values, candidates, near, order, np.float32(price), poses):
+        if not _sweep(window, offset, own, field, far.kernel, far.own, values, candidates, near, order, prices, poses):
             break
 
 
 @compiled
-def _sweep(window, offset, source, field, kernel, own, values, candidates, near, order, price, poses):  # type: ignore[no-untyped-def]
+def _sweep(window, offset, source, field, kernel, own, values, candidates, near, order, prices, poses):  # type: ignore[no-untyped-def]
     """Let each cell once, in this order, take the candidate of the least E; the number of cells that changed.
 
     field: (3, 2 rows, 2 columns) K * errors of the block, which is kept up to date.
@@ -197,8 +210,8 @@ def _sweep(window, offset, source, field, kernel, own, values, candidates, near,
         for i in range(count):
             choice = candidates[row, column, i]
             cost = near[row, column, i] + _far(own, pull, values[choice], source[row, column])
-            if cost < least and price > 0:
-                cost += price * _repeats(window, down, right, choice // poses, poses)
+            if cost < least and prices[down, right] > 0:
+                cost += _repeats(window, prices, down, right, choice // poses, poses)
             if cost < least:
                 least, best = cost, choice
         if best != old:
@@ -234,13 +247,14 @@ def _far(own, pull, values, source):  # type: ignore[no-untyped-def]
 
 
 @compiled
-def _repeats(window, row, column, template, poses):  # type: ignore[no-untyped-def]
-    """The sum of 1 / distance^2 over the cells around that hold this template, in whatever pose."""
+def _repeats(window, prices, row, column, template, poses):  # type: ignore[no-untyped-def]
+    """What this template costs a cell for those around that hold it, in whatever pose."""
     total = np.float32(0)
     for down in range(max(0, row - _REPEAT_RADIUS), min(window.shape[0], row + _REPEAT_RADIUS + 1)):
         for right in range(max(0, column - _REPEAT_RADIUS), min(window.shape[1], column + _REPEAT_RADIUS + 1)):
             if (down != row or right != column) and window[down, right] // poses == template:
-                total += np.float32(1) / np.float32((down - row) ** 2 + (right - column) ** 2)
+                mean = np.float32(0.5) * (prices[row, column] + prices[down, right])
+                total += mean / np.float32((down - row) ** 2 + (right - column) ** 2)
     return total
 
 
@@ -268,19 +282,23 @@ def energy(
     values: NDArray[np.float32],
     near: NDArray[np.float32],
     far: FarView,
-    price: float,
+    prices: NDArray[np.float32],
     poses: int,
 ) -> float:
-    """E of a whole map (rows, columns), all at once, for whoever wants to check. near: (rows, columns) the near term of its choices."""
+    """E of a whole map (rows, columns), all at once, for whoever wants to check.
+
+    near, prices: (rows, columns) the near term of its choices, and the price of repeats.
+    """
     errors = half_cells(values[index_map] - source)
     total = float(near.sum(dtype=np.float64)) + float((errors * far.field(errors)).sum(dtype=np.float64))
     templates = index_map.astype(np.int64) // poses
     for down in range(_REPEAT_RADIUS + 1):
         for right in range(-_REPEAT_RADIUS, _REPEAT_RADIUS + 1):
             if (down, right) > (0, 0):
-                one = templates[down:, max(0, right) : templates.shape[1] + min(0, right)]
-                other = templates[: len(templates) - down, max(0, -right) : templates.shape[1] + min(0, -right)]
-                total += price * int((one == other).sum()) / (down**2 + right**2)
+                one = np.s_[down:, max(0, right) : templates.shape[1] + min(0, right)]
+                other = np.s_[: len(templates) - down, max(0, -right) : templates.shape[1] + min(0, -right)]
+                mean = (prices[one] + prices[other]) / 2
+                total += float(mean[templates[one] == templates[other]].sum()) / (down**2 + right**2)
     return total
 
 

@@ -1,7 +1,7 @@
 """Rules for repeating templates: never broken, never stuck, and the same whatever the chunks are."""
 
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from fractions import Fraction
 from pathlib import Path
 
@@ -20,7 +20,15 @@ from hirez_mosaic.geometry import Box, CellGrid
 from hirez_mosaic.rendering import render
 from hirez_mosaic.ruled import Terms, improve_ruled
 from hirez_mosaic.rules import RuledMap, Rules
-from hirez_mosaic.together import FarView, energy, far_values
+from hirez_mosaic.together import FarView, energy, far_values, near_costs, repeat_prices
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _small_sets_pay() -> Iterator[None]:
+    """Repeats have a price in small sets as well."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("hirez_mosaic.together._FEW", 1)
+        yield
 
 
 def filled(folder: Path, grid: CellGrid, rules: Rules, templates: int, poses: int, seed: int, chunk: int = 100, k: int = 4) -> RuledMap:
@@ -45,7 +53,7 @@ def filled(folder: Path, grid: CellGrid, rules: Rules, templates: int, poses: in
 
 
 def searched(
-    folder: Path, grid: CellGrid, rules: Rules, templates: int, poses: int, seed: int, price: float = 0.1
+    folder: Path, grid: CellGrid, rules: Rules, templates: int, poses: int, seed: int, gap: float = 0.1
 ) -> tuple[np.ndarray, np.ndarray, float, float]:
     """(the map before the search, and after it; E before and after), of random cells and templates, whose px are their queries and keys."""
     rng = np.random.default_rng(seed)
@@ -66,8 +74,9 @@ def searched(
         assert sum(made.place_required(candidates[..., 0], px.mean((1, 2)), shades[::poses].mean((1, 2)))) == templates * rules.min_uses
     for _ in made.fill(candidates[..., 0], candidates, scores, [grid.box], queries, score, folder, refined=True):
         pass
+    prices = repeat_prices(near_costs(scores, 1.0), gap, templates)
     values, source, before = far_values(shades), far_values(px).reshape(grid.rows, grid.columns, -1), made.index_map.copy()
-    terms = Terms(values, FarView.of_weight(1.0), 1.0, price, poses, (keys, bias))
+    terms = Terms(values, FarView.of_weight(1.0), 1.0, gap, poses, (keys, bias))
     for _ in improve_ruled(
         made.index_map, made.counts, terms, grid, candidates, scores, lambda box: source[box.slices], lambda box: queries(box).numpy()
     ):
@@ -75,7 +84,7 @@ def searched(
 
     def total(index_map: np.ndarray) -> float:
         distances = np.square(shades.reshape(-1, 192)[index_map.ravel()] - px.reshape(-1, 192)).sum(1).reshape(index_map.shape)
-        return energy(index_map, source, values, distances / 16, terms.far, price, poses)
+        return energy(index_map, source, values, distances / 16, terms.far, prices, poses)
 
     return before, made.index_map, total(before), total(made.index_map)
 

@@ -28,7 +28,7 @@ from hirez_mosaic.together import (
     half_cells,
     improve,
     near_costs,
-    repeat_price,
+    repeat_prices,
 )
 
 FAR = FarView.of_weight(1.0)
@@ -53,10 +53,10 @@ def problem(
 
 
 def total(
-    index_map: np.ndarray, source: np.ndarray, values: np.ndarray, candidates: np.ndarray, near: np.ndarray, price: float, poses: int
+    index_map: np.ndarray, source: np.ndarray, values: np.ndarray, candidates: np.ndarray, near: np.ndarray, prices: np.ndarray, poses: int
 ) -> float:
     mine = np.take_along_axis(near, (candidates == index_map[..., None]).argmax(2)[..., None], 2)
-    return energy(index_map, source, values, mine, FAR, price, poses)
+    return energy(index_map, source, values, mine, FAR, prices, poses)
 
 
 def test_half_cells_are_means_in_luma_and_chroma() -> None:
@@ -101,16 +101,17 @@ def test_no_single_cell_can_do_better_in_the_end(rows: int, columns: int, k: int
     first, source, values, candidates, near = problem(rows, columns, 8, k, seed)
     index_map = first.copy()
     everything = Box(0, rows, 0, columns)
+    prices = np.float32(price) * np.random.default_rng(seed).random((rows, columns), np.float32)
     for _ in range(20):
-        improve(index_map, everything, source, values, candidates, near, FAR, price, poses)
-    least = total(index_map, source, values, candidates, near, price, poses)
-    assert least <= total(first, source, values, candidates, near, price, poses) + 1e-4
+        improve(index_map, everything, source, values, candidates, near, FAR, prices, poses)
+    least = total(index_map, source, values, candidates, near, prices, poses)
+    assert least <= total(first, source, values, candidates, near, prices, poses) + 1e-4
     rng = np.random.default_rng(seed)
     for _ in range(30):
         row, column, i = int(rng.integers(rows)), int(rng.integers(columns)), int(rng.integers(k))
         other = index_map.copy()
         other[row, column] = candidates[row, column, i]
-        assert total(other, source, values, candidates, near, price, poses) >= least - 1e-3
+        assert total(other, source, values, candidates, near, prices, poses) >= least - 1e-3
 
 
 def test_a_grey_between_two_templates_is_mixed_of_both() -> None:
@@ -120,7 +121,7 @@ def test_a_grey_between_two_templates_is_mixed_of_both() -> None:
     near = np.broadcast_to(near_costs(-192 * np.array([0.05**2, 0.1**2], np.float32), 1.0), (20, 20, 2)).copy()
     candidates = np.broadcast_to(np.arange(2, dtype=np.uint32), (20, 20, 2)).copy()
     index_map = np.zeros((20, 20), np.uint32)
-    improve(index_map, Box(0, 20, 0, 20), source, values, candidates, near, FAR, 0.0, 1)
+    improve(index_map, Box(0, 20, 0, 20), source, values, candidates, near, FAR, np.zeros((20, 20), np.float32), 1)
     mean = 0.45 + 0.15 * index_map.mean()
     assert abs(mean - 0.5) < 0.02
     assert 0.2 < index_map.mean() < 0.45
@@ -131,7 +132,8 @@ def test_equal_templates_keep_apart_where_others_are_as_good() -> None:
     source = np.broadcast_to(far_values(flat(0.5)), (24, 24, 12)).copy()
     candidates = np.broadcast_to(np.arange(16, dtype=np.uint32), (24, 24, 16)).copy()
     index_map = np.zeros((24, 24), np.uint32)
-    improve(index_map, Box(0, 24, 0, 24), source, values, candidates, np.zeros((24, 24, 16), np.float32), FAR, 0.01, 1)
+    prices = np.full((24, 24), 0.01, np.float32)
+    improve(index_map, Box(0, 24, 0, 24), source, values, candidates, np.zeros((24, 24, 16), np.float32), FAR, prices, 1)
     assert (index_map[1:] == index_map[:-1]).sum() + (index_map[:, 1:] == index_map[:, :-1]).sum() == 0
 
 
@@ -140,22 +142,29 @@ def test_poses_of_one_template_count_as_equal() -> None:
     source = np.broadcast_to(far_values(flat(0.5)), (1, 2, 12)).copy()
     candidates = np.array([[[0, 1], [1, 2]]], np.uint32)  # of templates 0 and 0, 0 and 1
     index_map = np.array([[0, 1]], np.uint32)
-    improve(index_map, Box(0, 1, 0, 2), source, values, candidates, np.zeros((1, 2, 2), np.float32), FAR, 0.01, 2)
+    improve(
+        index_map, Box(0, 1, 0, 2), source, values, candidates, np.zeros((1, 2, 2), np.float32), FAR, np.full((1, 2), 0.01, np.float32), 2
+    )
     assert index_map[0, 1] == 2
 
 
-def test_the_price_is_in_the_sets_own_units_and_knows_no_rounding() -> None:
+def test_the_price_is_in_the_cells_own_units_and_at_least_the_sets() -> None:
+    near = np.arange(12, dtype=np.float32) * np.array([[[1.0], [100.0]]], np.float32)
+    assert np.array_equal(repeat_prices(near, 20.0, 5000), together.REPEATS * np.array([[20.0, 900.0]]))
+    assert np.array_equal(repeat_prices(near[..., ::-1], 20.0, 5000), repeat_prices(near, 20.0, 5000))  # refined scores come in any order
+
+
+def test_the_gap_of_a_set_knows_no_rounding() -> None:
     scores = np.zeros((5, 12), np.float32) - np.arange(12, dtype=np.float32)
     gap = choice_gap(scores, 1.0, 5000)
     assert gap == pytest.approx((together.RANK - 1) / 16, rel=0.01)
-    assert repeat_price(gap, 5000) == together.REPEATS * gap
     assert choice_gap(scores * np.float32(1.0001), 1.1, 5000) == choice_gap(scores, 1.1, 5000)
     assert choice_gap(np.zeros((5, 1), np.float32), 1.0, 5000) == 0
 
 
 def test_few_templates_may_repeat() -> None:
     scores = np.zeros((5, 12), np.float32) - np.arange(12, dtype=np.float32)
-    assert repeat_price(1.0, 62) == 0
+    assert not repeat_prices(-scores, 1.0, 62).any()
     assert choice_gap(scores, 1.0, 62) == pytest.approx(1 / 16, rel=0.01)
     assert choice_gap(scores, 1.0, 150) == pytest.approx(2 / 16, rel=0.01)
 
