@@ -21,7 +21,7 @@ from hirez_mosaic.fresh import fresh
 from hirez_mosaic.geometry import CELL, CellGrid
 from hirez_mosaic.ingest import ingest_chunk
 from hirez_mosaic.job import Listener
-from hirez_mosaic.sources import open_source, unpack
+from hirez_mosaic.sources import open_source, size_of, unpack
 from hirez_mosaic.spec import DUPLICATE_LEVELS, parse_colour, parse_tile
 from hirez_mosaic.templates import TemplateSet, load_templates
 from hirez_mosaic.templates.duplicates import near_duplicates
@@ -137,15 +137,11 @@ def _check_sheet(sheet: Path, source: str | Path | None, folder: Path, overwrite
 def _sizes(templates: TemplateSet, listener: Listener) -> tuple[tuple[tuple[int, int], int], ...]:
     """Read from the headers."""
 
-    def size(name: str) -> tuple[int, int]:
-        image = pyvips.Image.new_from_file(str(templates.folder / name))
-        return image.width, image.height
-
     counted: Counter[tuple[int, int]] = Counter()
     with ThreadPoolExecutor(cores()) as pool, listener.stage("sizes", len(templates), "templates") as progress:
         for start in range(0, len(templates), 1024):
             names = templates.names[start : start + 1024]
-            counted.update(pool.map(size, names))
+            counted.update(pool.map(lambda name: size_of(templates.folder / name), names))
             progress(len(names))
     return tuple(counted.most_common())
 

@@ -6,11 +6,11 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
-import pyvips
 from numpy.typing import NDArray
 
-from hirez_mosaic.errors import TrainingError
-from hirez_mosaic.vips import fetch, opaque, too_large, vips_reason
+from hirez_mosaic.errors import SourceError, TrainingError
+from hirez_mosaic.sources import open_whole, reason, size_of
+from hirez_mosaic.vips import fetch
 
 _TRIES = 50  # pictures that may turn out damaged, one after another, before reading gives up
 
@@ -38,9 +38,9 @@ class Photos:
             below[:] = [name for name in below if not name.startswith(".")]
             found += (Path(place, name) for name in names if not name.startswith("."))
         found.sort()
-        for file, reason in zip(found, self._pool.map(self._refusal, found), strict=True):
-            if reason:
-                self.left_out.append((file.relative_to(folder).as_posix(), reason))
+        for file, refusal in zip(found, self._pool.map(self._refusal, found), strict=True):
+            if refusal:
+                self.left_out.append((file.relative_to(folder).as_posix(), refusal))
             else:
                 self.files.append(file)
         if not self.files:
@@ -64,13 +64,10 @@ class Photos:
     def _refusal(self, file: Path) -> str:
         """Why a file cannot be trained on; empty if it can."""
         try:
-            image = pyvips.Image.new_from_file(str(file))
-        except pyvips.Error as error:
-            return vips_reason(error)
-        except UnicodeEncodeError:
-            return "its name is not UTF-8"
-        small = min(image.width, image.height) < self._crop // 2
-        return f"{image.width} x {image.height} px" if small else too_large(image)
+            width, height = size_of(file)
+        except SourceError as error:
+            return reason(error, file)
+        return f"{width} x {height} px" if min(width, height) < self._crop // 2 else ""
 
     def _read(self, files: range, group: int, member: int) -> NDArray[np.uint8]:
         rng = np.random.default_rng([self._seed, group, member])
@@ -79,25 +76,24 @@ class Photos:
             file = self.files[numbers[int(rng.integers(len(numbers)))]]
             try:
                 return self._random_crop(file, rng)
-            except pyvips.Error as error:  # damaged beyond its header: any other takes its place
+            except SourceError as error:  # damaged beyond its header: any other takes its place
                 if file not in self._damaged:
                     self._damaged.add(file)
-                    self.left_out.append((file.name, vips_reason(error)))
+                    self.left_out.append((file.name, reason(error, file)))
                 numbers = range(len(self.files))
         raise TrainingError(f"{_TRIES} pictures in a row cannot be read, {file} the last of them; remove what is damaged.")
 
     def _random_crop(self, file: Path, rng: np.random.Generator) -> NDArray[np.uint8]:
         """Shrunk by a random factor, log-uniform down to where the crop just fits, and cropped at a random place."""
-        size = pyvips.Image.new_from_file(str(file))
-        shorter, longer = sorted((size.width, size.height))
+        shorter, longer = sorted(size_of(file))
         factor = (self._crop / shorter) ** rng.uniform(0, 1) if shorter > self._crop else self._crop / shorter
         side = max(self._crop, round(longer * factor))
-        image = pyvips.Image.thumbnail(str(file), side, height=side, size="both", output_profile="srgb", fail_on="truncated")
-        image = opaque(image, (255, 255, 255))
+        small = tuple(max(1, round(length * side / longer)) for length in size_of(file))
+        image = open_whole(file, (small[0], small[1])).thumbnail_image(side, height=side, size="both")
         mirrored = bool(rng.integers(2))
         height, width = (min(self._crop, length) // 8 * 8 for length in (image.height, image.width))
         top, left = (int(rng.integers(0, most + 1)) for most in (image.height - height, image.width - width))
         if mirrored:  # the place is that in the mirrored picture
             left = image.width - width - left
-        pixels = fetch(image.crop(left, top, width, height).cast("uchar"), width, height)
+        pixels = fetch(image.crop(left, top, width, height), width, height)
         return np.ascontiguousarray(pixels[:, ::-1] if mirrored else pixels)

@@ -7,7 +7,6 @@ from fractions import Fraction
 from io import BytesIO
 from pathlib import Path
 
-import imagecodecs
 import numpy as np
 import pytest
 import pyvips
@@ -490,8 +489,8 @@ def test_a_palette_png_is_read_exactly(tmp_path):
 
 
 def test_floats_beyond_the_unit_range_are_clipped(tmp_path):
-    zarr_array(tmp_path / "a.zarr", np.array([[-3, 0, 1, 7, np.nan]], "f4"))
-    np.testing.assert_array_equal(read(tmp_path / "a.zarr")[0, :, 0], [0, 0, 255, 255, 0])
+    zarr_array(tmp_path / "a.zarr", np.array([[-3, 0, 0.2, 0.6, 1, 7, np.nan]], "f4"))
+    np.testing.assert_array_equal(read(tmp_path / "a.zarr")[0, :, 0], [0, 0, 51, 153, 255, 255, 0])
 
 
 @pytest.mark.parametrize("dtype", ["u1", "u2", "f4", "f2"])
@@ -721,20 +720,11 @@ def test_a_zarr_without_px_is_refused(tmp_path):
         open_source(tmp_path / "a.zarr")
 
 
-@pytest.mark.parametrize("dtype", ["i8", "u4", "i2", "c8"])
-def test_samples_of_an_unknown_range_are_refused(tmp_path, dtype):
-    zarr.create_array(tmp_path / "a.zarr", shape=(9, 9), dtype=dtype)
-    tifffile.imwrite(tmp_path / "a.tif", np.zeros((9, 9), dtype), photometric="minisblack")
+def test_complex_samples_are_refused(tmp_path):
+    zarr.create_array(tmp_path / "a.zarr", shape=(9, 9), dtype="c8")
+    tifffile.imwrite(tmp_path / "a.tif", np.zeros((9, 9), "c8"), photometric="minisblack")
     for name in ("a.zarr", "a.tif"):
-        with pytest.raises(SourceError, match=r"has samples of type .*; use 8-bit, 16-bit or floating-point"):
-            open_source(tmp_path / name)
-
-
-def test_five_channels_are_refused(tmp_path):
-    tifffile.imwrite(tmp_path / "a.tif", np.zeros((5, 64, 64), "u1"), photometric="minisblack", ome=True, metadata={"axes": "CYX"})
-    ome_zarr(tmp_path / "a.zarr", np.zeros((5, 64, 64), "u1"), 3, "cyx")
-    for name in ("a.tif", "a.zarr"):
-        with pytest.raises(SourceError, match="has 5 channels; use grey, RGB or CMYK"):
+        with pytest.raises(SourceError, match=r"has samples of type complex64; use whole numbers, or floats"):
             open_source(tmp_path / name)
 
 
@@ -805,18 +795,6 @@ except SourceError as error:
     told = str(error)
 print((peak_memory() - before) >> 20, told)
 """
-
-
-@pytest.mark.parametrize("codecformat", ["jp2", "j2k"])
-def test_jpeg_2000_is_read_where_libvips_reads_it(tmp_path, codecformat):
-    (tmp_path / "a.jp2").write_bytes(imagecodecs.jpeg2k_encode(RAMP, level=0, reversible=True, codecformat=codecformat))
-    if pyvips.type_find("VipsOperation", "jp2kload"):
-        np.testing.assert_array_equal(read(tmp_path / "a.jp2"), RAMP)
-    else:
-        with pytest.raises(
-            SourceError, match="is JPEG 2000, which this libvips cannot read; convert it to TIFF, for instance by opj_decompress"
-        ):
-            open_source(tmp_path / "a.jp2")
 
 
 # --- memory ------------------------------------------------------------------------------------------------------------

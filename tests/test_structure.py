@@ -15,9 +15,10 @@ from hirez_mosaic.cli.main import main
 ROOT = Path(hirez_mosaic.__file__).parent
 LEVELS = [
     {"errors"},
-    {"geometry", "cache", "compiled", "fresh", "vips", "journal"},
+    {"geometry", "cache", "compiled", "fresh", "profiles", "vips", "journal"},
     {"spec", "colour", "resample"},
-    {"store", "sources", "templates", "nets", "photos", "together"},
+    {"sources"},
+    {"store", "templates", "nets", "photos", "together"},
     {"folder", "growing", "ingest", "encode", "decode", "select", "synthetic", "tint", "loss", "tilemap"},
     {"fit", "metrics", "assemble", "ruled"},
     {"fitting", "refine", "rules"},

@@ -191,8 +191,8 @@ def test_files_that_claim_too_many_px_are_skipped_and_named(folder, load, side, 
     png_claiming(folder / "less.png", 13_000, 13_000, interlaced=True)  # may be read, and turns out to be truncated
     templates = load()
     assert templates.names == ("a.png",)
-    assert templates.skipped[0] == ("large.png", f"{side} x {side} px are too many")
-    assert "too many" not in templates.skipped[1][1]
+    assert templates.skipped[0] == ("large.png", f"is too large: {side} x {side} px")
+    assert "too large" not in templates.skipped[1][1]
 
 
 def test_files_whose_names_are_not_utf_8_are_skipped_and_named(folder, load):
@@ -203,7 +203,7 @@ def test_files_whose_names_are_not_utf_8_are_skipped_and_named(folder, load):
         pytest.skip("this file system knows only UTF-8")
     templates = load()
     assert templates.names == ("a.png",)
-    assert templates.skipped == (("\\udcff.png", "its name is not UTF-8"),)
+    assert templates.skipped == (("\\udcff.png", "cannot be opened: its name is not UTF-8; rename it"),)
 
 
 def test_a_missing_folder_is_refused(tmp_path, load):

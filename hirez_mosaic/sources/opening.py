@@ -1,46 +1,53 @@
 """Opening a source picture by its content, whatever its name."""
 
 import hashlib
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
-import pyvips
-
-from hirez_mosaic.errors import SourceError, SourceNotFoundError
-from hirez_mosaic.sources.source import Source
-from hirez_mosaic.sources.tiff import open_tiff
-from hirez_mosaic.sources.with_vips import open_vips
-from hirez_mosaic.sources.zarr_array import open_zarr
+from hirez_mosaic.colour import fits
+from hirez_mosaic.errors import SourceNotFoundError
+from hirez_mosaic.sources.formats import opener_of
+from hirez_mosaic.sources.ranges import ranged
+from hirez_mosaic.sources.source import Source, one_channel
 from hirez_mosaic.spec import MAX_SOURCE_PX
 
-_TIFF_MAGIC = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
-_JPEG_2000_MAGIC = (b"\0\0\0\x0cjP  \r\n\x87\n", b"\xff\x4f\xff\x51")
 
+@dataclass(frozen=True)
+class Reading:
+    """What of a file is read, and how.
 
-def open_source(path: Path, background: tuple[int, int, int] = (255, 255, 255), max_px: int = MAX_SOURCE_PX) -> Source:
-    """Open a picture by its content, whatever its name; reads headers only.
-
-    background: sRGB under transparent px.
-    max_px: that a header may claim.
-    Raises SourceNotFoundError, or SourceError for what is no picture, of a kind that is not supported, or claims to be larger.
+    page: of a document, frame of an animation, picture of a file that holds several; from 1. plane: of a stack in depth or time, from 1.
+    channel: from 1, shown as grey. stretch: whether nearly the darkest sample becomes black and nearly the lightest white.
     """
+
+    page: int = 1
+    plane: int = 1
+    channel: int | None = None
+    stretch: bool = False
+
+
+def open_source(
+    path: Path, background: tuple[int, int, int] | None = (255, 255, 255), max_px: int = MAX_SOURCE_PX, reading: Reading | None = None
+) -> Source:
+    """Open a picture by its content, whatever its name; reads headers only, and samples where they alone tell what is black and white.
+
+    background: sRGB under transparent px; where it is None, boxes have a channel of opacity if there is any.
+    max_px: that a header may claim.
+    Raises SourceNotFoundError, or SourceError for what is no picture, of a kind that is not supported, or claims to be larger; SettingError
+    for a page, plane or channel that is not there.
+    """
+    wanted = reading or Reading()
     if not path.exists():
         raise SourceNotFoundError(f"There is no file or folder {path}.")
-    if path.is_dir():
-        source = open_zarr(path, max_px)
-    else:
-        try:
-            with path.open("rb") as file:
-                magic = file.read(12)
-        except OSError as error:
-            raise SourceError(f"{path} cannot be read: {error.strerror}.") from error
-        if not magic:
-            raise SourceError(f"{path} is empty.")
-        if magic.startswith(_JPEG_2000_MAGIC) and not pyvips.type_find("VipsOperation", "jp2kload"):
-            raise SourceError(f"{path} is JPEG 2000, which this libvips cannot read; convert it to TIFF, for instance by opj_decompress.")
-        source = open_tiff(path, max_px) if magic.startswith(_TIFF_MAGIC) else open_vips(path, max_px)
-    return replace(source, background=background, reopen=partial(open_source, path.absolute(), background, max_px))
+    source = opener_of(path)(path, max_px, wanted.page - 1, wanted.plane - 1)
+    if wanted.channel is not None:
+        source = replace(one_channel(source, wanted.channel), notes=())
+    if source.colour.icc is not None and not fits(source.colour):
+        note = "has a colour profile that is damaged or of another colour model; it is taken for sRGB, or CMYK as libvips knows it"
+        source = replace(source, colour=replace(source.colour, icc=None), notes=(*source.notes, note))
+    source = ranged(source, wanted.stretch)
+    return replace(source, background=background, reopen=partial(open_source, path.absolute(), background, max_px, reading))
 
 
 def files_of(path: Path) -> str:

@@ -6,8 +6,8 @@ A pyramid holds the picture at several sizes, its levels; the smallest that lose
 """
 
 import math
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from fractions import Fraction
 from pathlib import Path
 from typing import Any, TypeVar
@@ -17,7 +17,7 @@ import zarr
 from numpy.typing import NDArray
 
 from hirez_mosaic.colour import CHANNELS, Colour, to_srgb
-from hirez_mosaic.errors import SourceError, first_line
+from hirez_mosaic.errors import SettingError, SourceError, first_line
 from hirez_mosaic.geometry import Box
 
 _UNPACKED_SIDE = 512  # side of a chunk of the unpacked array, px
@@ -35,12 +35,14 @@ class Bands:
 
     open: starts reading; yields (rows, width, channels) arrays that follow one another.
     held: bytes of memory that reading holds, about.
+    smaller: the picture so many times (2, 4 or 8, both ways) smaller, where its decoder makes that in less time.
     """
 
     open: Callable[[], Iterator[NDArray[Any]]]
     channels: int
     dtype: np.dtype[Any]
     held: int
+    smaller: Callable[[int], "Level"] | None = None
 
 
 @dataclass(frozen=True)
@@ -49,7 +51,8 @@ class Level:
 
     size: (width, height), px.
     array: samples, a Zarr array or what looks like one; None, or slow, while there are `bands`.
-    axes: what the axes of `array` are: "Y" and "X", "S" for channels, any other letter for an axis of which entry 0 is taken.
+    axes: what the axes of `array` are: "Y" and "X", "S" for channels, any other letter for an axis of which one entry is taken.
+    entries: which, by letter; 0 where it is not told.
     bands: how to unpack it, until it is.
     """
 
@@ -57,6 +60,7 @@ class Level:
     array: Any = None
     axes: str = "YXS"
     bands: Bands | None = None
+    entries: Mapping[str, int] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -70,6 +74,7 @@ class Source:
     file: what `close` closes.
     level: number of the level that boxes are read from, and in whose px they are.
     reopen: what opens it again, in another process; None where it is unpacked.
+    notes: what a person should know of how it is read: a phrase each, of which the picture is the subject.
     """
 
     path: Path
@@ -77,10 +82,11 @@ class Source:
     levels: tuple[Level, ...]
     colour: Colour
     orientation: int = 1
-    background: tuple[int, int, int] = (255, 255, 255)
+    background: tuple[int, int, int] | None = (255, 255, 255)
     file: Any = None
     level: int = 0
     reopen: Callable[[], "Source"] | None = None
+    notes: tuple[str, ...] = ()
 
     def __getstate__(self) -> dict[str, Any]:
         """What was opened stays here; an array in a workspace travels as it is."""
@@ -146,8 +152,7 @@ class Source:
     @property
     def px_bytes(self) -> int:
         """Bytes that reading and resampling hold for each px, in all its forms; measured."""
-        plain = self.colour.alpha == "none" and self.colour.bits == 8 and self.colour.palette is None
-        return 8 if plain else 90
+        return 8 if self.colour.plain and self.colour.model != "lab" else 90
 
     def chunk_bytes(self, height: int, width: int) -> int:
         """Bytes of chunks, encoded and decoded, that reading a box of (height, width) displayed px holds besides the box."""
@@ -156,7 +161,7 @@ class Source:
         level, across = self.levels[self.level], width if self.orientation < 5 else height
         lengths = dict(zip(level.axes, level.array.chunks, strict=True))
         touched = min(-(-across // lengths["X"]) + 1, -(-level.size[0] // lengths["X"]))
-        return 3 * max(_READ_BYTES, touched * math.prod(level.array.chunks) * self._sample_type.itemsize)
+        return 3 * max(_READ_BYTES, touched * math.prod(level.array.chunks) * self.sample_type.itemsize)
 
     def close(self) -> None:
         """Close the file; nothing can be read from it afterwards."""
@@ -164,8 +169,9 @@ class Source:
             self.file.close()
 
     @property
-    def _sample_type(self) -> np.dtype[Any]:
-        return self.bands.dtype if self.bands else self.levels[self.level].array.dtype
+    def sample_type(self) -> np.dtype[Any]:
+        """Of the level as stored."""
+        return self.bands.dtype if self.bands else np.dtype(self.levels[self.level].array.dtype)
 
     def _displayed(self, pair: tuple[_T, _T]) -> tuple[_T, _T]:
         return pair if self.orientation < 5 else (pair[1], pair[0])
@@ -198,18 +204,39 @@ class Source:
     def samples(self, box: Box) -> NDArray[np.generic]:
         """The samples of a box within the picture, (height, width, channels), turned as displayed."""
         turns, mirrored = TURNS[self.orientation]
-        stored = _stored_box(box, self.stored_size, turns, mirrored)
+        samples = np.rot90(self._stored(_stored_box(box, self.stored_size, turns, mirrored)), turns)
+        return samples[:, ::-1] if mirrored else samples
+
+    def _stored(self, box: Box) -> NDArray[np.generic]:
+        """The samples of a box as stored, (height, width, channels)."""
         level = self.levels[self.level]
         try:
-            samples = _read_in_bands(level, stored)
+            samples = _read_in_bands(level, box)
         except (OSError, MemoryError):  # a disk or a network that fails is not the picture's fault
             raise
         except Exception as error:  # codecs raise whatever they like on damaged data
-            raise SourceError(f"{self.path} is damaged or truncated near row {stored.top}: {first_line(error)}.") from error
+            raise SourceError(f"{self.path} is damaged or truncated near row {box.top}: {first_line(error)}.") from error
         kept = [axis for axis in level.axes if axis in "YXS"]
         samples = samples.transpose([kept.index(axis) for axis in ("YXS" if "S" in kept else "YX")])
-        samples = np.rot90(samples.reshape(stored.height, stored.width, -1), turns)
-        return samples[:, ::-1] if mirrored else samples
+        return samples.reshape(box.height, box.width, -1)
+
+    def chunk_samples(self, row: int, column: int) -> NDArray[np.generic]:
+        """The samples of one chunk of the level's array, (height, width, channels), as stored."""
+        level = self.levels[self.level]
+        (width, height), lengths = level.size, dict(zip(level.axes, level.array.chunks, strict=True))
+        top, left = row * lengths["Y"], column * lengths["X"]
+        return self._stored(Box(top, min(top + lengths["Y"], height), left, min(left + lengths["X"], width)))
+
+    def stored_bands(self) -> Iterator[NDArray[np.generic]]:
+        """All samples as stored, from top to bottom, as (rows, width, channels) arrays that follow one another."""
+        if self.bands:
+            yield from self.bands.open()
+            return
+        level = self.levels[self.level]
+        (width, height), lengths = level.size, dict(zip(level.axes, level.array.chunks, strict=True))
+        step = lengths["Y"] * max(1, _READ_BYTES // (lengths["Y"] * width * level.array.dtype.itemsize))
+        for top in range(0, height, step):
+            yield self._stored(Box(top, min(top + step, height), 0, width))
 
 
 def _read_in_bands(level: Level, box: Box) -> NDArray[np.generic]:
@@ -223,7 +250,7 @@ def _read_in_bands(level: Level, box: Box) -> NDArray[np.generic]:
     for top in range(box.top // step * step, box.bottom, step):
         rows = slice(max(top, box.top), min(top + step, box.bottom))
         index = {"Y": rows, "X": box.slices[1], "S": slice(None)}
-        band = np.asarray(level.array[tuple(index.get(axis, 0) for axis in level.axes)])
+        band = np.asarray(level.array[tuple(index.get(axis, level.entries.get(axis, 0)) for axis in level.axes)])
         samples[(slice(None),) * kept.index("Y") + (slice(rows.start - box.top, rows.stop - box.top),)] = band
     return samples
 
@@ -307,19 +334,38 @@ def check_size(path: Path, size: tuple[int, int], most: int) -> None:
 
 def check_samples(path: Path, dtype: np.dtype[Any] | None) -> None:
     """Raise SourceError for samples that no `Colour` describes."""
-    if dtype is None or dtype.kind not in "buf" or dtype.itemsize > (8 if dtype.kind == "f" else 2):
-        raise SourceError(f"{path} has samples of type {dtype}; use 8-bit, 16-bit or floating-point samples.")
+    if dtype is None or dtype.kind not in "buif" or dtype.itemsize > 8:
+        raise SourceError(f"{path} has samples of type {dtype}; use whole numbers, or floats of up to 64 bits.")
 
 
 def for_channels(path: Path, colour: Colour, channels: int) -> Colour:
-    """The colour of a picture of so many channels; grey in 3 channels (OME, Zarr) is red, green and blue."""
-    if colour.model == "grey" and channels in (3, 4):
+    """The colour of a picture of so many channels, without names: grey in 3 is red, green and blue, and one more is opacity."""
+    if colour.model == "grey" and colour.palette is None and channels in (3, 4):
         return replace(colour, model="rgb", alpha="straight" if channels == 4 else "none")
     if colour.model == "grey" and channels == 2:
-        return replace(colour, alpha=colour.alpha if colour.alpha != "none" else "straight")
-    if channels in (CHANNELS[colour.model], CHANNELS[colour.model] + 1):
+        return replace(colour, alpha="straight")
+    if channels == CHANNELS[colour.model]:
         return colour
-    raise SourceError(f"{path} has {channels} channels; use grey, RGB or CMYK with or without alpha.")
+    raise SourceError(f"{path} has {channels} channels; use grey or RGB with or without opacity, or choose one by --channel.")
+
+
+def one_channel(source: Source, number: int) -> Source:
+    """The source of which one channel, from 1, is shown, as grey. Raises SettingError where it has fewer."""
+    first = source.levels[0]
+    have = first.bands.channels if first.bands else dict(zip(first.axes, first.array.shape, strict=True)).get("S", 1)
+    if number > have:
+        raise SettingError(f"--channel is {number} and {source.path} has {have}; use 1 to {have}.")
+    colour = replace(source.colour, model="grey", alpha="none", icc=None, palette=None, opacity=None)
+    return replace(source, levels=tuple(_channel_of(level, number - 1) for level in source.levels), colour=colour)
+
+
+def _channel_of(level: Level, at: int) -> Level:
+    """A level of one channel, from 0."""
+    bands = level.bands
+    if bands:
+        whole = bands.open
+        bands = replace(bands, open=lambda: (band[..., at : at + 1] for band in whole()), channels=1, smaller=None)
+    return replace(level, bands=bands, axes=level.axes.replace("S", "K"), entries={**level.entries, "K": at})
 
 
 def _stored_box(box: Box, stored_size: tuple[int, int], turns: int, mirrored: bool) -> Box:

@@ -1,9 +1,9 @@
-"""TIFF, BigTIFF, OME-TIFF and pyramidal TIFF through tifffile; what it does not know through libvips."""
+"""TIFF, BigTIFF, OME-TIFF and pyramidal TIFF through tifffile; high compressed strips through libvips, row by row."""
 
 import math
 from collections.abc import Iterator
-from contextlib import ExitStack
-from dataclasses import replace
+from contextlib import ExitStack, suppress
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -14,70 +14,185 @@ import zarr
 from numpy.typing import NDArray
 
 from hirez_mosaic.colour import CHANNELS, Alpha, Colour, Model
-from hirez_mosaic.errors import SourceError, first_line
+from hirez_mosaic.errors import SettingError, SourceError, first_line
 from hirez_mosaic.geometry import Box
-from hirez_mosaic.sources.source import TURNS, Bands, Level, Source, check_samples, check_size, for_channels, proper_levels
-from hirez_mosaic.sources.with_vips import open_vips
+from hirez_mosaic.sources.decoded import open_raw
+from hirez_mosaic.sources.source import TURNS, Bands, Level, Source, check_samples, check_size, for_channels, one_channel, proper_levels
+from hirez_mosaic.sources.with_vips import Loader, open_vips
 
 _BAND_BYTES = 16 << 20  # of strips decoded at once, about
+_PHOTOMETRIC = tifffile.PHOTOMETRIC
+_MODELS: dict[int, Model] = {
+    _PHOTOMETRIC.MINISBLACK: "grey",
+    _PHOTOMETRIC.MINISWHITE: "grey",
+    _PHOTOMETRIC.PALETTE: "grey",
+    _PHOTOMETRIC.RGB: "rgb",
+    _PHOTOMETRIC.SEPARATED: "cmyk",
+    _PHOTOMETRIC.YCBCR: "ycbcr",
+    _PHOTOMETRIC.CIELAB: "lab",
+    _PHOTOMETRIC.ICCLAB: "lab",
+}
+_RAW = (32803, 34892)  # photometric: colour filter array, linear raw
+_TO_RGB = (7, 34892, 33003, 33004, 33005, 34712, 22610, 50002, 52546)  # compressions whose decoders turn YCbCr into RGB: JPEG, 2000, XR, XL
+_OF_LIBTIFF = (1, 5, 7, 8, 32773, 32946)  # compressions that the libtiff within libvips decodes row by row, and finds damage in
+_NODATA = 42113  # GDAL's tag
+_TIFFLOAD = Loader("tiffload", "TIFF", pages=True)
 
 
-def open_tiff(path: Path, max_px: int) -> Source:
-    """The first picture of a TIFF with its levels; of axes other than rows, columns and channels the first entry.
+@dataclass(frozen=True)
+class _Found:
+    """A picture in a TIFF. series: tifffile's, or a page alone. number: of its first page in the file, None within SubIFDs.
 
-    Raises SourceError for what is damaged, or has samples or channels that no `Colour` describes.
+    entries: of axes other than rows, columns and channels. channels: whether its channels have names of their own, as OME's do.
+    """
+
+    series: Any
+    number: int | None
+    entries: dict[str, int]
+    channels: bool
+
+
+def open_tiff(path: Path, max_px: int, page: int = 0, plane: int = 0) -> Source:
+    """A picture of a TIFF with its levels. page: which, from 0. plane: which entry of its axes other than rows, columns and channels.
+
+    Raises SourceError for what is damaged, compressed in a way that is not known, or has samples or channels that no `Colour` describes,
+    SettingError for a page or plane that is not there.
     """
     with ExitStack() as stack:
         try:
             file = stack.enter_context(tifffile.TiffFile(path))
-            series = file.series[0]
-            colour = _tiff_colour(path, series.keyframe)
-        except SourceError:
+            found = _find(path, file, page, plane)
+            if found is None:
+                return open_raw(path, max_px)
+            source = _source(path, file, found, max_px)
+        except (SourceError, SettingError, MemoryError):
             raise
         except Exception as error:  # tifffile raises many kinds on damaged headers
             raise SourceError(f"{path} is not a TIFF that can be read: {first_line(error)}.") from error
-        source = _source(path, file, series, colour, max_px)
         if source is not None:
             stack.pop_all()  # the source closes it
             return source
-    return open_vips(path, max_px)
+    return open_vips(path, max_px, _TIFFLOAD, found.number or 0)
 
 
-def _source(path: Path, file: tifffile.TiffFile, series: Any, colour: Colour | None, max_px: int) -> Source | None:
-    """The source, or None where libvips knows the colour model, or decodes a strip of any height row by row."""
-    page = series.keyframe
+def _find(path: Path, file: tifffile.TiffFile, page: int, plane: int) -> _Found | None:
+    """The picture asked for; None where it is a camera's raw one."""
+    if not page and not plane:
+        first = file.pages.first
+        inner = _largest_within(first) if first.is_reduced and first.subifds else None
+        if inner is not None:  # a thumbnail comes first, as in DNG
+            if inner.photometric in _RAW:
+                return None
+            return _Found(tifffile.TiffPageSeries([inner]), None, {}, False)
+        if first.photometric in _RAW:
+            return None
+    scientific = file.is_ome or file.is_imagej or file.is_lsm or file.is_micromanager
+    series = [one for one in file.series if one.keyframe is not None and not one.keyframe.is_reduced] or list(file.series)
+    planes = [_planes(one) for one in series]
+    total = len(series) if scientific else sum(map(math.prod, (sizes.values() for sizes in planes)))
+    if page >= total:
+        raise SettingError(f"--page is {page + 1} and {path} has {total}; use 1 to {total}.")
+    at = page if scientific else 0
+    while not scientific and page >= math.prod(planes[at].values()):
+        page, at = page - math.prod(planes[at].values()), at + 1
+    sizes = planes[at]
+    number = plane if scientific or plane else page
+    if number >= math.prod(sizes.values()):
+        raise SettingError(f"--plane is {number + 1} and {path} has {math.prod(sizes.values())}; use 1 to {math.prod(sizes.values())}.")
+    entries = dict(zip(sizes, (int(index) for index in np.unravel_index(number, tuple(sizes.values()))), strict=True)) if sizes else {}
+    return _Found(series[at], number if at == 0 else None, entries, "C" in series[at].axes)
+
+
+def _largest_within(page: Any) -> Any:
+    """The largest picture in a page's SubIFDs that is no smaller version of another; None where there is none."""
+    inner = [one for one in page.pages if isinstance(one, tifffile.TiffPage) and not one.is_reduced]
+    return max(inner, key=lambda one: one.imagewidth * one.imagelength, default=None)
+
+
+def _planes(series: Any) -> dict[str, int]:
+    """The length of every axis but rows, columns and channels, in their order."""
+    axes = _axes(series)
+    return {axis: length for axis, length in zip(axes, series.shape, strict=True) if axis not in "YXS"}
+
+
+def _source(path: Path, file: tifffile.TiffFile, found: _Found, max_px: int) -> Source | None:
+    """The source, or None where libvips decodes a strip of any height row by row."""
+    series, page = found.series, found.series.keyframe
     check_size(path, (page.imagewidth, page.imagelength), max_px)
-    strip = _strip_bytes(page)
-    same_to_vips = page.bitspersample in (1, 2, 4, 8, 16, 32) and 0 not in page.extrasamples
-    for_vips = strip > 4 * _BAND_BYTES and len(series.pages) == 1 and same_to_vips
-    pyramid = series.levels if colour is not None and colour.palette is None and colour.bits > 1 else [series]  # else px cannot be averaged
+    colour = _tiff_colour(path, page)
+    for_vips = _is_for_vips(page, found)
+    pyramid = series.levels if colour.palette is None and colour.bits > 1 and colour.nodata is None else [series]  # else no px are averaged
     for level in pyramid:
-        _check_complete(path, level.keyframe, made_up=colour is None or for_vips)
-    if colour is None or for_vips:
+        _check_complete(path, level.keyframe, made_up=for_vips)
+    if for_vips:
         return None
     axes = _axes(series)
     if "X" not in axes or "Y" not in axes:
         raise SourceError(f"{path} holds no picture: its axes are {series.axes}.")
-    colour = for_channels(path, colour, dict(zip(axes, series.shape, strict=True)).get("S", 1))
-    orientation = int(page.tags["Orientation"].value) if "Orientation" in page.tags else 1
-    orientation = orientation if orientation in TURNS else 1
+    shape = dict(zip(axes, series.shape, strict=True))
+    colour, notes = _with_extras(path, colour, page, shape.get("S", 1), found.channels)
     same = [number for number, level in enumerate(pyramid) if _meaning(level.keyframe) == _meaning(page)]
-    levels = proper_levels([_level(path, series, number, colour) for number in same])
+    levels = proper_levels([_level(path, found, number, colour) for number in same])
     kind = "OME-TIFF" if file.is_ome else "BigTIFF" if file.is_bigtiff else "TIFF"
-    return Source(path, kind, levels, colour, orientation, file=file)
+    source = Source(path, kind, levels, colour, _orientation(page), file=file, notes=notes)
+    if found.channels and shape.get("S", 1) not in (1, 3):
+        note = f"has {shape['S']} channels, of which the first is shown; choose another by --channel"
+        source = replace(one_channel(source, 1), notes=(*notes, note))
+    return source
 
 
-def _level(path: Path, series: Any, number: int, colour: Colour) -> Level:
+def _is_for_vips(page: Any, found: _Found) -> bool:
+    """Whether libtiff gives the same px, and rows of a strip that is too high to be decoded as a whole."""
+    plain = page.bitspersample in (1, 8, 16) and page.dtype.kind in "bu" and page.photometric in (0, 1, 2, 3, 5) and not page.extrasamples
+    jpeg = page.photometric == _PHOTOMETRIC.YCBCR and page.compression == tifffile.COMPRESSION.JPEG
+    decoded = page.compression in _OF_LIBTIFF and page.compression != tifffile.COMPRESSION.NONE
+    return bool(_strip_bytes(page) > 4 * _BAND_BYTES and found.number is not None and (plain or jpeg) and decoded and not found.channels)
+
+
+def _orientation(page: Any) -> int:
+    """1 to 8, whatever type of number it is stored as; 1 where it makes no sense."""
+    value: Any = page.tags["Orientation"].value if "Orientation" in page.tags else 1
+    with suppress(TypeError, ValueError, IndexError):
+        value = value[0] if isinstance(value, bytes | tuple | list) else value
+        return int(value) if int(value) in TURNS else 1
+    return 1
+
+
+def _level(path: Path, found: _Found, number: int, colour: Colour) -> Level:
     """The level of a series, with bands where it lies in strips."""
-    one, page = series.levels[number], series.levels[number].keyframe
+    one, page = found.series.levels[number], found.series.levels[number].keyframe
     axes = _axes(one)
     shape = dict(zip(axes, one.shape, strict=True))
-    tiles = series.aszarr(level=number, maxworkers=2)  # more than 1: decoded in threads of Zarr's, not in its one event loop
-    level = Level((shape["X"], shape["Y"]), zarr.open_array(tiles, mode="r"), axes)
+    tiles = found.series.aszarr(level=number, maxworkers=2)  # more than 1: decoded in threads of Zarr's, not in its one event loop
+    level = Level((shape["X"], shape["Y"]), zarr.open_array(tiles, mode="r"), axes, entries=found.entries)
     if page.is_tiled:
         return level
-    read = partial(_tiff_bands, Source(path, "TIFF", (level,), colour), page.rowsperstrip)
-    return replace(level, bands=Bands(read, shape.get("S", 1), level.array.dtype, 3 * max(_BAND_BYTES, _strip_bytes(page))))
+    channels, dtype = shape.get("S", 1), level.array.dtype
+    if _lies_as_it_is(page) and not found.entries and axes in ("YX", "YXS"):
+        rows = partial(_rows_as_they_are, path, page.dataoffsets[0], page.parent.byteorder + page.dtype.char, (*level.size[::-1], channels))
+        return replace(level, bands=Bands(rows, channels, dtype, 3 * _BAND_BYTES))
+    read = partial(_tiff_bands, Source(path, "TIFF", (level,), colour), page.rowsperstrip, channels)
+    return replace(level, bands=Bands(read, channels, dtype, 3 * max(_BAND_BYTES, _strip_bytes(page))))
+
+
+def _lies_as_it_is(page: Any) -> bool:
+    """Whether the samples lie in the file one after another as they are."""
+    whole = page.bitspersample in (8, 16, 32, 64) and page.fillorder == 1 and page.predictor == 1
+    return bool(page.compression == tifffile.COMPRESSION.NONE and whole and page.is_contiguous and page.dtype.kind in "uif")
+
+
+def _rows_as_they_are(path: Path, start: int, dtype: str, shape: tuple[int, int, int]) -> Iterator[NDArray[np.generic]]:
+    height, width, channels = shape
+    kind = np.dtype(dtype)
+    step = max(1, _BAND_BYTES // (width * channels * kind.itemsize))
+    with path.open("rb") as file:
+        file.seek(start)
+        for top in range(0, height, step):
+            count = min(step, height - top) * width * channels
+            data = file.read(count * kind.itemsize)
+            if len(data) < count * kind.itemsize:
+                raise SourceError(f"{path} is truncated: its px end near row {top}.")
+            yield np.frombuffer(data, kind).reshape(-1, width, channels).astype(kind.newbyteorder("="), copy=False)
 
 
 def _meaning(page: Any) -> tuple[Any, ...]:
@@ -106,39 +221,75 @@ def _check_complete(path: Path, page: Any, made_up: bool) -> None:
         raise SourceError(f"{path} is truncated: its px end at byte {end}, the file ends at byte {size}.")
 
 
-def _tiff_bands(source: Source, rows_per_strip: int) -> Iterator[NDArray[np.generic]]:
+def _tiff_bands(source: Source, rows_per_strip: int, channels: int) -> Iterator[NDArray[np.generic]]:
     """The stored px of a TIFF in strips, from top to bottom, each strip decoded once."""
     width, height = source.stored_size
-    row_bytes = width * source.levels[0].array.dtype.itemsize * max(1, CHANNELS[source.colour.model])
+    row_bytes = width * source.levels[0].array.dtype.itemsize * channels
     rows = max(1, _BAND_BYTES // (row_bytes * rows_per_strip)) * rows_per_strip
     for top in range(0, height, rows):
         yield source.samples(Box(top, min(top + rows, height), 0, width))
 
 
-def _tiff_colour(path: Path, page: Any) -> Colour | None:
-    """What the samples mean, or None where libvips knows the colour model and tifffile does not."""
-    photometric = tifffile.PHOTOMETRIC(page.photometric)
+def _tiff_colour(path: Path, page: Any) -> Colour:
+    """What the samples mean, but for channels beyond the colours."""
+    _check_compression(path, page)
     check_samples(path, page.dtype)
-    kinds: dict[tifffile.PHOTOMETRIC, Model] = {
-        tifffile.PHOTOMETRIC.MINISBLACK: "grey",
-        tifffile.PHOTOMETRIC.MINISWHITE: "grey",
-        tifffile.PHOTOMETRIC.PALETTE: "grey",
-        tifffile.PHOTOMETRIC.RGB: "rgb",
-        tifffile.PHOTOMETRIC.SEPARATED: "cmyk",
-    }
-    if photometric == tifffile.PHOTOMETRIC.YCBCR and page.compression in (6, 7):  # JPEG: its decoder gives RGB
-        model: Model | None = "rgb"
-    else:
-        model = kinds.get(photometric)
+    model = _MODELS.get(page.photometric)
     if model is None:
-        return None
-    extra = page.extrasamples[0] if page.extrasamples else 0
-    palette = None
-    if photometric == tifffile.PHOTOMETRIC.PALETTE:
+        name = getattr(page.photometric, "name", page.photometric)
+        raise SourceError(f"{path} has colours of the kind {name}, which are not supported; convert it to RGB.")
+    if model == "ycbcr":
+        if page.compression in _TO_RGB:
+            model = "rgb"
+        elif tuple(page.subsampling or (1, 1)) != (1, 1):
+            raise SourceError(f"{path} has YCbCr of lower resolution without JPEG, which is not supported; convert it to RGB.")
+    bits = page.bitspersample if page.dtype.kind != "f" else 32
+    colour = Colour(model, bits=bits, inverted=page.photometric == _PHOTOMETRIC.MINISWHITE, nodata=_nodata(page))
+    if model == "lab":
+        return replace(colour, offset=page.photometric == _PHOTOMETRIC.ICCLAB)
+    if page.photometric == _PHOTOMETRIC.PALETTE:
         colours = np.asarray(page.colormap).T
         palette = (colours >> 8 if colours.max() > 255 else colours).astype(np.uint8)  # old programs wrote 8 of its 16 bits
-    icc = page.tags["InterColorProfile"].value if "InterColorProfile" in page.tags else None
-    alpha: Alpha = "associated" if extra == 1 else "straight" if extra == 2 else "none"
-    bits = page.bitspersample if page.dtype.kind != "f" else 32
-    inverted = photometric == tifffile.PHOTOMETRIC.MINISWHITE
-    return Colour(model, alpha, bits, None if palette is not None else icc, palette, inverted)
+        return replace(colour, palette=palette)
+    return replace(colour, icc=page.tags["InterColorProfile"].value if "InterColorProfile" in page.tags else None)
+
+
+def _check_compression(path: Path, page: Any) -> None:
+    """Raise SourceError for a compression that tifffile does not decode."""
+    number = int(page.compression)
+    if number == 6:
+        raise SourceError(f"{path} is a TIFF with old-style JPEG, which is not supported; convert it, for instance by tiffcp -c lzw.")
+    if number not in tifffile.TIFF.DECOMPRESSORS:
+        name = getattr(page.compression, "name", "the compression")
+        raise SourceError(f"{path} is a TIFF with {name} ({number}), which is not supported; convert it to LZW or Deflate.")
+
+
+def _nodata(page: Any) -> float | None:
+    """GDAL's value of px without a picture, where samples can have it."""
+    if _NODATA not in page.tags:
+        return None
+    try:
+        value = float(str(page.tags[_NODATA].value).strip(" \0"))
+    except ValueError:
+        return None
+    if page.dtype.kind == "f":
+        return value
+    limits = np.iinfo(page.dtype) if page.dtype.kind in "ui" else None
+    return value if limits is not None and value.is_integer() and limits.min <= value <= limits.max else None
+
+
+def _with_extras(path: Path, colour: Colour, page: Any, channels: int, named: bool) -> tuple[Colour, tuple[str, ...]]:
+    """(the colour with its opacity by ExtraSamples, notes of channels that are left out)."""
+    if named:  # OME's channels are what they are, and never opacity
+        return (replace(colour, model="rgb") if channels == 3 and colour.model == "grey" else colour), ()
+    if colour.model == "grey" and not page.extrasamples and colour.palette is None and page.samplesperpixel == 1:
+        return for_channels(path, colour, channels), ()
+    colours = CHANNELS[colour.model]
+    if channels < colours:
+        raise SourceError(f"{path} has {channels} channels, too few for its kind of colours; it is damaged.")
+    extras = [int(one) for one in page.extrasamples]
+    at = next((number for number, kind in enumerate(extras) if kind in (1, 2)), None)
+    alpha: Alpha = "none" if at is None else "associated" if extras[at] == 1 else "straight"
+    left = channels - colours - (at is not None)
+    note = f"has channels beside its colours and opacity, of which {left} {'are' if left > 1 else 'is'} left out"
+    return replace(colour, alpha=alpha, opacity=None if at is None else colours + at), (note,) if left else ()

@@ -1,22 +1,34 @@
-"""Zarr arrays and groups, OME-Zarr among them."""
+"""Zarr arrays and groups, OME-Zarr among them, in folders or zipped."""
 
+import math
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import zarr
 
 from hirez_mosaic.colour import Colour
-from hirez_mosaic.errors import SourceError, first_line
-from hirez_mosaic.sources.source import Level, Source, check_samples, check_size, for_channels, proper_levels
+from hirez_mosaic.errors import SettingError, SourceError, first_line
+from hirez_mosaic.sources.source import Level, Source, check_samples, check_size, for_channels, one_channel, proper_levels
 
 
-def open_zarr(path: Path, max_px: int) -> Source:
-    """A Zarr array, an OME-Zarr picture with its levels, or the only array of a group. Raises SourceError for anything else."""
+def open_zarr(path: Path, max_px: int, page: int = 0, plane: int = 0) -> Source:
+    """A Zarr array, an OME-Zarr picture with its levels, or the only array of a group. Raises SourceError for anything else.
+
+    page: which picture of a group of bioformats2raw, from 0. plane: which entry of the axes that are no rows, columns or channels.
+    """
+    store = zarr.storage.ZipStore(path, mode="r") if path.is_file() else path
     try:
-        node = zarr.open(path, mode="r")
+        node = zarr.open(store, mode="r")
     except Exception as error:  # zarr raises many kinds on folders that hold no array
-        raise SourceError(f"The folder {path} holds no Zarr array or group; the source must be one picture.") from error
+        what = "zip file" if path.is_file() else "folder"
+        raise SourceError(f"The {what} {path} holds no Zarr array or group; the source must be one picture.") from error
     kind = "Zarr"
+    if isinstance(node, zarr.Group):
+        node = _picture_of(path, node, page)
+    elif page:
+        raise SettingError(f"--page is {page + 1} and {path} has 1; leave it out.")
     scales = _multiscales(node) if isinstance(node, zarr.Group) else {}
     try:
         if isinstance(node, zarr.Array):
@@ -35,11 +47,41 @@ def open_zarr(path: Path, max_px: int) -> Source:
     if not shape["X"] or not shape["Y"]:
         raise SourceError(f"{path} is empty: its shape is {array.shape}.")
     check_size(path, (shape["X"], shape["Y"]), max_px)
-    colour = for_channels(path, Colour("grey", bits=8 * array.dtype.itemsize), shape.get("S", 1))
+    colour, channels = Colour("grey", bits=8 * array.dtype.itemsize), shape.get("S", 1)
+    entries = _entries(path, {axis: length for axis, length in shape.items() if axis not in "YXS"}, plane)
+    named = bool(scales.get("axes")) and channels not in (1, 3)
     levels = [
-        Level((one.shape[axes.index("X")], one.shape[axes.index("Y")]), one, axes) for one in (array, *smaller) if one.ndim == array.ndim
+        Level((one.shape[axes.index("X")], one.shape[axes.index("Y")]), one, axes, entries=entries)
+        for one in (array, *smaller)
+        if one.ndim == array.ndim
     ]
-    return Source(path, kind, proper_levels(levels), colour)
+    source = Source(path, kind, proper_levels(levels), colour if named else for_channels(path, colour, channels))
+    if named:
+        note = f"has {channels} channels, of which the first is shown; choose another by --channel"
+        source = replace(one_channel(source, 1), notes=(note,))
+    return source
+
+
+def _picture_of(path: Path, group: zarr.Group, page: int) -> zarr.Group:
+    """The group of a picture: the group itself, or of bioformats2raw's layout the one of that number."""
+    attributes = dict(group.attrs)
+    told = attributes.get("ome", attributes)
+    if not isinstance(told, dict) or "bioformats2raw.layout" not in told:
+        if page:
+            raise SettingError(f"--page is {page + 1} and {path} has 1; leave it out.")
+        return group
+    found = group.get(str(page))
+    if not isinstance(found, zarr.Group):
+        raise SettingError(f"--page is {page + 1} and {path} has no such picture; use a smaller one.")
+    return found
+
+
+def _entries(path: Path, sizes: dict[str, int], plane: int) -> dict[str, int]:
+    """Which entry of every other axis a plane, from 0, is."""
+    planes = math.prod(sizes.values())
+    if plane >= planes:
+        raise SettingError(f"--plane is {plane + 1} and {path} has {planes}; use 1 to {planes}.")
+    return dict(zip(sizes, (int(index) for index in np.unravel_index(plane, tuple(sizes.values()))), strict=True)) if sizes else {}
 
 
 def _multiscales(group: zarr.Group) -> dict[str, Any]:

@@ -14,10 +14,11 @@ import pyvips
 from numpy.typing import NDArray
 
 from hirez_mosaic.colour import from_lab, to_lab
-from hirez_mosaic.errors import TemplateError
+from hirez_mosaic.errors import SourceError, TemplateError
+from hirez_mosaic.sources import open_whole, reason
 from hirez_mosaic.templates.loading import list_files
 from hirez_mosaic.templates.making import Named
-from hirez_mosaic.vips import fetch, opaque, open_upright, too_large, vips_reason
+from hirez_mosaic.vips import fetch
 
 _BATCH_BYTES = 64 << 20  # of templates that wait to be written, about
 _FINE = 2  # px a side that a px of a template is turned in
@@ -126,11 +127,6 @@ def _cut(picture: pyvips.Image, numbers: range, augment: Augmentation, pool: Thr
 def _load(path: Path) -> pyvips.Image | str:
     """The picture in memory, or the reason why there is none."""
     try:
-        image = open_upright(path)
-        if reason := too_large(image):
-            return reason
-        return opaque(image, (255, 255, 255)).copy_memory()
-    except pyvips.Error as error:
-        return vips_reason(error)
-    except UnicodeEncodeError:
-        return "its name is not UTF-8"
+        return open_whole(path)
+    except SourceError as error:
+        return reason(error, path)

@@ -21,14 +21,15 @@ import numpy as np
 import pyvips
 from numpy.typing import NDArray
 
-from hirez_mosaic.errors import DiskSpaceError, TemplateError
+from hirez_mosaic.errors import DiskSpaceError, SourceError, TemplateError
 from hirez_mosaic.fresh import flush, private, remove, remove_whole
 from hirez_mosaic.geometry import CELL
+from hirez_mosaic.sources import open_whole, reason
 from hirez_mosaic.spec import format_bytes
 from hirez_mosaic.templates.template_set import TemplateSet, area_averages
-from hirez_mosaic.vips import fetch, opaque, too_large, vips_reason
+from hirez_mosaic.vips import fetch
 
-_VERSION = 2  # of the cached form and of the way templates are shrunk
+_VERSION = 3  # of the cached form and of the way templates are shrunk
 _KEPT = 24 * 3600  # seconds for which a decoded set is kept after its last use, when its folder holds something else
 _BATCH = 1024  # files handed to the threads at once, at most
 _BATCH_BYTES = 64 << 20  # of decoded templates that wait for their turn, about
@@ -175,19 +176,11 @@ def _decode_all(
 def _decode(path: Path, tile: tuple[int, int], background: tuple[int, int, int]) -> _Decoded | str:
     width, height = tile
     try:
-        settings = {"height": height, "size": "both", "crop": "centre", "fail_on": "truncated"}
-        header = pyvips.Image.new_from_file(str(path))
-        if reason := too_large(header):
-            return reason
-        if header.get_typeof("icc-profile-data"):
-            settings["output_profile"] = "srgb"  # given without need it would double the time
-        image = opaque(pyvips.Image.thumbnail(str(path), width, **settings), background)
-        pixels = fetch(image.cast("uchar"), width, height)
+        image = open_whole(path, tile, background).thumbnail_image(width, height=height, size="both", crop="centre")
+        pixels = fetch(image, width, height)
         return pixels, area_averages(pixels[None])
-    except pyvips.Error as error:
-        return vips_reason(error)
-    except UnicodeEncodeError:
-        return "its name is not UTF-8"
+    except SourceError as error:
+        return reason(error, path)
 
 
 def _map(home: Path, folder: Path, tile: tuple[int, int]) -> TemplateSet:

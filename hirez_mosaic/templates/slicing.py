@@ -1,6 +1,6 @@
 """Template sets cut out of pictures as they are: the sprites of sheets, and random crops; transparency stays.
 
-Of an animation or a document the first page counts. Pictures are opened one at a time, and px computed as they are asked for.
+Of an animation or a document the first page counts. Pictures are opened one at a time.
 """
 
 from collections.abc import Iterator, Sequence
@@ -12,9 +12,10 @@ import numpy as np
 import pyvips
 from numpy.typing import NDArray
 
-from hirez_mosaic.errors import TemplateError
+from hirez_mosaic.errors import SourceError, TemplateError
+from hirez_mosaic.sources import open_whole
 from hirez_mosaic.templates.making import Named
-from hirez_mosaic.vips import fetch, open_upright, vips_reason
+from hirez_mosaic.vips import fetch
 
 
 @dataclass(frozen=True)
@@ -85,11 +86,9 @@ def random_crops(pictures: Sequence[Path], tile: tuple[int, int], count: int, se
 @contextmanager
 def _opened(path: Path) -> Iterator[pyvips.Image]:
     try:
-        yield open_upright(path)
-    except pyvips.Error as error:
-        raise TemplateError(f"{path} is not a picture that can be read: {vips_reason(error)}.") from error
-    except UnicodeEncodeError as error:
-        raise TemplateError(f"{str(path)!r} cannot be opened: its name is not UTF-8; rename it.") from error
+        yield open_whole(path, background=None)
+    except SourceError as error:
+        raise TemplateError(str(error)) from error
 
 
 def _is_empty(pixels: NDArray[np.uint8]) -> bool:
