@@ -86,17 +86,17 @@ def to_srgb(samples: NDArray[Any], colour: Colour, background: tuple[int, int, i
 
 def _opacity(samples: NDArray[Any], colour: Colour) -> NDArray[np.float32] | None:
     """(h, w, 1) from 0 to 1; None where all is opaque."""
-    opacity = None
+    opacity: NDArray[np.float32] | None = None
     if colour.alpha != "none":
         at = CHANNELS[colour.model] if colour.opacity is None else colour.opacity
         alone = replace(colour, linear=False, limits=(0.0, 1.0) if samples.dtype.kind == "f" else _opacity_limits(samples.dtype))
         whole = _full_range(samples[..., at : at + 1], alone)
-        opacity = whole.astype(np.float32) / np.iinfo(whole.dtype).max
+        opacity = whole.astype(np.float32) / np.float32(np.iinfo(whole.dtype).max)
     if colour.nodata is not None:
         colours = samples[..., : CHANNELS[colour.model]]
         empty = np.isnan(colours) if np.isnan(colour.nodata) else colours == colours.dtype.type(colour.nodata)
         there = ~empty.all(-1, keepdims=True)
-        opacity = (there if opacity is None else opacity * there).astype(np.float32)
+        opacity = there.astype(np.float32) if opacity is None else (opacity * there).astype(np.float32)
     return opacity
 
 

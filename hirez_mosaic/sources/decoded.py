@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from hirez_mosaic.colour import Colour
-from hirez_mosaic.errors import SourceError, first_line
+from hirez_mosaic.errors import SettingError, SourceError, first_line
 from hirez_mosaic.profiles import coded_profile
 from hirez_mosaic.sources.source import Bands, Level, Source, check_size
 
@@ -37,7 +37,7 @@ _COLOURS = {
     "I;16": Colour("grey", bits=16),
     "I": Colour("grey", bits=16),
     "F": Colour("grey", bits=32, linear=True),
-    "LAB": Colour("lab", offset=True),
+    "LAB": Colour("lab"),
 }
 
 
@@ -150,10 +150,13 @@ def open_heif(path: Path, max_px: int, page: int = 0) -> Source:
     """The primary picture of a HEIC file, or a page; turned by its own boxes, which libheif obeys; depth and gain maps are left alone."""
 
     def fresh() -> Any:
-        file = pi_heif.open_heif(path, convert_hdr_to_8bit=False)
-        return file[page] if page else file[file.primary_index]
+        return pi_heif.open_heif(path, convert_hdr_to_8bit=False)
 
-    image = _opened(path, fresh)
+    file = _opened(path, fresh)
+    if page >= len(file):
+        raise SettingError(f"--page is {page + 1} and {path} has {len(file)}; use 1 to {len(file)}.")
+    number = page or file.primary_index
+    image = file[number]
     grey, deep = image.mode.startswith(("L", "I")), ";" in image.mode
     channels = (1 if grey else 3) + ("A" in image.mode or "a" in image.mode)
     coded = image.info.get("nclx_profile") or {}
@@ -164,7 +167,8 @@ def open_heif(path: Path, max_px: int, page: int = 0) -> Source:
     colour = Colour("grey" if grey else "rgb", alpha, 16 if deep else 8, icc)  # type: ignore[arg-type]
 
     def decode() -> NDArray[Any]:
-        return np.asarray(fresh())
+        file = fresh()  # its px die with it
+        return np.array(file[number])
 
     return _source(path, "HEIC", image.size, (channels, np.uint16 if deep else np.uint8), colour, decode, max_px)
 

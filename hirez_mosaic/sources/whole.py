@@ -17,7 +17,7 @@ from hirez_mosaic.spec import MAX_SOURCE_PX
 from hirez_mosaic.vips import shrunk
 
 _MOST_PX = 500_000_000
-_MOST_HELD = (512 << 20) + (64 << 20)  # bytes that a decoder may hold, what libvips holds of any picture included
+_MOST_HELD = (1 << 30) + (64 << 20)  # bytes that a decoder may hold, what libvips holds of any picture included
 _IN_MEMORY = 128 << 20  # bytes of a whole picture; a larger one lies in a file without a name
 _SPARE, _AVERAGED = 2, 8  # px, both ways, that are left for each px asked for: by a decoder, and by averages, which drop a rest at the edge
 
