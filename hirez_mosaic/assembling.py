@@ -1,6 +1,7 @@
 """A mosaic made again from its tile map, without matching: swap a picture, ban one, change tile size, tint or format in seconds."""
 
 import time
+from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -42,6 +43,8 @@ def assemble_tile_map(
     quality: int = 90,
     preview: str | Path | None = None,
     jobs: int | None = None,
+    exclude: Sequence[str] = (),
+    strict: bool = False,
     listener: Listener | None = None,
 ) -> AssembleResult:
     """Make the mosaic that a tile map describes.
@@ -66,6 +69,8 @@ def assemble_tile_map(
         preview=preview,
         ban=ban,
         jobs=jobs,
+        exclude=exclude,
+        strict=strict,
     )
     spec.check_places("tile map")
     for path in filter(None, (spec.output, spec.preview)):
@@ -74,7 +79,7 @@ def assemble_tile_map(
         raise TileMapError(f"There is no tile map {source}.")
     check_tile_map(source)
     banned = frozenset() if spec.ban is None else read_ban(spec.ban)
-    found = cached_templates(spec.templates, spec.tile, spec.background, listener, jobs)
+    found = cached_templates(spec.templates, spec.tile, spec.background, listener, jobs, spec.exclude, spec.strict)
     start = time.perf_counter()
     read = read_tile_map(source, found, banned, tint)
     tinting = Tint.of(read.templates, read.colours, read.tint) if read.tint.any() else None

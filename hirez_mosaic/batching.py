@@ -142,6 +142,12 @@ def batch(
     dedupe: float | None = None,
     jobs: int = 1,
     max_source_px: int = MAX_SOURCE_PX,
+    page: int = 1,
+    plane: int = 1,
+    channel: int | None = None,
+    stretch: bool = False,
+    exclude: Sequence[str] = (),
+    strict: bool = False,
     weights: str | Path | None = None,
     listener: BatchListener | None = None,
 ) -> BatchResult:
@@ -157,6 +163,7 @@ def batch(
     workspace: folder, or URL, in which each picture has a workspace of its own, that is kept.
     overwrite: make every mosaic again, and replace files that no earlier batch made, which else fail.
     jobs: pictures at a time, which share memory and cores; several are quicker where the pictures are small.
+    exclude: patterns of files to leave out, pictures and templates.
     The rest is as in `render`; templates are decoded by all cores.
 
     Raises a subclass of HirezMosaicError for what is wrong with the settings, before the first picture; KeyboardInterrupt as soon as
@@ -170,7 +177,7 @@ def batch(
     spec = RenderSpec.parse(**settings, source=folder, output=output / f"all.{format}")
     heard, start = own["listener"] or BatchListener(), time.perf_counter()
     apart = [output, spec.templates, *([] if spec.workspace is None or is_url(spec.workspace) else [Path(spec.workspace)])]
-    listing = list_pictures(folder, glob, recursive, {path.resolve() for path in apart})
+    listing = list_pictures(folder, glob, recursive, {path.resolve() for path in apart}, spec.exclude)
     if not listing.pictures:
         others = f" ({len(listing.left_out)} other files were left out)" if listing.left_out else ""
         raise SourceNotFoundError(f"The folder {folder} holds no pictures that match {glob}{others}; use another --glob, or --recursive.")

@@ -7,6 +7,7 @@ from fnmatch import fnmatchcase
 from pathlib import Path, PurePath
 
 from hirez_mosaic.errors import SettingError
+from hirez_mosaic.listing import is_excluded, is_side_folder, side_kind
 from hirez_mosaic.sources import open_source
 
 _SUFFIXES = {
@@ -25,37 +26,51 @@ class Listing:
     left_out: tuple[Path, ...]
 
 
-def list_pictures(folder: Path, pattern: str, recursive: bool, without: Collection[Path]) -> Listing:
+def list_pictures(folder: Path, pattern: str, recursive: bool, without: Collection[Path], exclude: Sequence[str] = ()) -> Listing:
     """The pictures in a folder, or below it.
 
     A file with a picture's suffix is one, readable or not; any other file is one if it can be opened as such. A Zarr folder is one picture.
-    Hidden files and folders do not count, nor do links to folders, and what is no file.
+    Hidden files and folders do not count, nor do the folders of file servers, and what is no file. Links to folders are followed, and no
+    folder is entered twice.
     pattern: of names (`*.jpg`), or where it has a slash of paths relative to the folder (`2024/*`). without: resolved folders to keep out
-        of.
+        of. exclude: patterns of files that are left out.
     Raises OSError where the folder cannot be read.
     """
     pictures: list[Path] = []
     left_out: list[Path] = []
-    for path in _entries(folder, recursive, without):
+    for path in _entries(folder, recursive, {folder.resolve(), *without}):
         name = path.relative_to(folder)
-        if fnmatchcase(name.as_posix() if "/" in pattern else name.name, pattern):
+        if is_excluded(name.as_posix(), exclude) or side_kind(name.name):
+            left_out.append(name)
+        elif fnmatchcase(name.as_posix() if "/" in pattern else name.name, pattern):
             (pictures if _is_picture(path) else left_out).append(name)
-    return Listing(tuple(pictures), tuple(left_out))
+    return Listing(tuple(sorted(pictures)), tuple(sorted(left_out)))
 
 
-def _entries(folder: Path, recursive: bool, without: Collection[Path]) -> Iterator[Path]:
+def _entries(folder: Path, recursive: bool, seen: set[Path]) -> Iterator[Path]:
+    waiting = [folder]
+    for start in waiting:  # which grows by the links to folders
+        if start == folder or start.resolve() not in seen:
+            seen.add(start.resolve())
+            yield from _within(start, recursive, seen, waiting)
+
+
+def _within(folder: Path, recursive: bool, seen: set[Path], links: list[Path]) -> Iterator[Path]:
     for entry in sorted(folder.iterdir()):
-        if entry.name.startswith("."):
+        if entry.name.startswith(".") or (is_side_folder(entry.name) and entry.is_dir()):
             continue
         if not entry.is_dir():
             if entry.is_file() or not entry.exists():  # a link to nowhere is a picture that cannot be read; a pipe would keep us waiting
                 yield entry
-        elif not entry.is_symlink() and entry.resolve() not in without:
+        elif entry.resolve() not in seen:
             if entry.suffix.lower() == ".zarr" or any((entry / name).exists() for name in _ZARR):
                 yield entry
+            elif recursive and entry.is_symlink():
+                links.append(entry)
             elif recursive:
+                seen.add(entry.resolve())
                 try:
-                    yield from _entries(entry, recursive, without)
+                    yield from _within(entry, recursive, seen, links)
                 except OSError:
                     yield entry  # fails with its name, as a picture would
 

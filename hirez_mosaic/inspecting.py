@@ -2,6 +2,7 @@
 
 import tempfile
 from collections import Counter
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,17 +14,16 @@ import zarr
 from numpy.typing import NDArray
 
 from hirez_mosaic.assemble import check_output
-from hirez_mosaic.cache import cache_folder
 from hirez_mosaic.colour import from_lab, to_lab
 from hirez_mosaic.engine import cores
 from hirez_mosaic.errors import OutputError, SettingError
 from hirez_mosaic.fresh import fresh
 from hirez_mosaic.geometry import CELL, CellGrid
 from hirez_mosaic.ingest import ingest_chunk
-from hirez_mosaic.job import Listener
+from hirez_mosaic.job import Listener, cached_templates
 from hirez_mosaic.sources import open_source, size_of, unpack
 from hirez_mosaic.spec import DUPLICATE_LEVELS, parse_colour, parse_tile
-from hirez_mosaic.templates import TemplateSet, load_templates
+from hirez_mosaic.templates import TemplateSet
 from hirez_mosaic.templates.duplicates import near_duplicates
 from hirez_mosaic.vips import captioned, vips_reason
 
@@ -92,6 +92,8 @@ def inspect(
     output: str | Path | None = None,
     levels: float = DUPLICATE_LEVELS,
     background: str | tuple[int, int, int] = "white",
+    exclude: Sequence[str] = (),
+    strict: bool = False,
     overwrite: bool = False,
     listener: Listener | None = None,
 ) -> Inspection:
@@ -99,7 +101,7 @@ def inspect(
 
     output: contact sheet of up to 384 templates by hue and lightness, above them source and distances; .png, .jpg or .webp.
     levels: of 255, up to which templates count as near-duplicates. The source is seen at 128 cells along its longer side,
-    or as many as it has px.
+    or as many as it has px. exclude: patterns of files to leave out. strict: raise TemplateError for a file that cannot be read.
     Raises a subclass of HirezMosaicError.
     """
     listener, sheet = listener or Listener(), None if output is None else Path(output)
@@ -109,14 +111,7 @@ def inspect(
     if sheet is not None:
         _check_sheet(sheet, source, folder, overwrite)
     seen = None if source is None else _analyse(Path(source), size, colour)
-    found = load_templates(
-        folder,
-        size,
-        background=colour,
-        cache=cache_folder("templates"),
-        jobs=cores(),
-        stage=lambda total: listener.stage("templates", total, "templates"),
-    )
+    found = cached_templates(folder, size, colour, listener, exclude=exclude, strict=strict)
     small = found.at_cell_size()
     means = to_lab(found.mean_colours()[None])[0]
     coverage = None if seen is None else _cover(Path(str(source)), *seen, means)

@@ -2,7 +2,7 @@
 
 import logging
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import astuple, dataclass
 from functools import cached_property
@@ -19,14 +19,14 @@ from hirez_mosaic.cache import cache_folder
 from hirez_mosaic.choosing import Choice, choose_decoder, loss_network, window_objective
 from hirez_mosaic.encode import stored_type
 from hirez_mosaic.engine import Engine, Stage, Threads, cores
-from hirez_mosaic.errors import ClusterError
+from hirez_mosaic.errors import ClusterError, TemplateError
 from hirez_mosaic.fit import Objective
 from hirez_mosaic.geometry import Box, CellGrid
 from hirez_mosaic.nets.device import resolve_device, resolve_precision
 from hirez_mosaic.nets.vgg import VGG16, make_encoder
 from hirez_mosaic.nets.weights import resolve_weights
 from hirez_mosaic.plan import DiskNeeded, Plan, Room, candidates_kept, disk_needed, make_plan, make_room, rules_of
-from hirez_mosaic.sources import Source, files_of, open_source
+from hirez_mosaic.sources import Reading, Source, files_of, flat_note, open_source
 from hirez_mosaic.spec import RenderSpec, format_bytes
 from hirez_mosaic.store import Identity, discard, held, stored_chunk
 from hirez_mosaic.templates import TemplateSet, load_templates
@@ -41,6 +41,9 @@ class Listener:
 
     def note(self, line: str) -> None:
         """Something worth a line."""
+
+    def unreadable(self, folder: Path, files: Sequence[tuple[str, str]]) -> None:
+        """Files (name, reason) in a folder that are left out, because they cannot be read; people are told at the end."""
 
     def planned(self, job: "Job") -> None:
         """The plan is made and the work begins."""
@@ -67,6 +70,11 @@ class Logged(Listener):
     def note(self, line: str) -> None:
         _log.warning(line, extra={"picture": self._picture})
         self._heard.note(line)
+
+    def unreadable(self, folder: Path, files: Sequence[tuple[str, str]]) -> None:
+        for name, why in files:
+            _log.warning(f"{folder / name} cannot be read: {why}", extra={"picture": self._picture})
+        self._heard.unreadable(folder, files)
 
     def planned(self, job: "Job") -> None:
         plan = job.plan
@@ -143,8 +151,11 @@ def prepare(spec: RenderSpec, listener: Listener, cleanup: ExitStack, tools: Too
     if spec.tile_map is not None:
         check_output(spec.tile_map, spec.overwrite)
         check_tile_map(spec.tile_map)
-    source = open_source(spec.source, spec.background, spec.max_source_px)
+    source = open_source(spec.source, spec.background, spec.max_source_px, reading_of(spec))
     cleanup.callback(source.close)
+    for note in (*source.notes, flat_note(source)):
+        if note:
+            listener.note(f"{spec.source} {note}.")
     grid = CellGrid.over(source.size, spec.tile, spec.scale, spec.columns)
     source = source.for_step(grid.source_step)
     spec.check_mosaic_size(grid.mosaic_size)
@@ -212,8 +223,14 @@ def _identity(spec: RenderSpec, grid: CellGrid, tools: Tools) -> Identity:
         "source": [str(spec.source.absolute()), files_of(spec.source)],
         "cells": [grid.columns, grid.rows],
         "scale": str(grid.scale),
+        "reading": list(astuple(reading_of(spec))),
         **shared_identity(spec, tools),
     }
+
+
+def reading_of(spec: RenderSpec) -> Reading:
+    """What of its source a render reads."""
+    return Reading(spec.page, spec.plane, spec.channel, spec.stretch)
 
 
 def shared_identity(spec: RenderSpec, tools: Tools) -> Identity:
@@ -240,7 +257,8 @@ def shared_identity(spec: RenderSpec, tools: Tools) -> Identity:
 def chosen_templates(spec: RenderSpec, listener: Listener) -> TemplateSet:
     """The templates a render chooses from: those of the folder without banned ones and near-duplicates, in all poses allowed."""
     banned = frozenset() if spec.ban is None else read_ban(spec.ban)
-    found = without(cached_templates(spec.templates, spec.tile, spec.background, listener, spec.jobs), banned)
+    every = cached_templates(spec.templates, spec.tile, spec.background, listener, spec.jobs, spec.exclude, spec.strict)
+    found = without(every, banned)
     if spec.dedupe is not None:
         first = near_duplicates(found.at_cell_size(), spec.dedupe)
         kept = np.flatnonzero(first == np.arange(len(first)))
@@ -252,19 +270,38 @@ def chosen_templates(spec: RenderSpec, listener: Listener) -> TemplateSet:
 
 
 def cached_templates(
-    folder: Path, tile: tuple[int, int], background: tuple[int, int, int], listener: Listener, jobs: int | None = None
+    folder: Path,
+    tile: tuple[int, int],
+    background: tuple[int, int, int],
+    listener: Listener,
+    jobs: int | None = None,
+    exclude: Sequence[str] = (),
+    strict: bool = False,
 ) -> TemplateSet:
-    """The templates of a folder out of the cache or decoded into it; the listener hears what was skipped."""
+    """The templates of a folder out of the cache or decoded into it; the listener hears what was skipped and left out.
+
+    Raises TemplateError, besides what `load_templates` raises, where `strict` and a file cannot be read.
+    """
     templates = load_templates(
         folder,
         tile,
         background=background,
+        exclude=exclude,
         cache=cache_folder("templates"),
         jobs=jobs or cores(),
         stage=lambda total: listener.stage("templates", total, "templates"),
     )
-    if templates.skipped:
-        named = ", ".join(f"{name} ({reason})" for name, reason in templates.skipped[:5])
-        more = f" and {len(templates.skipped) - 5} more" if len(templates.skipped) > 5 else ""
-        listener.note(f"{len(templates.skipped)} files in {folder} are no readable pictures and were skipped: {named}{more}.")
+    if templates.left_out:
+        listener.note(f"{templates.left_out} in {folder} were left out.")
+    check_readable(folder, templates.skipped, listener, strict)
     return templates
+
+
+def check_readable(folder: Path, unreadable: Sequence[tuple[str, str]], listener: Listener, strict: bool) -> None:
+    """Tell the listener of files (name, reason) that cannot be read. Raises TemplateError where `strict` and there is one."""
+    if unreadable and strict:
+        name, why = unreadable[0]
+        raise TemplateError(
+            f"{len(unreadable)} of the files in {folder} cannot be read, {name} for one ({why}); remove them, or leave out --strict."
+        )
+    listener.unreadable(folder, unreadable)

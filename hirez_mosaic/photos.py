@@ -1,7 +1,6 @@
 """Pictures to train on: any folder of them, read in parallel, scaled and cropped at random but always the same for the same seed."""
 
-import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -9,9 +8,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hirez_mosaic.errors import SourceError, TrainingError
+from hirez_mosaic.listing import walk
 from hirez_mosaic.sources import open_whole, reason, size_of
 from hirez_mosaic.vips import fetch
 
+_SMALL = "is below"
 _TRIES = 50  # pictures that may turn out damaged, one after another, before reading gives up
 
 
@@ -19,12 +20,12 @@ class Photos:
     """The pictures below a folder, as random crops.
 
     crop: side of a crop, px. A picture whose shorter side is less than half of it is left out, one below it is enlarged.
-    jobs: threads that read.
-    left_out: (name, reason) of what is no picture or too small.
+    jobs: threads that read. exclude: patterns of files that are left out.
+    left_out: (name, reason) of what is no picture or too small. unreadable: those of them that are no pictures.
     Raises TrainingError when nothing is left.
     """
 
-    def __init__(self, folder: Path, crop: int, seed: int, jobs: int) -> None:
+    def __init__(self, folder: Path, crop: int, seed: int, jobs: int, exclude: Sequence[str] = ()) -> None:
         if not folder.is_dir():
             what = "is a file; name the folder it is in" if folder.exists() else "is not there"
             raise TrainingError(f"The folder of pictures {folder} {what}.")
@@ -33,12 +34,11 @@ class Photos:
         self._damaged: set[Path] = set()
         self.left_out: list[tuple[str, str]] = []
         self.files: list[Path] = []
-        found: list[Path] = []
-        for place, below, names in os.walk(folder):
-            below[:] = [name for name in below if not name.startswith(".")]
-            found += (Path(place, name) for name in names if not name.startswith("."))
-        found.sort()
+        found = sorted(walk(folder, exclude))
+        self.unreadable: list[tuple[str, str]] = []
         for file, refusal in zip(found, self._pool.map(self._refusal, found), strict=True):
+            if refusal and not refusal.startswith(_SMALL):
+                self.unreadable.append((file.relative_to(folder).as_posix(), refusal))
             if refusal:
                 self.left_out.append((file.relative_to(folder).as_posix(), refusal))
             else:
@@ -67,7 +67,7 @@ class Photos:
             width, height = size_of(file)
         except SourceError as error:
             return reason(error, file)
-        return f"{width} x {height} px" if min(width, height) < self._crop // 2 else ""
+        return f"{_SMALL} {self._crop // 2} px a side: {width} x {height} px" if min(width, height) < self._crop // 2 else ""
 
     def _read(self, files: range, group: int, member: int) -> NDArray[np.uint8]:
         rng = np.random.default_rng([self._seed, group, member])

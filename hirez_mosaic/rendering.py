@@ -127,6 +127,12 @@ def render(
     dedupe: float | None = None,
     jobs: int | None = None,
     max_source_px: int = MAX_SOURCE_PX,
+    page: int = 1,
+    plane: int = 1,
+    channel: int | None = None,
+    stretch: bool = False,
+    exclude: Sequence[str] = (),
+    strict: bool = False,
     weights: str | Path | None = None,
     listener: Listener | None = None,
 ) -> RenderResult:
@@ -167,6 +173,13 @@ def render(
     dedupe: leave out templates that are at most so many levels of 255 (RMS at 8 x 8 px) from an earlier one.
     jobs: threads that decode templates; all cores where None.
     max_source_px: that a source's header may claim.
+    page: of a source that holds several pictures: page of a document, frame of an animation, image of a microscope's file; from 1.
+    plane: of a source that is a stack in depth or time; from 1, in the file's order.
+    channel: of a source, from 1, to be shown as grey. Where it is None, 1 or 3 channels are grey or RGB; of others that are no opacity the
+        first is shown, and noted.
+    stretch: make nearly the darkest samples of a source black and nearly the lightest white; for data of science.
+    exclude: patterns of template files to leave out, by name, or with a slash by path below the folder.
+    strict: raise TemplateError for a template file that cannot be read, instead of a note.
     weights: file with VGG-16's weights; cache, package index and model hub where None.
     listener: hears plan and progress.
 

@@ -76,6 +76,12 @@ class RenderSpec:
     dedupe: float | None = None
     jobs: int | None = None
     max_source_px: int = MAX_SOURCE_PX
+    page: int = 1
+    plane: int = 1
+    channel: int | None = None
+    stretch: bool = False
+    exclude: tuple[str, ...] = ()
+    strict: bool = False
     weights: Path | None = None
 
     @classmethod
@@ -134,6 +140,11 @@ class RenderSpec:
             raise SettingError(f"The number of jobs is {self.jobs}; use 1 or more.")
         if self.max_source_px < 1:
             raise SettingError(f"The most px of a source are {self.max_source_px}; use 1 or more.")
+        for name, number in (("page", self.page), ("plane", self.plane), ("channel", self.channel or 1)):
+            if number < 1:
+                raise SettingError(f"The {name} is {number}; use 1 or more.")
+        if self.channel == 0:
+            raise SettingError("The channel is 0; use 1 or more.")
         if not 1 <= self.quality <= 100:
             raise SettingError(f"The quality is {self.quality}; use 1 to 100.")
         if self.precision not in PRECISIONS:
@@ -288,6 +299,7 @@ def _path(value: str | Path) -> Path:
 
 _PARSERS: dict[str, Callable[[Any], Any]] = {
     **dict.fromkeys(("source", "templates", "output", "preview", "tile_map", "ban", "prefer", "weights"), _path),
+    "exclude": tuple,
     "tile": parse_tile,
     "scale": parse_scale,
     "memory": parse_bytes,

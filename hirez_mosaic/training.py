@@ -31,7 +31,7 @@ from hirez_mosaic.fit import PAPER, Objective, Picture, Recipe, Told, Trainer, w
 from hirez_mosaic.fitting import RICH_SET, best_start
 from hirez_mosaic.fresh import fresh
 from hirez_mosaic.geometry import CELL, Box
-from hirez_mosaic.job import Listener, cached_templates
+from hirez_mosaic.job import Listener, cached_templates, check_readable
 from hirez_mosaic.loss import SCALES, MultiScaleLoss
 from hirez_mosaic.nets.decoders import LearnedDecoder, new_decoder, read_whole, save_whole
 from hirez_mosaic.nets.device import device_name, resolve_device, resolve_precision
@@ -103,6 +103,8 @@ def train(
     device: str = "auto",
     precision: str = "auto",
     background: str | tuple[int, int, int] = "white",
+    exclude: Sequence[str] = (),
+    strict: bool = False,
     weights: str | Path | None = None,
     listener: Listener | None = None,
 ) -> TrainResult:
@@ -115,6 +117,7 @@ def train(
     steps, batch, rate, far_weight: instead of the recipe's. scales: of Eq. 3's pyramid. seed: of crops, and of the paper's decoder.
     resume: go on from the last checkpoint in OUT.training, to the same result as without the break.
     precision: of the networks that look at pictures; the decoder is trained in float32.
+    exclude: of templates and images. strict: raise TemplateError for a file in either folder that cannot be read.
     The rest is as in `render`.
 
     Raises TrainingError where there is nothing to train on, where the checkpoint is of other settings, and where the loss becomes NaN;
@@ -133,12 +136,10 @@ def train(
     where = resolve_device(device)
     kind = resolve_precision(precision, where)
     size, colour = parse_tile(tile), parse_colour(background)
-    found = cached_templates(Path(templates), size, colour, listener)
-    photos = Photos(Path(images), CROP, seed, cores())
+    found = cached_templates(Path(templates), size, colour, listener, exclude=exclude, strict=strict)
+    photos = Photos(Path(images), CROP, seed, cores(), exclude)
     try:
-        if photos.left_out:
-            some = ", ".join(f"{name} ({reason})" for name, reason in photos.left_out[:3])
-            listener.note(f"{len(photos.left_out)} files in {images} are no pictures of {CROP // 2} px or more and are left out: {some}.")
+        check_readable(Path(images), photos.unreadable if strict else photos.left_out, listener, strict)
         vgg = resolve_weights(None if weights is None else Path(weights), cache_folder("weights"), listener.note)
         stream = _Stream(photos, make_encoder(vgg, where, kind), chosen, seed)
         small = torch.from_numpy(found.at_cell_size()).to(where)

@@ -5,7 +5,7 @@ from dataclasses import asdict
 
 import click
 
-from hirez_mosaic.cli.options import tile, writes_a_mosaic
+from hirez_mosaic.cli.options import STRICT, exclude, tile, writes_a_mosaic
 from hirez_mosaic.cli.recipe import RecipeCommand
 
 
@@ -16,6 +16,8 @@ from hirez_mosaic.cli.recipe import RecipeCommand
 @click.option("-o", "--output", required=True, type=click.Path(), help="Mosaic file: .tif .dzi .png .jpg .webp .zarr.")
 @click.option("--tint", type=float, help="Instead of the map's, for all cells: 0 (none) to 1.")
 @click.option("--ban", type=click.Path(), help="Text file of templates, one path a line, that give way to their runner-up.")
+@exclude("template files")
+@STRICT
 @writes_a_mosaic
 def assemble(as_json: bool, quiet: bool, **settings: object) -> None:
     """Make the mosaic that a tile map describes, without choosing anything anew.

@@ -1,10 +1,12 @@
 """What a person at the terminal sees of a render: the plan, a bar per stage, the summary; and of a batch."""
 
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING, Self
 
+import click
 from rich.console import Console
 from rich.progress import (
     BarColumn,
@@ -29,6 +31,9 @@ from hirez_mosaic.spec import format_bytes
 
 if TYPE_CHECKING:
     from hirez_mosaic.comparing import Row
+
+
+_NAMED = 50  # unreadable pictures that are named, at most
 
 
 class _Rate(ProgressColumn):
@@ -62,10 +67,26 @@ class ConsoleListener(Listener):
     def __init__(self) -> None:
         self.console = Console(stderr=True, highlight=False, width=None if sys.stderr.isatty() else 120)  # a log file has no width
         self._bars: Progress | None = None
+        self._unreadable: list[str] = []
+        context = click.get_current_context(silent=True)
+        if context is not None:
+            context.call_on_close(self.print_unreadable)  # at the end of whatever command it is
         self._task = TaskID(0)
 
     def note(self, line: str) -> None:
         self.console.print(Text(line, style="yellow"))
+
+    def unreadable(self, folder: Path, files: Sequence[tuple[str, str]]) -> None:
+        self._unreadable += [f"{folder / name} {why}" for name, why in files]
+
+    def print_unreadable(self) -> None:
+        """The pictures that could not be read, with the reason, at the end of a command."""
+        if self._unreadable:
+            self.console.print(Text(f"{len(self._unreadable):,} files were left out:", style="yellow"))
+        for line in self._unreadable[:_NAMED]:
+            self.console.print(Text(f"    {line}", style="yellow"))
+        if len(self._unreadable) > _NAMED:
+            self.console.print(Text(f"    and {len(self._unreadable) - _NAMED:,} more", style="yellow"))
 
     def planned(self, job: Job) -> None:
         plan, grid, templates = job.plan, job.plan.grid, job.tools.templates

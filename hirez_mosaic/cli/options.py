@@ -52,6 +52,13 @@ def far_weight(default: float | None, help: str) -> Option[Any]:  # noqa: A002
     )
 
 
+def exclude(what: str) -> Option[Any]:
+    """--exclude, by the name of what it leaves out."""
+    return click.option("--exclude", multiple=True, metavar="GLOB", help=f"Leave out {what} of such names, or a/b paths; again for more.")
+
+
+STRICT = click.option("--strict", is_flag=True, help="Stop at pictures that cannot be read, instead of leaving them out.")
+
 logs = together(
     (
         click.option("--log-file", type=click.Path(), help="Append a line of JSON for each chunk, stage, note and error to this file."),
@@ -139,6 +146,12 @@ _chooses = together(
         click.option(
             "--max-source-px", type=int, default=MAX_SOURCE_PX, show_default=True, help="Believe a source's header up to so many px."
         ),
+        click.option("--page", type=int, default=1, show_default=True, help="Of a source that holds several pictures."),
+        click.option("--plane", type=int, default=1, show_default=True, help="Of a source that is a stack in depth or time."),
+        click.option("--channel", type=int, help="Of a source, to be shown as grey.  [default: colours, or the first]"),
+        click.option("--stretch", is_flag=True, help="Make nearly the darkest of a source black and nearly the lightest white."),
+        exclude("template files"),
+        STRICT,
         WEIGHTS,
     )
 )

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from hirez_mosaic.cli.options import BACKGROUND, tile
+from hirez_mosaic.cli.options import BACKGROUND, STRICT, exclude, tile
 from hirez_mosaic.cli.recipe import FileOr, RecipeCommand
 from hirez_mosaic.spec import DUPLICATE_LEVELS, parse_colour, parse_tile
 
@@ -146,6 +146,8 @@ def slice_(
 @click.option("--rotate/--no-rotate", default=True, show_default=True, help="Turn them by any angle.")
 @click.option("--jobs", type=click.IntRange(1), help="Threads that cut; any number makes the same.  [default: all cores]")
 @_SEED
+@exclude("files of folders")
+@STRICT
 @_QUIET
 @_output
 def augment(
@@ -156,6 +158,8 @@ def augment(
     rotate: bool,
     jobs: int | None,
     seed: int,
+    exclude: tuple[str, ...],
+    strict: bool,
     quiet: bool,
     output: Path,
     tile: str,
@@ -167,13 +171,18 @@ def augment(
     hirez-mosaic templates augment hubble/ --count 17500 --tile 32 -o templates/
     """
     from hirez_mosaic.engine import cores
+    from hirez_mosaic.errors import TemplateError
     from hirez_mosaic.templates import augmenting
 
     skipped: dict[Path, str] = {}
+
+    def skip(path: Path, reason: str) -> None:
+        if strict:
+            raise TemplateError(f"{path} {reason}; remove it, or leave out --strict.")
+        skipped[path] = reason
+
     how = augmenting.Augmentation(parse_tile(tile), colour_shift, mirror, rotate, seed)
-    made = augmenting.augmented(
-        augmenting.list_pictures(pictures), count, how, jobs=jobs or cores(), skip=lambda path, reason: skipped.update({path: reason})
-    )
+    made = augmenting.augmented(augmenting.list_pictures(pictures, exclude), count, how, jobs=jobs or cores(), skip=skip)
     _write(made, count, output, overwrite, quiet)
     if not quiet:
         _print_skipped([(str(path), reason) for path, reason in skipped.items()])
@@ -206,6 +215,8 @@ def _print_skipped(skipped: list[tuple[str, str]]) -> None:
     "--levels", type=float, default=DUPLICATE_LEVELS, show_default=True, help="RMS difference, of 255, up to which two are near-duplicates."
 )
 @BACKGROUND
+@exclude("files")
+@STRICT
 @click.option("-o", "--output", type=click.Path(path_type=Path), help="Contact sheet to write: .png, .jpg or .webp.")
 @click.option("--overwrite", is_flag=True, help="Replace a contact sheet that is there.")
 def inspect_(folder: Path, overwrite: bool, **settings: Any) -> None:
@@ -228,7 +239,6 @@ def _print_inspection(found: "Inspection", levels: float) -> None:
     click.echo(f"templates  {len(found.templates):,}, {len(found.templates.skipped):,} files skipped")
     click.echo(f"sizes      {sizes}{more}")
     click.echo(f"alike      {found.duplicates:,} near-duplicates, within {levels:g} levels of 255 of one before")
-    _print_skipped(list(found.templates.skipped))
     if (cover := found.coverage) is not None:
         click.echo(f"source     {cover.source}, {cover.distances.shape[1]} x {cover.distances.shape[0]} cells")
         click.echo(f"reached    {cover.reached:.1%} of the cells have a template within Delta E {REACH:g}")

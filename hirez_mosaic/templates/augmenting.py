@@ -74,13 +74,13 @@ class Augmentation:
         return from_lab((mean + contrast * (lab - mean) + way * (wanted - mean)).astype(np.float32))
 
 
-def list_pictures(places: Sequence[Path]) -> list[Path]:
-    """The files named, and those below the folders named, each once. Raises TemplateError for a place that is not there or holds none."""
+def list_pictures(places: Sequence[Path], exclude: Sequence[str] = ()) -> list[Path]:
+    """The files named, and those below the folders named but for what matches `exclude`, each once. Raises TemplateError for a place that is not there or holds none."""
     found: dict[Path, None] = {}
     for place in places:
         if not place.exists():
             raise TemplateError(f"There is no file or folder {place}.")
-        files = [place / name for name, _, _ in list_files(place)] if place.is_dir() else [place]
+        files = [place / name for name, _, _ in list_files(place, exclude)] if place.is_dir() else [place]
         if not files:
             raise TemplateError(f"The folder of pictures {place} holds no files.")
         found |= dict.fromkeys(files)

@@ -11,9 +11,11 @@ import json
 import os
 import shutil
 import time
-from collections.abc import Callable, Iterator
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, contextmanager, suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +26,7 @@ from numpy.typing import NDArray
 from hirez_mosaic.errors import DiskSpaceError, SourceError, TemplateError
 from hirez_mosaic.fresh import flush, private, remove, remove_whole
 from hirez_mosaic.geometry import CELL
+from hirez_mosaic.listing import told, walk
 from hirez_mosaic.sources import open_whole, reason
 from hirez_mosaic.spec import format_bytes
 from hirez_mosaic.templates.template_set import TemplateSet, area_averages
@@ -50,25 +53,28 @@ def load_templates(
     tile: tuple[int, int],
     *,
     background: tuple[int, int, int] = (255, 255, 255),
+    exclude: Sequence[str] = (),
     cache: Path,
     jobs: int,
     stage: Stage = _unheard,
 ) -> TemplateSet:
-    """The pictures below `folder` (subfolders too, hidden files not) as templates of `tile` (width, height) px.
+    """The pictures below `folder` (subfolders too, hidden and side files not) as templates of `tile` (width, height) px.
 
     Each is turned upright, converted to sRGB, cut to the tile's shape around its centre, shrunk (or enlarged) by Lanczos, and
     flattened over `background`; of an animation or a document the first page counts. Order is that of the paths.
 
-    cache: folder that decoded sets are kept in.
+    exclude: patterns of files that are left out. cache: folder that decoded sets are kept in.
     jobs: threads that decode. stage: entered only if there is anything to decode.
     Raises TemplateError when there is no folder or not one readable picture in it, DiskSpaceError when the cache's disk is too small.
     """
     if not folder.is_dir():
         what = "is a file; name the folder it is in" if folder.exists() else "is not there"
         raise TemplateError(f"The folder of templates {folder} {what}.")
-    files = list_files(folder)
+    left_out = Counter[str]()
+    files = list_files(folder, exclude, left_out)
     if not files:
-        raise TemplateError(f"The folder of templates {folder} holds no files.")
+        others = told(left_out)
+        raise TemplateError(f"The folder of templates {folder} holds no files{' but ' + others if others else ''}.")
     kind, content = _digest(str(folder.resolve()), tile, background), _digest(_VERSION, pyvips.version(0), pyvips.version(1), files)
     home = cache / f"{kind}-{content}"
     try:
@@ -85,19 +91,16 @@ def load_templates(
             raise TemplateError(f"The templates kept in {home} cannot be read: {error}; remove that folder.") from error
     with suppress(OSError):  # a cache that may not be written to
         os.utime(home / "set.json")
-    return found
+    return replace(found, left_out=told(left_out))
 
 
-def list_files(folder: Path) -> list[tuple[str, int, int]]:
-    """(path below the folder, size, time of change) of every file, sorted by path."""
+def list_files(folder: Path, exclude: Sequence[str] = (), left_out: Counter[str] | None = None) -> list[tuple[str, int, int]]:
+    """(path below the folder, size, time of change) of every file that may be a picture, see `walk`, sorted by path."""
     files = []
-    for place, subfolders, names in os.walk(folder):
-        subfolders[:] = [name for name in subfolders if not name.startswith(".")]
-        for name in names:
-            path = Path(place, name)
-            if not name.startswith(".") and path.is_file():
-                status = path.stat()
-                files.append((path.relative_to(folder).as_posix(), status.st_size, status.st_mtime_ns))
+    for path in walk(folder, exclude, left_out):
+        if path.is_file():
+            status = path.stat()
+            files.append((path.relative_to(folder).as_posix(), status.st_size, status.st_mtime_ns))
     return sorted(files)
 
 
@@ -144,8 +147,8 @@ def _build(
         if not kept:
             name, reason = skipped[0]
             raise TemplateError(f"None of the {len(names)} files in {folder} is a readable picture ({name}: {reason}).")
-        told = {"names": kept, "skipped": skipped, "fingerprint": digest.hexdigest()}
-        (fresh / "set.json").write_text(json.dumps(told))
+        content = {"names": kept, "skipped": skipped, "fingerprint": digest.hexdigest()}
+        (fresh / "set.json").write_text(json.dumps(content))
         for written in fresh.iterdir():
             flush(written)
         try:
@@ -184,9 +187,9 @@ def _decode(path: Path, tile: tuple[int, int], background: tuple[int, int, int])
 
 
 def _map(home: Path, folder: Path, tile: tuple[int, int]) -> TemplateSet:
-    told: dict[str, Any] = json.loads((home / "set.json").read_text())
+    content: dict[str, Any] = json.loads((home / "set.json").read_text())
     width, height = tile
-    pixels = np.memmap(home / "pixels", np.uint8, mode="r", shape=(len(told["names"]), height, width, 3))
+    pixels = np.memmap(home / "pixels", np.uint8, mode="r", shape=(len(content["names"]), height, width, 3))
     small = np.memmap(home / "small", np.float32, mode="r", shape=(len(pixels), CELL, CELL, 3))
-    skipped = tuple((name, reason) for name, reason in told["skipped"])
-    return TemplateSet(folder, tuple(told["names"]), pixels, told["fingerprint"], skipped, small)
+    skipped = tuple((name, reason) for name, reason in content["skipped"])
+    return TemplateSet(folder, tuple(content["names"]), pixels, content["fingerprint"], skipped, small)

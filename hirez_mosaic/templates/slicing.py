@@ -13,7 +13,7 @@ import pyvips
 from numpy.typing import NDArray
 
 from hirez_mosaic.errors import SourceError, TemplateError
-from hirez_mosaic.sources import open_whole
+from hirez_mosaic.sources import open_whole, size_of
 from hirez_mosaic.templates.making import Named
 from hirez_mosaic.vips import fetch
 
@@ -31,8 +31,10 @@ class Grid:
 
     def counts(self, sheet: Path) -> tuple[int, int]:
         """(rows, columns) of sprites in a sheet. Raises TemplateError for what is no picture or too small."""
-        with _opened(sheet) as image:
-            size = image.width, image.height
+        try:
+            size = size_of(sheet)
+        except SourceError as error:
+            raise TemplateError(str(error)) from error
         columns, rows = ((side - self.margin + self.spacing) // (one + self.spacing) for side, one in zip(size, self.sprite, strict=True))
         if rows < 1 or columns < 1:
             raise TemplateError(

@@ -52,7 +52,7 @@ class TemplateSet:
     names: path of each below the folder, with forward slashes, sorted.
     pixels: (files, height, width, 3) uint8 sRGB, mapped from disk.
     fingerprint: BLAKE2b of size, order, pixels and poses, 32 hexadecimal digits.
-    skipped: (name, reason) of each file that could not be read.
+    skipped: (name, reason) of each file that could not be read. left_out: what is no picture by its name, for people.
     small: (files, 8, 8, 3) float32 as `at_cell_size`, mapped from disk; made where None.
     rows: which of the files each template is; all, in order, where None.
     """
@@ -65,6 +65,7 @@ class TemplateSet:
     small: NDArray[np.float32] | None = field(default=None, repr=False)
     rows: NDArray[np.int64] | None = field(default=None, repr=False)
     poses: tuple[Pose, ...] = (UPRIGHT,)
+    left_out: str = ""
 
     def __len__(self) -> int:
         """Choices: templates x poses."""
