@@ -30,7 +30,7 @@ from hirez_mosaic.nets.nearest import NearestAsSeen, NearestL2, NearestSSIM
 from hirez_mosaic.nets.vgg import VGG16
 from hirez_mosaic.spec import RenderSpec
 from hirez_mosaic.templates import TemplateSet
-from hirez_mosaic.tilemap import read_names
+from hirez_mosaic.tilemap import named, read_names
 from hirez_mosaic.together import HALF_PX, OPPONENT, RANK, choice_gap, far_values
 
 _HASHED = 64  # cells a side that are read at once for a digest
@@ -174,7 +174,7 @@ _PREFERRED = 3.0  # gaps by which a template that is preferred may be worse than
 
 def preferred_bonus(spec: RenderSpec, templates: TemplateSet, together: Together) -> NDArray[np.float32]:
     """(choices,) float32 to be added to the scores of templates that are preferred. Raises SettingError."""
-    names = read_names(spec.prefer, "preferred") if spec.prefer else frozenset()
+    names = named(templates.names, read_names(spec.prefer, "preferred"))[0] if spec.prefer else frozenset()
     wanted = np.array([name in names for name in templates.names]).repeat(len(templates.poses))
     return wanted.astype(np.float32) * np.float32(_PREFERRED * together.gap * HALF_PX / together.unit)
 

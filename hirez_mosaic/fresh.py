@@ -1,6 +1,7 @@
 """Files and folders that appear, or replace others, when they are complete; whoever is killed meanwhile leaves nothing for long."""
 
 import glob
+import hashlib
 import os
 import platform
 import re
@@ -24,6 +25,7 @@ def _here() -> str:
 HERE = _here()
 """Where the number of a process means something."""
 _UNTOUCHED = 7 * 24 * 3600  # seconds after which a file of another machine is nobody's
+_LONG = 120  # bytes of a name
 _SKEW = 600  # seconds by which a file server's clock may differ
 
 
@@ -32,11 +34,19 @@ def private(path: Path) -> Path:
 
     What was left under such names of `path` is removed.
     """
-    for left in path.parent.glob(f".*-*-*.{glob.escape(path.name)}"):
+    name = shortened(path.name)
+    for left in path.parent.glob(f".*-*-*.{glob.escape(name)}"):
         with suppress(OSError, psutil.Error):  # another has just removed it, or ended
-            if _is_abandoned(left, path.name):
+            if _is_abandoned(left, name):
                 remove(left)
-    return path.with_name(f".{HERE}-{os.getpid()}-{uuid.uuid4().hex[:8]}.{path.name}")
+    return path.with_name(f".{HERE}-{os.getpid()}-{uuid.uuid4().hex[:8]}.{name}")
+
+
+def shortened(name: str) -> str:
+    """A name to which others can be added: itself, or of a long one, for file systems end at 255 bytes, its digest and suffix."""
+    if len(name.encode(errors="surrogateescape")) <= _LONG:
+        return name
+    return hashlib.blake2b(name.encode(errors="surrogateescape"), digest_size=16).hexdigest() + Path(name).suffix[:16]
 
 
 def _is_abandoned(left: Path, name: str) -> bool:

@@ -21,6 +21,7 @@ from hirez_mosaic.encode import stored_type
 from hirez_mosaic.engine import Engine, Stage, Threads, cores
 from hirez_mosaic.errors import ClusterError, TemplateError
 from hirez_mosaic.fit import Objective
+from hirez_mosaic.fresh import shortened
 from hirez_mosaic.geometry import Box, CellGrid
 from hirez_mosaic.nets.device import resolve_device, resolve_precision
 from hirez_mosaic.nets.vgg import VGG16, make_encoder
@@ -177,7 +178,7 @@ def prepare(spec: RenderSpec, listener: Listener, cleanup: ExitStack, tools: Too
 
 def hidden_workspace(output: Path) -> Path:
     """Where a render keeps what it has finished until its mosaic is there, unless it is told."""
-    return output.with_name(f".{output.name}.workspace")
+    return output.with_name(f".{shortened(output.name)}.workspace")
 
 
 def make_tools(spec: RenderSpec, listener: Listener, cleanup: ExitStack, at_once: int = 1) -> Tools:

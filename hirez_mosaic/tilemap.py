@@ -14,7 +14,8 @@ One row a cell, in any order:
 
 import csv
 import json
-from collections.abc import Iterable, Iterator
+import unicodedata
+from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -28,6 +29,7 @@ from hirez_mosaic.templates.template_set import Pose
 
 SUFFIXES = (".csv", ".json", ".parquet")
 COLUMNS = ("row", "column", "template", "mirror", "rotate", "score", "runner_up", "colour", "tint")
+_DECIMALS = ("score", "tint")
 _BATCH = 16_384  # rows of a Parquet row group
 
 Cell = dict[str, Any]
@@ -133,13 +135,14 @@ def read_tile_map(path: Path, templates: TemplateSet, banned: frozenset[str], ti
     Raises TileMapError, with the row, for whatever is wrong with it, and for a banned template that neither map nor folder has.
     """
     rows = columns = count = 0
-    poses, unknown = set(), set(banned - set(templates.names))
+    poses, mapped = set(), set[str]()
     for cell in _read(path):
-        unknown.discard(cell.template)
+        mapped.add(cell.template)
         rows, columns, count = max(rows, cell.row + 1), max(columns, cell.column + 1), count + 1
         poses.add(cell.pose)
     if count != rows * columns or not count:
         raise TileMapError(f"The tile map {path} has {count} rows and its {rows} x {columns} cells want one each; complete it.")
+    banned, unknown = named(mapped.union(templates.names), banned)
     if unknown:
         raise TileMapError(
             f"The banned template {min(unknown)} is neither in the tile map {path} nor in {templates.folder}; correct its path."
@@ -224,7 +227,11 @@ def _parsed(cell: Cell) -> _Cell:
 def _read_csv(path: Path) -> Iterator[Cell]:
     try:
         with path.open(newline="", encoding="utf-8-sig") as file:
-            yield from csv.DictReader(file)
+            head = file.readline()
+            file.seek(0)
+            separator = max(",;\t", key=head.count)  # spreadsheets write semicolons where a comma is the decimal point
+            for cell in csv.DictReader(file, delimiter=separator):
+                yield cell if separator == "," else {**cell, **{name: str(cell.get(name) or "").replace(",", ".") for name in _DECIMALS}}
     except (csv.Error, UnicodeDecodeError) as error:
         raise TileMapError(f"The tile map {path} is no CSV in UTF-8: {error}.") from error
 
@@ -250,14 +257,14 @@ def _read_parquet(path: Path) -> Iterator[Cell]:
 
 
 def read_names(path: Path, which: str) -> frozenset[str]:
-    """Paths of templates, one a line; empty lines and those that begin with # are left out. which: "banned", say. Raises SettingError."""
+    """Paths of templates, one a line, as they are; see `named` for what a line may mean. which: "banned", say. Raises SettingError."""
     try:
         lines = path.read_text("utf-8-sig").splitlines()
     except FileNotFoundError as error:
         raise SettingError(f"The file of {which} templates {path} is not there.") from error
     except (UnicodeDecodeError, OSError) as error:
         raise SettingError(f"The file of {which} templates {path} is no text in UTF-8.") from error
-    return frozenset(line for line in map(str.strip, lines) if line and not line.startswith("#"))
+    return frozenset(line for line in lines if line.strip())
 
 
 def read_ban(path: Path) -> frozenset[str]:
@@ -265,9 +272,27 @@ def read_ban(path: Path) -> frozenset[str]:
     return read_names(path, "banned")
 
 
+def named(templates: Collection[str], lines: frozenset[str]) -> tuple[frozenset[str], list[str]]:
+    """(the templates that lines mean, the lines that mean none and are no comments).
+
+    A line is a name as it is, whether it begins with # or a blank; else that name without blanks around it, or with accents in one
+    character or two, as other systems write them. What else begins with # is a comment.
+    """
+    known, alike = set(templates), {unicodedata.normalize("NFC", name): name for name in templates}
+    found, unknown = set[str](), []
+    for line in sorted(lines):
+        forms = [line, line.strip(), alike.get(unicodedata.normalize("NFC", line)), alike.get(unicodedata.normalize("NFC", line.strip()))]
+        name = next((form for form in forms if form in known), None)
+        if name is not None:
+            found.add(name)
+        elif not line.strip().startswith("#"):
+            unknown.append(line.strip())
+    return frozenset(found), unknown
+
+
 def check_names(templates: TemplateSet, names: frozenset[str], which: str) -> None:
     """Raise SettingError for a template that is not there."""
-    unknown = sorted(names - set(templates.names))
+    unknown = named(templates.names, names)[1]
     if unknown:
         some = ", ".join(unknown[:5])
         raise SettingError(f"{len(unknown)} {which} templates are not in {templates.folder}: {some}; name paths below it.")
@@ -278,7 +303,8 @@ def without(templates: TemplateSet, banned: frozenset[str]) -> TemplateSet:
     if not banned:
         return templates
     check_names(templates, banned, "banned")
-    kept = np.array([number for number, name in enumerate(templates.names) if name not in banned], np.int64)
+    left_out = named(templates.names, banned)[0]
+    kept = np.array([number for number, name in enumerate(templates.names) if name not in left_out], np.int64)
     if not len(kept):
         raise SettingError(f"All {len(templates.names)} templates in {templates.folder} are banned; leave one at least.")
     return templates.subset(kept)

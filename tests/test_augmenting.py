@@ -112,4 +112,4 @@ def test_transparent_px_are_white_and_an_empty_folder_is_refused(tmp_path: Path)
 
 def test_a_picture_too_large_to_hold_is_skipped_and_named(tmp_path: Path) -> None:
     png_claiming(tmp_path / "huge.png", 60_000, 60_000)
-    assert "60000 x 60000 px are too many" in str(augmenting._load(tmp_path / "huge.png"))
+    assert "is too large: 60000 x 60000 px" in str(augmenting._load(tmp_path / "huge.png"))

@@ -66,7 +66,16 @@ def test_skipped_templates_are_named_and_counted(here: Path) -> None:
     (here / "templates" / "notes.txt").write_text("no picture")
     result = call("render", "starry.png", "--templates", "templates", "--tile", "16")
     assert result.exit_code == 0
-    assert "1 files in templates are no readable pictures and were skipped: notes.txt" in " ".join(result.stderr.split())
+    assert "1 file was left out: templates/notes.txt is not a picture that can be read" in " ".join(result.stderr.split())
+    strict = call("render", "starry.png", "--templates", "templates", "--tile", "16", "--strict", "-o", "strict.tif")
+    assert strict.exit_code == 1
+    assert "1 of the files in templates cannot be read, notes.txt for one" in strict.stderr
+    assert "Traceback" not in strict.stderr
+    assert not (here / "strict.tif").exists()
+    assert (
+        call("render", "starry.png", "--templates", "templates", "--tile", "16", "--strict", "--exclude", "*.txt", "-o", "s.tif").exit_code
+        == 0
+    )
 
 
 BAD = {

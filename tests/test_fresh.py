@@ -65,3 +65,12 @@ def test_a_file_is_on_the_disk_before_it_appears(tmp_path: Path, monkeypatch: py
     with pytest.raises(OSError, match="No space left"), fresh(tmp_path / "a") as made:
         made.write_text("half")
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("length", [121, 223, 243, 255])
+def test_a_long_name_is_written_and_what_was_left_of_it_removed(tmp_path: Path, length: int) -> None:
+    name = "x" * (length - 4) + ".png"
+    with fresh(tmp_path / name) as made:
+        made.write_text("whole")
+        assert made.suffix == ".png"
+    assert [path.name for path in tmp_path.iterdir()] == [name]

@@ -1,6 +1,7 @@
 """Every kind of file that people have: the right px, as a source and as a template, or one clear sentence that names the kind."""
 
 import struct
+import sys
 import zlib
 from io import BytesIO
 from pathlib import Path
@@ -256,3 +257,174 @@ def test_a_source_and_a_template_have_the_right_px(written, tmp_path):
         found = load_templates(path.parent, (right.shape[1], right.shape[0]), cache=tmp_path / "cache", jobs=1)
         assert found.skipped == ()
         np.testing.assert_array_equal(found.pixels[0], made)
+
+
+@pytest.mark.parametrize(
+    ("kind", "note"),
+    [
+        ("tiff float 0 to 255", "from 0 to 255: 255 is taken for white"),
+        ("ome-tiff of two channels", "has 2 channels, of which the first is shown; choose another by --channel"),
+        ("ome-zarr of four channels", "has 4 channels, of which the first is shown; choose another by --channel"),
+        ("jpeg with a broken profile", "has a colour profile that is damaged or of another colour model"),
+        ("tiff of unspecified fourth", "of which 1 is left out"),
+    ],
+)
+def test_what_a_person_should_know_is_noted(tmp_path, kind, note):
+    KINDS[kind][0](tmp_path / "picture")
+    notes = read(tmp_path / "picture")[1]
+    assert len(notes) == 1
+    assert note in notes[0]
+
+
+def test_channels_planes_and_pages_can_be_chosen(tmp_path):
+    tiff(tmp_path / "c.ome.tif", FOUR, metadata={"axes": "CYX"}, **OME)
+    stack = np.stack([GREY, GREY // 2, GREY // 3])
+    tiff(tmp_path / "z.ome.tif", stack, metadata={"axes": "ZYX"}, **OME)
+    tiff(tmp_path / "pages.tif", np.stack([PX, 255 - PX]))
+    pil(tmp_path / "rgb.png", PX)
+    Image.fromarray(PX).save(tmp_path / "a.webp", save_all=True, append_images=[Image.fromarray(255 - PX)], lossless=True)
+    bioformats2raw(tmp_path / "b.zarr")
+    ome_zarr(tmp_path / "c.zarr")
+    for name, reading, right in (
+        ("c.ome.tif", {"channel": 3}, np.dstack([FOUR[2]] * 3)),
+        ("c.zarr", {"channel": 2}, np.dstack([FOUR[1]] * 3)),
+        ("z.ome.tif", {"plane": 2}, np.dstack([stack[1]] * 3)),
+        ("pages.tif", {"page": 2}, 255 - PX),
+        ("rgb.png", {"channel": 2}, np.dstack([PX[..., 1]] * 3)),
+        ("a.webp", {"page": 2}, 255 - PX),
+        ("b.zarr", {"page": 2}, 255 - GREYS),
+    ):
+        np.testing.assert_array_equal(read(tmp_path / name, **reading)[0], right, err_msg=name)
+    for name, reading, text in (
+        ("c.ome.tif", {"channel": 5}, "--channel is 5"),
+        ("z.ome.tif", {"plane": 4}, "--plane is 4 and .* has 3; use 1 to 3"),
+        ("pages.tif", {"page": 3}, "--page is 3 and .* has 2; use 1 to 2"),
+        ("rgb.png", {"page": 2}, "holds one picture in one plane; leave out --page"),
+        ("b.zarr", {"page": 3}, "has no such picture"),
+    ):
+        with pytest.raises((SettingError, SourceError), match=text):
+            read(tmp_path / name, **reading)
+
+
+def test_a_stretch_makes_12_bits_in_16_visible(tmp_path):
+    tiff(tmp_path / "a.tif", GREY.astype("u2") * 8 + 100, tile=(32, 32))
+    source = sources.open_source(tmp_path / "a.tif")
+    assert "nearly all black; try --stretch" in sources.flat_note(source)
+    source.close()
+    made, notes = read(tmp_path / "a.tif", stretch=True)
+    assert "is stretched: " in notes[0]
+    assert made.min() == 0
+    assert made.max() == 255
+    assert np.corrcoef(made[..., 0].ravel(), GREY.ravel())[0, 1] > 0.99
+
+
+@pytest.mark.parametrize("compression", ["zstd", "lzma", "deflate"])
+def test_a_high_strip_is_decoded_or_refused_when_damaged(tmp_path, compression, monkeypatch):
+    monkeypatch.setattr(tiff_module, "_BAND_BYTES", 1000)  # so that the strip is high
+    noise = np.random.default_rng(0).integers(0, 256, (200, 300, 3), dtype="u1")
+    tiff(tmp_path / "a.tif", noise, compression=compression, rowsperstrip=200)
+    np.testing.assert_array_equal(read(tmp_path / "a.tif")[0], noise)
+    data = bytearray((tmp_path / "a.tif").read_bytes())
+    data[len(data) // 2 : len(data) // 2 + 100] = bytes(100)
+    (tmp_path / "a.tif").write_bytes(data)
+    for reader in (read, open_whole):
+        with pytest.raises(SourceError, match="is damaged or truncated"):
+            reader(tmp_path / "a.tif")
+
+
+def old_style_jpeg(path):
+    tiff(path, PX)
+    with tifffile.TiffFile(path, mode="r+b") as file:
+        file.pages[0].tags["Compression"].overwrite(6)
+
+
+def unknown_compression(path):
+    tiff(path, PX)
+    with tifffile.TiffFile(path, mode="r+b") as file:
+        file.pages[0].tags["Compression"].overwrite(34676)  # SGI LogLuv
+
+
+REFUSED = {
+    "old-style jpeg": (old_style_jpeg, "is a TIFF with old-style JPEG"),
+    "sgi log": (unknown_compression, r"is a TIFF with SGILOG \(34676\), which is not supported"),
+    "pdf": (lambda path: path.write_bytes(b"%PDF-1.7\n"), "is a PDF; export its page"),
+    "film": (lambda path: path.write_bytes(b"\0\0\0\x18ftypqt  \0\0\0\0qt  "), r"is a film \(MP4 or QuickTime\)"),
+    "fits": (lambda path: path.write_bytes(b"SIMPLE  =                    T"), "is FITS; convert it to TIFF"),
+    "psb": (lambda path: path.write_bytes(b"8BPS\0\2" + bytes(30)), "is a PSB"),
+    "lfs": (lambda path: path.write_bytes(b"version https://git-lfs.github.com/spec/v1\n"), "is a pointer to a file of Git LFS"),
+    "text": (lambda path: path.write_bytes(b"hello"), "is not a picture that can be read: not a known file format"),
+}
+
+
+@pytest.mark.parametrize("kind", REFUSED)
+def test_what_is_not_read_is_refused_by_its_name(tmp_path, kind):
+    write, text = REFUSED[kind]
+    write(tmp_path / "picture")
+    for reader in (read, open_whole):
+        with pytest.raises(SourceError, match=text):
+            reader(tmp_path / "picture")
+
+
+@pytest.mark.parametrize(
+    ("kind", "package", "extra"), [("exr", "OpenEXR", "exr"), ("jpeg xl", "pillow_jxl", "jxl"), ("raw", "rawpy", "raw")]
+)
+def test_a_missing_extra_is_named(tmp_path, monkeypatch, kind, package, extra):
+    if kind == "raw":
+        (tmp_path / "a").write_bytes(b"FUJIFILMCCD-RAW " + bytes(100))
+    else:
+        KINDS[kind][0](tmp_path / "a")
+    monkeypatch.setitem(sys.modules, package, None)
+    with pytest.raises(SourceError, match=rf"install what reads it with pip install 'hirez-mosaic\[{extra}\]'"):
+        read(tmp_path / "a")
+
+
+@pytest.mark.parametrize("orientation", [1, 3, 6, 8])
+def test_heic_is_turned_once(tmp_path, orientation):
+    """libheif turns by the file's own boxes; the EXIF tag beside them says the same and must not turn it again."""
+    exif = Image.Exif()
+    exif[274] = orientation
+    heic(tmp_path / "a.heic", PX, exif=exif.tobytes())
+    turns = {1: 0, 3: 2, 6: 3, 8: 1}[orientation]
+    close(read(tmp_path / "a.heic")[0], np.rot90(PX, turns), 3)
+
+
+def test_a_name_with_brackets_is_no_list_of_options(tmp_path):
+    for name in ("scan.jpg[1]", "a[page=2].png"):
+        pil(tmp_path / name, PX, format="png")
+        np.testing.assert_array_equal(read(tmp_path / name)[0], PX)
+    assert len(load_templates(tmp_path, (8, 8), cache=tmp_path.with_name("cache"), jobs=1)) == 2
+
+
+def test_the_profile_of_a_wide_gamut_is_applied_to_jpeg_xl_heic_and_png_alike(tmp_path):
+    flat = np.full((16, 16, 3), (100, 150, 200), "u1")
+    pil(tmp_path / "a.png", flat, icc_profile=P3)
+    pil(tmp_path / "a.jxl", flat, format="jxl", lossless=True, icc_profile=P3)
+    heic(tmp_path / "a.heic", flat, icc_profile=P3)
+    png_with(tmp_path / "coded.png", flat, {b"cICP": bytes([12, 13, 0, 1])})
+    right = read(tmp_path / "a.png")[0][0, 0]
+    assert right[0] < 90  # the same colour has less red in the smaller space
+    for name in ("a.jxl", "a.heic", "coded.png"):
+        assert np.abs(read(tmp_path / name)[0][0, 0].astype(int) - right).max() <= 3, name
+
+
+def test_side_files_are_counted_links_followed_and_patterns_left_out(tmp_path):
+    folder, other = tmp_path / "album", tmp_path / "other"
+    for name in ("a.png", "b.png", "old/c.png", "@eaDir/a.png", "._a.png", "draft-d.png"):
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        pil(folder / name, PX, format="png")
+    for name in ("Thumbs.db", "a.MOV", "a.AAE"):
+        (folder / name).write_bytes(b"x")
+    other.mkdir()
+    pil(other / "e.png", PX)
+    (folder / "link").symlink_to(other)
+    (other / "back").symlink_to(folder)
+    (folder / "again").symlink_to(folder / "old")
+    found = load_templates(folder, (8, 8), cache=tmp_path / "cache", jobs=1, exclude=("draft-*", "old/*"))
+    assert found.names == ("a.png", "b.png", "link/e.png")
+    assert found.skipped == ()
+    assert found.left_out == "2 excluded files and 1 film and 1 side folder and 2 side files"
+    listed = list_pictures(folder, "*", True, (), ("draft-*", "old/*"))
+    assert [path.as_posix() for path in listed.pictures] == ["a.png", "b.png", "link/e.png"]
+    (tmp_path / "links").mkdir()
+    (tmp_path / "links" / "here").symlink_to(other)
+    assert len(load_templates(tmp_path / "links", (8, 8), cache=tmp_path / "cache", jobs=1)) >= 1

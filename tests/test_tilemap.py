@@ -2,6 +2,7 @@
 
 import csv
 import json
+import re
 from collections.abc import Callable
 from pathlib import Path
 
@@ -20,6 +21,7 @@ from hirez_mosaic.errors import SettingError, TileMapError
 from hirez_mosaic.rendering import render
 from hirez_mosaic.templates import TemplateSet
 from hirez_mosaic.templates.template_set import Pose, area_averages
+from hirez_mosaic.tilemap import named, read_ban
 from hirez_mosaic.tint import Tint, tinted
 
 pytestmark = pytest.mark.usefixtures("own_cache", "with_random_weights")
@@ -263,3 +265,22 @@ def test_subsets_and_poses_at_cell_size_are_those_of_the_px() -> None:
     assert whole.in_poses(mirror=True, rotate=False).poses == (Pose(), Pose(True))
     with pytest.raises(SettingError, match="Only square templates can be turned"):
         template_set(pixels[:, :12]).in_poses(mirror=False, rotate=True)
+
+
+def test_names_that_look_like_comments_or_are_written_in_other_ways_can_be_banned(tmp_path: Path) -> None:
+    names = ["# 1.png", " blank.png", "caf\u00e9.png", "plain.png", "last.png"]
+    ban = tmp_path / "ban.txt"
+    ban.write_text("# a comment\n# 1.png\n blank.png\ncafe\u0301.png\n  plain.png  \n", "utf-8")
+    assert named(names, read_ban(ban)) == (frozenset(names[:4]), [])
+    ban.write_text("#2.png\nnothing.png\n")
+    assert named(names, read_ban(ban)) == (frozenset(), ["nothing.png"])
+
+
+def test_a_table_with_semicolons_makes_the_same_mosaic(tmp_path: Path, made: tuple[Path, Path]) -> None:
+    source, folder = made
+    render(source, folder, 12, tmp_path / "a.png", tile_map=tmp_path / "a.csv", fit=0)
+    comma = (tmp_path / "a.csv").read_text()
+    assert "," in comma
+    (tmp_path / "b.csv").write_text(re.sub(r"(\d)\.(\d)", r"\1,\2", comma.replace(",", ";")))
+    assemble_tile_map(tmp_path / "b.csv", folder, tmp_path / "b.png", 12)
+    assert (tmp_path / "b.png").read_bytes() == (tmp_path / "a.png").read_bytes()

@@ -81,8 +81,9 @@ class ConsoleListener(Listener):
 
     def print_unreadable(self) -> None:
         """The pictures that could not be read, with the reason, at the end of a command."""
-        if self._unreadable:
-            self.console.print(Text(f"{len(self._unreadable):,} files were left out:", style="yellow"))
+        count = len(self._unreadable)
+        if count:
+            self.console.print(Text("1 file was left out:" if count == 1 else f"{count:,} files were left out:", style="yellow"))
         for line in self._unreadable[:_NAMED]:
             self.console.print(Text(f"    {line}", style="yellow"))
         if len(self._unreadable) > _NAMED:

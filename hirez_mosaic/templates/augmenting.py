@@ -75,7 +75,10 @@ class Augmentation:
 
 
 def list_pictures(places: Sequence[Path], exclude: Sequence[str] = ()) -> list[Path]:
-    """The files named, and those below the folders named but for what matches `exclude`, each once. Raises TemplateError for a place that is not there or holds none."""
+    """The files named, and those below the folders named but for what matches `exclude`, each once.
+
+    Raises TemplateError for a place that is not there or holds none.
+    """
     found: dict[Path, None] = {}
     for place in places:
         if not place.exists():
