@@ -5,11 +5,13 @@ converted picture.
 """
 
 from dataclasses import dataclass, replace
+from io import BytesIO
 from typing import Any, Literal
 
 import numpy as np
 import pyvips
 from numpy.typing import NDArray
+from PIL import ImageCms
 
 from hirez_mosaic.errors import SourceError
 from hirez_mosaic.vips import fetch, vips_reason
@@ -215,9 +217,12 @@ def _through_profile(image: pyvips.Image, icc: bytes) -> pyvips.Image:
 
 
 def fits(colour: Colour) -> bool:
-    """Whether its profile is one, and one of its colour model."""
+    """Whether its profile is one, and one of its colour model; libvips alone would take another in silence."""
+    spaces = {"grey": "GRAY", "rgb": "RGB ", "ycbcr": "RGB ", "cmyk": "CMYK"}
     try:
+        if ImageCms.ImageCmsProfile(BytesIO(colour.icc or b"")).profile.xcolor_space != spaces[colour.model]:
+            return False
         _convert(np.zeros((1, 1, CHANNELS[colour.model]), np.uint8), colour)
-    except SourceError:
+    except Exception:  # LittleCMS raises whatever it likes
         return False
     return True

@@ -6,7 +6,7 @@ from functools import partial
 from pathlib import Path
 
 from hirez_mosaic.colour import fits
-from hirez_mosaic.errors import SourceNotFoundError
+from hirez_mosaic.errors import HirezMosaicError, SourceError, SourceNotFoundError, first_line
 from hirez_mosaic.sources.formats import opener_of
 from hirez_mosaic.sources.ranges import ranged
 from hirez_mosaic.sources.source import Source, one_channel
@@ -40,14 +40,35 @@ def open_source(
     wanted = reading or Reading()
     if not path.exists():
         raise SourceNotFoundError(f"There is no file or folder {path}.")
-    source = opener_of(path)(path, max_px, wanted.page - 1, wanted.plane - 1)
+    source = _opened(path, max_px, wanted)
+    try:
+        source = _settled(source, wanted)
+    except BaseException:
+        source.close()
+        raise
+    return replace(source, background=background, reopen=partial(open_source, path.absolute(), background, max_px, reading))
+
+
+def _settled(source: Source, wanted: Reading) -> Source:
+    """The source with what is read of its channels, its profile where that fits, and its range."""
     if wanted.channel is not None:
         source = replace(one_channel(source, wanted.channel), notes=())
+    elif source.named and source.channels not in (1, 3):
+        note = f"has {source.channels} channels, of which the first is shown; choose another by --channel"
+        source = replace(one_channel(source, 1), notes=(*source.notes, note))
     if source.colour.icc is not None and not fits(source.colour):
         note = "has a colour profile that is damaged or of another colour model; it is taken for sRGB, or CMYK as libvips knows it"
         source = replace(source, colour=replace(source.colour, icc=None), notes=(*source.notes, note))
-    source = ranged(source, wanted.stretch)
-    return replace(source, background=background, reopen=partial(open_source, path.absolute(), background, max_px, reading))
+    return ranged(source, wanted.stretch)
+
+
+def _opened(path: Path, max_px: int, wanted: Reading) -> Source:
+    try:
+        return opener_of(path)(path, max_px, wanted.page - 1, wanted.plane - 1)
+    except (HirezMosaicError, OSError, MemoryError):
+        raise
+    except Exception as error:  # libraries raise whatever they like on damaged headers
+        raise SourceError(f"{path} is not a picture that can be read: {first_line(error)}.") from error
 
 
 def files_of(path: Path) -> str:

@@ -74,6 +74,7 @@ class Source:
     file: what `close` closes.
     level: number of the level that boxes are read from, and in whose px they are.
     reopen: what opens it again, in another process; None where it is unpacked.
+    named: whether its channels are what an instrument saw, as OME's are, and not colours and opacity.
     notes: what a person should know of how it is read: a phrase each, of which the picture is the subject.
     """
 
@@ -86,6 +87,7 @@ class Source:
     file: Any = None
     level: int = 0
     reopen: Callable[[], "Source"] | None = None
+    named: bool = False
     notes: tuple[str, ...] = ()
 
     def __getstate__(self) -> dict[str, Any]:
@@ -167,6 +169,12 @@ class Source:
         """Close the file; nothing can be read from it afterwards."""
         if self.file is not None:
             self.file.close()
+
+    @property
+    def channels(self) -> int:
+        """Of the picture as stored."""
+        first = self.levels[0]
+        return first.bands.channels if first.bands else dict(zip(first.axes, first.array.shape, strict=True)).get("S", 1)
 
     @property
     def sample_type(self) -> np.dtype[Any]:
@@ -324,7 +332,9 @@ def _times_smaller(full: int, small: int) -> Fraction:
 
 
 def check_size(path: Path, size: tuple[int, int], most: int) -> None:
-    """Raise SourceError when a header tells of more than `most` px."""
+    """Raise SourceError when a header tells of no px, or of more than `most`."""
+    if min(size) < 1:
+        raise SourceError(f"{path} is damaged: its header tells of {size[0]} x {size[1]} px.")
     if size[0] * size[1] > most:
         raise SourceError(
             f"{path} claims to have {size[0]:,} x {size[1]:,} px, and more than {most:,} px are not believed; "
@@ -351,10 +361,8 @@ def for_channels(path: Path, colour: Colour, channels: int) -> Colour:
 
 def one_channel(source: Source, number: int) -> Source:
     """The source of which one channel, from 1, is shown, as grey. Raises SettingError where it has fewer."""
-    first = source.levels[0]
-    have = first.bands.channels if first.bands else dict(zip(first.axes, first.array.shape, strict=True)).get("S", 1)
-    if number > have:
-        raise SettingError(f"--channel is {number} and {source.path} has {have}; use 1 to {have}.")
+    if number > source.channels:
+        raise SettingError(f"--channel is {number} and {source.path} has {source.channels}; use 1 to {source.channels}.")
     colour = replace(source.colour, model="grey", alpha="none", icc=None, palette=None, opacity=None)
     return replace(source, levels=tuple(_channel_of(level, number - 1) for level in source.levels), colour=colour)
 

@@ -17,7 +17,7 @@ from hirez_mosaic.colour import CHANNELS, Alpha, Colour, Model
 from hirez_mosaic.errors import SettingError, SourceError, first_line
 from hirez_mosaic.geometry import Box
 from hirez_mosaic.sources.decoded import open_raw
-from hirez_mosaic.sources.source import TURNS, Bands, Level, Source, check_samples, check_size, for_channels, one_channel, proper_levels
+from hirez_mosaic.sources.source import TURNS, Bands, Level, Source, check_samples, check_size, for_channels, proper_levels
 from hirez_mosaic.sources.with_vips import Loader, open_vips
 
 _BAND_BYTES = 16 << 20  # of strips decoded at once, about
@@ -134,11 +134,7 @@ def _source(path: Path, file: tifffile.TiffFile, found: _Found, max_px: int) -> 
     same = [number for number, level in enumerate(pyramid) if _meaning(level.keyframe) == _meaning(page)]
     levels = proper_levels([_level(path, found, number, colour) for number in same])
     kind = "OME-TIFF" if file.is_ome else "BigTIFF" if file.is_bigtiff else "TIFF"
-    source = Source(path, kind, levels, colour, _orientation(page), file=file, notes=notes)
-    if found.channels and shape.get("S", 1) not in (1, 3):
-        note = f"has {shape['S']} channels, of which the first is shown; choose another by --channel"
-        source = replace(one_channel(source, 1), notes=(*notes, note))
-    return source
+    return Source(path, kind, levels, colour, _orientation(page), file=file, named=found.channels, notes=notes)
 
 
 def _is_for_vips(page: Any, found: _Found) -> bool:

@@ -1,7 +1,6 @@
 """Zarr arrays and groups, OME-Zarr among them, in folders or zipped."""
 
 import math
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +9,7 @@ import zarr
 
 from hirez_mosaic.colour import Colour
 from hirez_mosaic.errors import SettingError, SourceError, first_line
-from hirez_mosaic.sources.source import Level, Source, check_samples, check_size, for_channels, one_channel, proper_levels
+from hirez_mosaic.sources.source import Level, Source, check_samples, check_size, for_channels, proper_levels
 
 
 def open_zarr(path: Path, max_px: int, page: int = 0, plane: int = 0) -> Source:
@@ -55,11 +54,7 @@ def open_zarr(path: Path, max_px: int, page: int = 0, plane: int = 0) -> Source:
         for one in (array, *smaller)
         if one.ndim == array.ndim
     ]
-    source = Source(path, kind, proper_levels(levels), colour if named else for_channels(path, colour, channels))
-    if named:
-        note = f"has {channels} channels, of which the first is shown; choose another by --channel"
-        source = replace(one_channel(source, 1), notes=(note,))
-    return source
+    return Source(path, kind, proper_levels(levels), colour if named else for_channels(path, colour, channels), named=named)
 
 
 def _picture_of(path: Path, group: zarr.Group, page: int) -> zarr.Group:
