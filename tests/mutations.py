@@ -64,7 +64,9 @@ def trouble(whole: dict[str, bytes], seed: int, folder: Path) -> str:
     took = time.perf_counter() - start
     if took > HANG:
         return f"{kind}, seed {seed}: {took:.0f} s"
-    return "" if image.bands == 3 and image.format == "uchar" else f"{kind}, seed {seed}: {image}"
+    if image.bands != 3 or image.format != "uchar":
+        return f"{kind}, seed {seed}: {image}"
+    return f"{kind}, seed {seed}: black" if not image.numpy().any() else ""
 
 
 def troubles(seeds: range, folder: Path) -> list[str]:

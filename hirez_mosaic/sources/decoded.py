@@ -59,11 +59,9 @@ def _source(
     def bands() -> Iterator[NDArray[Any]]:
         try:
             whole = decode()
-        except (OSError, MemoryError) as error:
-            if isinstance(error, MemoryError) or (error.errno is not None and not isinstance(error, SourceError)):
+        except Exception as error:  # decoders raise whatever they like, MemoryError for lengths that lie
+            if isinstance(error, OSError) and error.errno is not None:  # a disk that fails is not the picture's fault
                 raise
-            raise SourceError(f"{path} is damaged or truncated: {first_line(error)}.") from error
-        except Exception as error:  # decoders raise whatever they like
             raise SourceError(f"{path} is damaged or truncated: {first_line(error)}.") from error
         if whole.size != height * width * channels:
             raise SourceError(f"{path} is damaged: its header tells of {width} x {height} px, its data of {whole.shape}.")
@@ -80,9 +78,7 @@ def _opened(path: Path, opener: Callable[[], Any]) -> Any:
     """What a library opens. Raises SourceError where it cannot."""
     try:
         return opener()
-    except MemoryError:
-        raise
-    except Exception as error:  # decoders raise whatever they like on damaged headers
+    except Exception as error:  # decoders raise whatever they like on damaged headers, MemoryError for lengths that lie
         raise SourceError(f"{path} is not a picture that can be read: {first_line(error)}.") from error
 
 
@@ -232,7 +228,7 @@ def open_exr(path: Path, max_px: int) -> Source:
     header = _opened(path, lambda: library.File(str(path), header_only=True).header())
     low, high = (np.asarray(corner) for corner in header["dataWindow"])
     width, height = (int(side) for side in high - low + 1)
-    names = [channel.name for channel in header["channels"]]
+    names = {channel.name: channel for channel in header["channels"]}
     used = [name for name in ("R", "G", "B", "A") if name in names]
     if used[:3] != ["R", "G", "B"]:
         used = [name for name in ("Y", "A") if name in names]
@@ -241,9 +237,19 @@ def open_exr(path: Path, max_px: int) -> Source:
     has_alpha, model = used[-1] == "A", "rgb" if "R" in used else "grey"
     colour = Colour(model, "associated" if has_alpha else "none", 32, linear=True)  # type: ignore[arg-type]
 
+    if any(names[name].xSampling != 1 or names[name].ySampling != 1 for name in used):
+        raise SourceError(f"{path} is OpenEXR with channels of lower resolution, which is not supported; convert it to TIFF.")
+
     def decode() -> NDArray[Any]:
-        channels = library.File(str(path), separate_channels=True).channels()
-        return np.dstack([np.asarray(channels[name].pixels, np.float32) for name in used])
+        file = library.InputFile(str(path))  # the library's newer interface gives px that could not be decoded as black
+        try:
+            data = [file.channel(name) for name in used]
+        finally:
+            file.close()
+        if any(len(one) not in (2 * width * height, 4 * width * height) for one in data):
+            raise ValueError("its channels are of another size than its header tells")
+        kinds = [np.float16 if len(one) == 2 * width * height else np.float32 for one in data]  # nobody stores colours as integers
+        return np.dstack([np.frombuffer(one, kind).reshape(height, width) for one, kind in zip(data, kinds, strict=True)])
 
     return _source(path, "EXR", (width, height), (len(used), np.float32), colour, decode, max_px)
 

@@ -58,7 +58,7 @@ def _noted(source: Source, limits: tuple[float, float], note: str) -> Source:
 
 
 def _white(samples: NDArray[Any], kind: np.dtype[Any]) -> float:
-    most = float(samples.max())
+    most = float(np.percentile(samples, 99.9))  # a damaged or hot px does not settle it
     if kind.kind == "f":
         above = samples[samples > 0]
         if not len(above) or np.median(above) <= 1:
