@@ -21,6 +21,8 @@
 A message is one sentence or two: the fact, the values, the remedy.
 """
 
+import re
+
 __all__ = [
     "BudgetError",
     "ClusterError",
@@ -122,6 +124,6 @@ def sentence(error: Exception) -> str:
 
 
 def first_line(error: Exception) -> str:
-    """The first line of another library's message, without its full stop; the error's kind where there is none."""
+    """The first line of another library's message, without its full stop; the error's kind where that is no word."""
     lines = str(error).strip().splitlines()
-    return lines[0].rstrip(".") if lines else type(error).__name__
+    return lines[0].rstrip(".") if lines and re.search("[A-Za-z]", lines[0]) else type(error).__name__

@@ -211,6 +211,8 @@ def _check_complete(path: Path, page: Any, made_up: bool) -> None:
     pieces = math.prod(page.chunked)
     if len(page.dataoffsets) < pieces:
         raise SourceError(f"{path} is truncated: its px make {pieces:,} tiles or strips, and it has {len(page.dataoffsets):,}.")
+    if not any(page.databytecounts):  # where some lack, as GDAL may leave them out, those are black
+        raise SourceError(f"{path} is damaged: it has no bytes of px.")
     end = max(map(sum, zip(page.dataoffsets, page.databytecounts, strict=False)), default=0)
     size = page.parent.filehandle.size
     if end > size and (made_up or page.compression != tifffile.COMPRESSION.NONE):
@@ -242,6 +244,8 @@ def _tiff_colour(path: Path, page: Any) -> Colour:
     bits = page.bitspersample if page.dtype.kind != "f" else 32
     colour = Colour(model, bits=bits, inverted=page.photometric == _PHOTOMETRIC.MINISWHITE, nodata=_nodata(page))
     if model == "lab":
+        if page.dtype.kind != "f" and page.bitspersample not in (8, 16):
+            raise SourceError(f"{path} has CIELAB in {page.bitspersample} bits, which is not supported; convert it to RGB.")
         return replace(colour, offset=page.photometric == _PHOTOMETRIC.ICCLAB)
     if page.photometric == _PHOTOMETRIC.PALETTE:
         colours = np.asarray(page.colormap).T
