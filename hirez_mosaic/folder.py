@@ -48,31 +48,38 @@ def list_pictures(folder: Path, pattern: str, recursive: bool, without: Collecti
 
 
 def _entries(folder: Path, recursive: bool, seen: set[Path]) -> Iterator[Path]:
-    waiting = [folder]
-    for start in waiting:  # which grows by the links to folders
-        if start == folder or start.resolve() not in seen:
-            seen.add(start.resolve())
-            yield from _within(start, recursive, seen, waiting)
+    links: list[Path] = []
+    yield from _within(folder, recursive, seen, links)
+    for link in links:  # which grows meanwhile; last, so that a folder is known by its own name
+        if link.resolve() not in seen:
+            yield from _opened(link, recursive, seen, links)
 
 
 def _within(folder: Path, recursive: bool, seen: set[Path], links: list[Path]) -> Iterator[Path]:
     for entry in sorted(folder.iterdir()):
-        if entry.name.startswith(".") or (is_side_folder(entry.name) and entry.is_dir()):
+        if entry.name.startswith("."):
             continue
         if not entry.is_dir():
             if entry.is_file() or not entry.exists():  # a link to nowhere is a picture that cannot be read; a pipe would keep us waiting
                 yield entry
+        elif is_side_folder(entry.name):
+            continue
+        elif entry.is_symlink():
+            links.append(entry)
         elif entry.resolve() not in seen:
-            if entry.suffix.lower() == ".zarr" or any((entry / name).exists() for name in _ZARR):
-                yield entry
-            elif recursive and entry.is_symlink():
-                links.append(entry)
-            elif recursive:
-                seen.add(entry.resolve())
-                try:
-                    yield from _within(entry, recursive, seen, links)
-                except OSError:
-                    yield entry  # fails with its name, as a picture would
+            yield from _opened(entry, recursive, seen, links)
+
+
+def _opened(entry: Path, recursive: bool, seen: set[Path], links: list[Path]) -> Iterator[Path]:
+    """A folder that is one picture, or what lies within any other."""
+    seen.add(entry.resolve())
+    if entry.suffix.lower() == ".zarr" or any((entry / name).exists() for name in _ZARR):
+        yield entry
+    elif recursive:
+        try:
+            yield from _within(entry, recursive, seen, links)
+        except OSError:
+            yield entry  # fails with its name, as a picture would
 
 
 def _is_picture(path: Path) -> bool:

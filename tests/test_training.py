@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -29,6 +30,9 @@ class Hearing(Listener):
 
     def note(self, line: str) -> None:
         self.notes.append(line)
+
+    def unreadable(self, folder: Path, files: Sequence[tuple[str, str]]) -> None:
+        self.notes += [f"{folder / name} {why}" for name, why in files]
 
 
 @pytest.fixture
@@ -62,7 +66,8 @@ def test_a_trained_decoder_renders_and_is_taken_from_the_cache(
     result = train(*folders, "d.safetensors", decoder=decoder, steps=6, listener=heard, **small())
     assert result.pictures == 6
     assert {name for name, _ in result.left_out} == {"labels.json", "small.png"}
-    assert any("2 files" in note and "labels.json" in note for note in heard.notes)
+    assert any("labels.json is not a picture that can be read" in note for note in heard.notes)
+    assert any("small.png is below 64 px a side: " in note for note in heard.notes)
     assert result.hard_loss[1] <= result.hard_loss[0]
     with Path("d.safetensors.training/log.csv").open() as file:
         lines = list(csv.DictReader(file))
