@@ -77,6 +77,9 @@ class RenderSpec:
     jobs: int | None = None
     max_source_px: int = MAX_SOURCE_PX
     weights: Path | None = None
+    page: Path | None = None
+    anonymous: bool = False
+    thumbnails: int | None = None
 
     @classmethod
     def parse(cls, **settings: Any) -> Self:
@@ -144,6 +147,12 @@ class RenderSpec:
             raise SettingError(f"The output {self.output} has no known suffix; use one of {', '.join(SUFFIXES)}.")
         if self.preview is not None and self.preview.suffix.lower() not in (".png", ".jpg", ".jpeg", ".webp"):
             raise SettingError(f"The preview {self.preview} has no known suffix; use .png, .jpg or .webp.")
+        if self.page is not None:
+            check_page(self.page)
+        if self.thumbnails is not None and self.thumbnails < 1:
+            raise SettingError(f"Templates are shown at {self.thumbnails} px; use 1 or more.")
+        if self.page is None and (self.anonymous or self.thumbnails):
+            raise SettingError("--anonymous and --thumbnails tell what a page shows; give --page, too.")
 
     @property
     def fit_steps(self) -> int:
@@ -166,7 +175,7 @@ class RenderSpec:
         return self.choose == "together" or (self.choose == "auto" and self.decoder not in ("l2", "ssim"))
 
     def check_places(self, source: str = "source") -> None:
-        """Raise SettingError where one of source, templates, output, preview, tile map, ban file and workspace would overwrite another.
+        """Raise SettingError where one of source, templates, output, preview, tile map, page, ban file and workspace would overwrite another.
 
         source: what to call it.
         """
@@ -175,6 +184,7 @@ class RenderSpec:
             *(("output", part) for part in parts_of(self.output)),
             ("preview", self.preview),
             ("tile map", self.tile_map),
+            ("page", self.page),
             ("ban file", self.ban),
             ("file of preferred templates", self.prefer),
             ("workspace", None if self.workspace is None or is_url(self.workspace) else Path(self.workspace)),
@@ -209,6 +219,12 @@ def parts_of(output: Path) -> list[Path]:
     if output.suffix.lower() == ".dzi":
         return [output.with_name(f"{output.stem}_files"), output]
     return [output]
+
+
+def check_page(page: Path) -> None:
+    """Raise SettingError for a folder of a page that is called as a mosaic is."""
+    if page.suffix.lower() in (*SUFFIXES, *(f".{suffix}" for suffix in TILE_MAPS)):
+        raise SettingError(f"The page {page} is a folder and is called as a file is; name it without {page.suffix}.")
 
 
 def parse_tile(text: str | int | tuple[int, int], what: str = "tile") -> tuple[int, int]:
@@ -287,7 +303,7 @@ def _path(value: str | Path) -> Path:
 
 
 _PARSERS: dict[str, Callable[[Any], Any]] = {
-    **dict.fromkeys(("source", "templates", "output", "preview", "tile_map", "ban", "prefer", "weights"), _path),
+    **dict.fromkeys(("source", "templates", "output", "preview", "tile_map", "ban", "prefer", "weights", "page"), _path),
     "tile": parse_tile,
     "scale": parse_scale,
     "memory": parse_bytes,

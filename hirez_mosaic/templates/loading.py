@@ -190,6 +190,22 @@ def _decode(path: Path, tile: tuple[int, int], background: tuple[int, int, int])
         return "its name is not UTF-8"
 
 
+def enlarged(path: Path, tile: tuple[int, int], most: int, background: tuple[int, int, int]) -> NDArray[np.uint8]:
+    """A template as (height, width, 3) uint8 sRGB with `most` px on its longer side, or as many as its file has; cut as at `tile`.
+
+    Raises TemplateError where the file is gone or cannot be read any more.
+    """
+    try:
+        upright = pyvips.Image.new_from_file(str(path)).autorot()
+    except pyvips.Error as error:
+        raise TemplateError(f"The template {path} is gone or cannot be read any more: {vips_reason(error)}.") from error
+    factor = min(most / max(tile), upright.width / tile[0], upright.height / tile[1])
+    made = _decode(path, (max(1, round(tile[0] * factor)), max(1, round(tile[1] * factor))), background)
+    if isinstance(made, str):
+        raise TemplateError(f"The template {path} cannot be read any more: {made}.")
+    return made[0]
+
+
 def _map(home: Path, folder: Path, tile: tuple[int, int]) -> TemplateSet:
     told: dict[str, Any] = json.loads((home / "set.json").read_text())
     width, height = tile
