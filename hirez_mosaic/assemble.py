@@ -159,7 +159,7 @@ def check_output(output: Path, overwrite: bool) -> None:
 
 
 def _is_mosaic(folder: Path) -> bool:
-    """Whether a folder holds what a mosaic consists of, and nothing else: a Zarr array, levels of a Deep Zoom pyramid, a page or several."""
+    """Whether a folder holds what a mosaic consists of, and nothing else: a Zarr array, levels of a Deep Zoom pyramid, a page or more."""
     names = {entry.name for entry in folder.iterdir() if not entry.name.startswith(".")} - {"Thumbs.db", "desktop.ini"}  # of file managers
     if folder.suffix.lower() == ".zarr":
         return names <= {"zarr.json", "c"}

@@ -54,7 +54,8 @@ def assemble_tile_map(
 
     tile_map: .csv, .json or .parquet, as `render` writes it and people edit it.
     tint: for all cells, instead of the map's. ban: file of templates in whose place their runner-up is taken.
-    page: folder to write a page to, which fades to the cells' mean colours. The rest is as in `render`. Holds 12 bytes a cell, and what assembly takes.
+    page: folder to write a page to, which fades to the cells' mean colours. The rest is as in `render`. Holds 12 bytes a cell, and what
+    assembly takes.
 
     Raises TileMapError for a map that cannot be used, another subclass of HirezMosaicError for other wrong input.
     """

@@ -159,7 +159,8 @@ def batch(
     glob: which files, by name; with a slash, by path below `folder`. recursive: subfolders count.
     format: of the mosaics: tif, dzi, png, jpg, webp or zarr. A mosaic is called as its picture with the other suffix, or with both suffixes
         where two pictures would have the same mosaic.
-    preview: also write NAME.preview.jpg. page: also write the folders NAME.page, and index.html, a gallery of them. tile_map: also write NAME.csv, NAME.json or NAME.parquet: one of these suffixes without its dot.
+    preview: also write NAME.preview.jpg. tile_map: also write NAME.csv, NAME.json or NAME.parquet: one of these suffixes without its dot.
+    page: also write the folders NAME.page, and index.html, a gallery of them.
     workspace: folder, or URL, in which each picture has a workspace of its own, that is kept.
     overwrite: make every mosaic again, and replace files that no earlier batch made, which else fail.
     jobs: pictures at a time, which share memory and cores; several are quicker where the pictures are small.

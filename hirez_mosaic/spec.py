@@ -175,7 +175,7 @@ class RenderSpec:
         return self.choose == "together" or (self.choose == "auto" and self.decoder not in ("l2", "ssim"))
 
     def check_places(self, source: str = "source") -> None:
-        """Raise SettingError where one of source, templates, output, preview, tile map, page, ban file and workspace would overwrite another.
+        """Raise SettingError where one of the paths (source, templates, output, page, workspace and so on) would overwrite another.
 
         source: what to call it.
         """

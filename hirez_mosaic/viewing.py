@@ -1,14 +1,14 @@
 """View: a mosaic file or a page in the browser of this machine, served on loopback alone.
 
-Tiles of pictures are cut when they are looked at; nothing is written but what must be unpacked. No file is served but those of the page, and
-the tiles of a Deep Zoom pyramid: a name that leads elsewhere, by `..`, by an escape or by a link, is not found.
+Tiles of pictures are cut when they are looked at; nothing is written but what must be unpacked. No file is served but those of the page,
+and the tiles of a Deep Zoom pyramid: a name that leads elsewhere, by `..`, by an escape or by a link, is not found.
 """
 
 import re
 import socket
 import webbrowser
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from functools import lru_cache
 from http import HTTPStatus
@@ -42,10 +42,8 @@ class Served:
 
     def run(self) -> None:
         """Serve until Ctrl-C."""
-        try:
+        with suppress(KeyboardInterrupt):
             self.server.serve_forever(poll_interval=0.2)
-        except KeyboardInterrupt:
-            pass
 
 
 def view(
@@ -101,7 +99,7 @@ def _content(folder: Path, name: str) -> bytes | None:
         file = folder.joinpath(*parts).resolve(strict=True)
         inside = file.is_relative_to(folder.resolve()) and file.suffix.lower() in _TYPES and file.is_file()
         return file.read_bytes() if inside else None
-    except OSError:
+    except (OSError, RuntimeError):  # not there, or a link to itself
         return None
 
 
@@ -169,10 +167,10 @@ def _handler(find: Find) -> type[BaseHTTPRequestHandler]:
     class Handler(BaseHTTPRequestHandler):
         protocol_version = "HTTP/1.1"
 
-        def do_GET(self) -> None:  # noqa: N802 (the name http.server calls)
+        def do_GET(self) -> None:
             self._answer(with_content=True)
 
-        def do_HEAD(self) -> None:  # noqa: N802
+        def do_HEAD(self) -> None:
             self._answer(with_content=False)
 
         def _answer(self, *, with_content: bool) -> None:

@@ -307,7 +307,7 @@ def write_gallery(file: Path, title: str, pages: Sequence[Shown]) -> None:
         f"<b>{html.escape(page.title)}</b><small>{html.escape(page.caption)}</small></a></li>"
         for page in pages
     )
-    head = '<meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1"><meta name="color-scheme" content="light dark">'
+    head = '<meta charset="utf-8"><meta name="viewport" content="width=device-width"><meta name="color-scheme" content="light dark">'
     file.write_text(
         f'<!doctype html>\n<html lang="en">\n<head>{head}<link rel="icon" href="data:,"><title>{html.escape(title)}</title>\n'
         f'<style>\n{style}</style></head>\n<body><main class="gallery"><h1>{html.escape(title)}</h1><p>{len(pages):,} mosaics</p>\n'

@@ -397,6 +397,9 @@ const CELL_KEYS = {
   "/": () => find("words").focus(),
 };
 
+const withKeys = (yes) => () => document.body.classList.toggle("keys", yes); // where the focus is, is shown to those alone who use keys
+addEventListener("keydown", withKeys(true), true);
+addEventListener("pointerdown", withKeys(false), true);
 addEventListener("keydown", (event) => {
   const typing = event.target === find("words") || find("about").open;
   if (typing || event.ctrlKey || event.metaKey || event.altKey) return;
@@ -480,7 +483,7 @@ function offer(known, words) {
 }
 
 async function take(number) {
-  find("words").blur();
+  find("words").value = "";
   offer([], []);
   find("stage").focus({ preventScroll: true });
   const known = await template(number);
