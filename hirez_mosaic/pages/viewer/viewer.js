@@ -166,10 +166,12 @@ function goTo([column, row], zoom, at_once = still) {
 // The cell that is looked at
 
 let shown = null; // { cell, pose, known, places, kept, which }
-let asked = 0;
+let asked = 1; // how often something was to be shown or let go of
+let keeping = 0; // the last time of these that it was to be kept
 
 async function show(cell, { keep = false, which = null } = {}) {
   const turn = ++asked;
+  if (keep) keeping = turn;
   const [column, row] = cell;
   try {
     const { template: number, pose } = await choiceAt(column, row);
@@ -253,6 +255,9 @@ async function walk(by) {
 
 const lights = find("lights");
 const pen = lights.getContext("2d");
+const DIM = "rgb(0 0 0 / .55)";
+const LIGHT = "#ffb02e";
+const OUTLINED = 4000; // places that get an outline of their own, at most; more are tinted
 
 function draw() {
   const [width, height, ratio] = [lights.clientWidth, lights.clientHeight, devicePixelRatio];
@@ -264,39 +269,58 @@ function draw() {
   if (!shown || !viewer.world.getItemCount()) return;
   const [from, to] = [[0, 0], [1, 1]].map(([x, y]) => view.pixelFromPoint(new OpenSeadragon.Point(x, y), true));
   const [across, down] = [(to.x - from.x) * cellAcross, (to.y - from.y) * cellDown];
-  const boxes = [];
   const [wide, high] = [Math.max(across, 5), Math.max(down, 5)]; // never too small to be seen
+  const corner = (column, row) => [from.x + (column + 0.5) * across - wide / 2, from.y + (row + 0.5) * down - high / 2];
+  if (shown.kept) {
+    pen.fillStyle = DIM;
+    const [left, top] = [Math.max(0, from.x), Math.max(0, from.y)];
+    pen.fillRect(left, top, Math.min(width, to.x) - left, Math.min(height, from.y + down * cells.rows) - top);
+  }
+  const seen = [];
   for (const part of shown.places) {
     for (const place of part) {
-      const x = from.x + ((place % cells.columns) + 0.5) * across - wide / 2;
-      const y = from.y + (Math.floor(place / cells.columns) + 0.5) * down - high / 2;
-      if (x > -wide && y > -high && x < width && y < height) boxes.push([x, y]);
+      const [x, y] = corner(place % cells.columns, Math.floor(place / cells.columns));
+      if (x > -wide && y > -high && x < width && y < height) seen.push(x, y);
     }
   }
-  if (shown.kept) {
-    pen.fillStyle = "rgb(0 0 0 / .55)";
-    pen.fillRect(Math.max(0, from.x), Math.max(0, from.y), Math.min(width, to.x) - Math.max(0, from.x),
-      Math.min(height, from.y + down * cells.rows) - Math.max(0, from.y));
-    for (const [x, y] of boxes) pen.clearRect(x, y, wide, high);
-  }
-  if (across < 5) {
-    pen.fillStyle = "#ffb02e";
-    for (const [x, y] of boxes) pen.fillRect(x, y, wide, high);
-  } else {
-    for (const [line, style] of [[4, "rgb(0 0 0 / .6)"], [2, "#ffb02e"]]) {
-      pen.lineWidth = line;
-      pen.strokeStyle = style;
-      pen.beginPath();
-      for (const [x, y] of boxes) pen.rect(x, y, wide, high);
-      pen.stroke();
-    }
-  }
-  const [column, row] = shown.cell;
+  if (across < 5) dots(seen, width, height);
+  else boxes(seen, wide, high);
+  const [x, y] = corner(...shown.cell);
   for (const [line, style] of [[6, "rgb(0 0 0 / .7)"], [3, "#fff"]]) {
     pen.lineWidth = line;
     pen.strokeStyle = style;
-    pen.strokeRect(from.x + (column + 0.5) * across - wide / 2, from.y + (row + 0.5) * down - high / 2, wide, high);
+    pen.strokeRect(x, y, wide, high);
   }
+}
+
+function boxes(seen, wide, high) {
+  if (shown.kept) for (let at = 0; at < seen.length; at += 2) pen.clearRect(seen[at], seen[at + 1], wide, high);
+  if (seen.length > 2 * OUTLINED) {
+    pen.fillStyle = "rgb(255 176 46 / .4)";
+    for (let at = 0; at < seen.length; at += 2) pen.fillRect(seen[at], seen[at + 1], wide, high);
+    return;
+  }
+  for (const [line, style] of [[4, "rgb(0 0 0 / .6)"], [2, LIGHT]]) {
+    pen.lineWidth = line;
+    pen.strokeStyle = style;
+    pen.beginPath();
+    for (let at = 0; at < seen.length; at += 2) pen.rect(seen[at], seen[at + 1], wide, high);
+    pen.stroke();
+  }
+}
+
+const sheet = document.createElement("canvas");
+
+function dots(seen, width, height) { // px by px: of cells this small there may be very many
+  [sheet.width, sheet.height] = [width, height];
+  const image = new ImageData(width, height);
+  const px = new Uint32Array(image.data.buffer);
+  for (let at = 0; at < seen.length; at += 2) {
+    const [left, top] = [Math.max(0, Math.round(seen[at])), Math.max(0, Math.round(seen[at + 1]))];
+    for (let y = top; y < Math.min(height, top + 5); y++) px.fill(0xff2eb0ff, y * width + left, y * width + Math.min(width, left + 5));
+  }
+  sheet.getContext("2d").putImageData(image, 0, 0);
+  pen.drawImage(sheet, 0, 0);
 }
 
 viewer.addHandler("update-viewport", draw);
@@ -338,9 +362,10 @@ async function follow(at_once = true) {
 let hovering = 0;
 
 function hover(event) {
-  if (event.pointerType === "touch" || event.buttons || shown?.kept) return;
+  if (event.pointerType === "touch" || event.buttons) return;
   cancelAnimationFrame(hovering);
   hovering = requestAnimationFrame(() => {
+    if (shown?.kept || keeping === asked) return;
     const cell = cellAt(event.clientX, event.clientY);
     if (!cell) {
       if (shown) letGo();
