@@ -408,8 +408,8 @@ def test_a_template_in_very_many_places_lights_up_in_a_share_of_them(browser: An
     looking = Visit(browser, (tmp_path / "page" / "index.html").as_uri(), **DESK)
     looking.page.mouse.click(640, 400)
     looking.page.wait_for_selector("#card.kept")
-    looking.page.wait_for_timeout(500)
-    assert looking.page.inner_text("#uses") == "Stands in 420,000 places"
+    looking.page.wait_for_function("() => document.getElementById('uses').textContent.includes('light up')")
+    assert looking.page.inner_text("#uses") == "Stands in 420,000 places, of which 73,728 light up"
     assert looking.page.inner_text("#name") == "Picture 1"
     assert looking.page.is_hidden("#search")
     assert len([address for address in looking.asked if "/uses/" in address]) <= 9

@@ -186,6 +186,8 @@ async function show(cell, { keep = false, which = null } = {}) {
       if (turn !== asked && shown?.known.number !== number) return;
       shown.places = places;
     }
+    const lit = shown.places.reduce((sum, part) => sum + part.length, 0);
+    if (lit < known.uses) find("uses").textContent = `Stands in ${count(known.uses)} places, of which ${count(lit)} light up`;
     if (keep && shown.which === null) shown.which = rank(cell);
     draw();
   } catch (error) {
