@@ -151,8 +151,6 @@ class RenderSpec:
             check_page(self.page)
         if self.thumbnails is not None and self.thumbnails < 1:
             raise SettingError(f"Templates are shown at {self.thumbnails} px; use 1 or more.")
-        if self.page is None and (self.anonymous or self.thumbnails):
-            raise SettingError("--anonymous and --thumbnails tell what a page shows; give --page, too.")
 
     @property
     def fit_steps(self) -> int:
@@ -177,8 +175,10 @@ class RenderSpec:
     def check_places(self, source: str = "source") -> None:
         """Raise SettingError where one of the paths (source, templates, output, page, workspace and so on) would overwrite another.
 
-        source: what to call it.
+        And where something is said of a page that has no place. source: what to call it.
         """
+        if self.page is None and (self.anonymous or self.thumbnails is not None):
+            raise SettingError("--anonymous and --thumbnails tell what a page shows; give --page, too.")
         named = [
             (source, self.source),
             *(("output", part) for part in parts_of(self.output)),

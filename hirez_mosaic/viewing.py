@@ -47,17 +47,17 @@ class Served:
 
 
 def view(
-    file: str | Path, *, port: int | None = None, no_browser: bool = False, opened: Callable[[str], None] = lambda address: None
+    file: str | Path, *, port: int | None = None, no_browser: bool = False, listener: Callable[[str], None] = lambda address: None
 ) -> None:
     """Show a mosaic in the browser until Ctrl-C.
 
     file: a page, a Deep Zoom pyramid (.dzi), or any picture: .tif, .zarr, .png and so on.
-    port: on loopback; any that is free where None. no_browser: do not open one. opened: hears the address.
+    port: on loopback; any that is free where None. no_browser: do not open one. listener: hears the address.
 
     Raises SettingError where the port cannot be had, SourceError for what is no picture.
     """
     with served(Path(file), port) as found:
-        opened(found.address)
+        listener(found.address)
         if not no_browser:
             webbrowser.open(found.address)
         found.run()

@@ -140,6 +140,7 @@ GIVEN = {
     "decoder": "d.safetensors",
     "choose": "alone",
     "effort": "best",
+    "page": "wall",
 }
 
 

@@ -2,8 +2,10 @@
 
 import click
 
+from hirez_mosaic.cli.recipe import RecipeCommand
 
-@click.command(short_help="Show a mosaic or a page in the browser.")
+
+@click.command(cls=RecipeCommand, short_help="Show a mosaic or a page in the browser.")
 @click.argument("file", type=click.Path())
 @click.option("--port", type=int, help="On this machine alone.  [default: any that is free]")
 @click.option("--no-browser", is_flag=True, help="Do not open the browser; the address is printed.")
@@ -17,4 +19,4 @@ def view(file: str, port: int | None, no_browser: bool) -> None:
     """
     from hirez_mosaic import viewing
 
-    viewing.view(file, port=port, no_browser=no_browser, opened=lambda address: click.echo(f"{address}  (Ctrl-C ends it)"))
+    viewing.view(file, port=port, no_browser=no_browser, listener=lambda address: click.echo(f"{address}  (Ctrl-C ends it)"))
