@@ -55,7 +55,8 @@ def make_pages(
     source: picture that the mosaic was made of, to which the page fades; the cells' mean colours where None.
     anonymous: leave the names of templates out. thumbnails: px at which templates are shown, at most, on the longer side; where None 160,
         or as large as in the mosaic.
-    overwrite: replace a page that is there. jobs: threads, all cores where None. Holds 12 bytes a cell of a tile map, and what `pages.projected_bytes` tells.
+    overwrite: replace a page that is there. jobs: threads, all cores where None.
+    Holds 12 bytes a cell of a tile map, and what `pages.projected_bytes` tells.
 
     Raises a subclass of HirezMosaicError for whatever is wrong with the input; then nothing is left half-written.
     """

@@ -169,13 +169,14 @@ def _write_blocks(mosaic: Mosaic, counts: NDArray[np.int64], made: Path, scratch
 def _write_templates(
     contents: Contents, templates: TemplateSet, largest: TemplateSet, folder: Path, pool: ThreadPoolExecutor, workers: int
 ) -> None:
-    """Write each template as it is looked at: from its file, or where it may not be larger than in the mosaic, as it is there."""
+    """Write each template as it is looked at: from its file, or where it may be no larger than in the mosaic, or is not, as there."""
     from_files = contents.enlarged > max(templates.tile)
 
     def write(number: int, name: str) -> None:
+        px = None
         if from_files:
             px = enlarged(templates.folder / name, templates.tile, contents.enlarged, contents.background)
-        else:
+        if px is None:
             px = largest.take(np.array([number * len(largest.poses)])).swapaxes(0, 1)[0]
         (folder / str(number // _FOLDER) / f"{number}.jpg").write_bytes(jpeg(px))
 

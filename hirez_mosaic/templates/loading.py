@@ -190,16 +190,22 @@ def _decode(path: Path, tile: tuple[int, int], background: tuple[int, int, int])
         return "its name is not UTF-8"
 
 
-def enlarged(path: Path, tile: tuple[int, int], most: int, background: tuple[int, int, int]) -> NDArray[np.uint8]:
+def enlarged(path: Path, tile: tuple[int, int], most: int, background: tuple[int, int, int]) -> NDArray[np.uint8] | None:
     """A template as (height, width, 3) uint8 sRGB with `most` px on its longer side, or as many as its file has; cut as at `tile`.
+
+    None where its file has no more than `tile` (width, height) px.
 
     Raises TemplateError where the file is gone or cannot be read any more.
     """
     try:
-        upright = pyvips.Image.new_from_file(str(path)).autorot()
+        header = pyvips.Image.new_from_file(str(path))
     except pyvips.Error as error:
         raise TemplateError(f"The template {path} is gone or cannot be read any more: {vips_reason(error)}.") from error
-    factor = min(most / max(tile), upright.width / tile[0], upright.height / tile[1])
+    lies = header.get_typeof("orientation") and header.get("orientation") > 4
+    width, height = (header.height, header.width) if lies else (header.width, header.height)
+    factor = min(most / max(tile), width / tile[0], height / tile[1])
+    if factor <= 1:
+        return None
     made = _decode(path, (max(1, round(tile[0] * factor)), max(1, round(tile[1] * factor))), background)
     if isinstance(made, str):
         raise TemplateError(f"The template {path} cannot be read any more: {made}.")
