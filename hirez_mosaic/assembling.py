@@ -59,24 +59,10 @@ def assemble_tile_map(
 
     Raises TileMapError for a map that cannot be used, another subclass of HirezMosaicError for other wrong input.
     """
-    listener, source = listener or Listener(), Path(tile_map)
-    spec = RenderSpec.parse(
-        source=source,
-        templates=templates,
-        tile=tile,
-        output=output,
-        tint=tint,
-        overwrite=overwrite,
-        background=background,
-        compression=compression,
-        quality=quality,
-        preview=preview,
-        ban=ban,
-        jobs=jobs,
-        page=page,
-        anonymous=anonymous,
-        thumbnails=thumbnails,
-    )
+    settings = dict(locals())  # the parameters and nothing else, for nothing else has a name yet
+    listener = settings.pop("listener") or Listener()
+    spec = RenderSpec.parse(source=settings.pop("tile_map"), **settings)
+    source = spec.source
     spec.check_places("tile map")
     for path in filter(None, (spec.output, spec.preview, spec.page)):
         check_output(path, overwrite)

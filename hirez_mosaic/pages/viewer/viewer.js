@@ -585,6 +585,7 @@ function describePage() {
   document.title = page.title;
   find("title").textContent = find("about-title").textContent = page.title;
   find("stage").setAttribute("aria-label", `Mosaic ${page.title}`);
+  find("osd").textContent = `OpenSeadragon ${OpenSeadragon.version.versionStr}`;
   const figures = { Size: `${count(WIDTH)} × ${count(HEIGHT)} px` };
   if (cells) {
     figures.Cells = `${count(cells.columns)} × ${count(cells.rows)} = ${count(cells.columns * cells.rows)}`;
