@@ -36,6 +36,7 @@ _DOTS_PER_MM = 300 / 25.4  # what printers expect; libvips' own 25.4 dots an inc
 _ZARR_SIDE = 1024  # side of a chunk of a Zarr mosaic, px, about
 _PREVIEW_SIDE = 1600
 _PREVIEW_FROM_PX = 100_000_000  # larger mosaics are previewed from templates at 8 x 8 px
+_PAGE = {"index.html", "page.js", "pages", "small.jpg", "viewer", "tiles", "source", "index", "uses", "names", "search", "templates"}
 _BYTES_PER_PX = {"jpeg": 1.7, "webp": 1.0, "deflate": 3.0, "lzw": 4.5, "none": 3.6}
 
 Progress = Callable[[int], None]
@@ -115,7 +116,7 @@ def write_mosaic(mosaic: Mosaic, made: Path, progress: Progress, *, compression:
     Raises OutputError, and DiskSpaceError when the disk is full.
     """
     save = _save_zarr if made.suffix.lower() == ".zarr" else _save_vips
-    with _writing():
+    with writing():
         save(mosaic, made, progress, compression, quality)
         for part in parts_of(made):
             if part.is_file():
@@ -123,12 +124,13 @@ def write_mosaic(mosaic: Mosaic, made: Path, progress: Progress, *, compression:
 
 
 @contextmanager
-def _writing() -> Iterator[None]:
+def writing(what: str = "mosaic") -> Iterator[None]:
+    """Within, an OSError becomes an OutputError, or a DiskSpaceError, that tells what could not be written."""
     try:
         yield
     except OSError as error:
         kind = DiskSpaceError if error.errno == errno.ENOSPC else OutputError
-        raise kind(f"The mosaic could not be written: {error.strerror or error}.") from error
+        raise kind(f"The {what} could not be written: {error.strerror or error}.") from error
 
 
 def write_preview(mosaic: Mosaic, output: Path) -> None:
@@ -157,10 +159,12 @@ def check_output(output: Path, overwrite: bool) -> None:
 
 
 def _is_mosaic(folder: Path) -> bool:
-    """Whether a folder holds what a mosaic consists of, and nothing else: a Zarr array, or the levels of a Deep Zoom pyramid."""
+    """Whether a folder holds what a mosaic consists of, and nothing else: a Zarr array, levels of a Deep Zoom pyramid, a page or more."""
     names = {entry.name for entry in folder.iterdir() if not entry.name.startswith(".")} - {"Thumbs.db", "desktop.ini"}  # of file managers
     if folder.suffix.lower() == ".zarr":
         return names <= {"zarr.json", "c"}
+    if "index.html" in names:
+        return names <= _PAGE and bool(names & {"page.js", "pages"})
     return folder.name.endswith("_files") and all(name.isdigit() or name == "vips-properties.xml" for name in names)
 
 
@@ -383,7 +387,7 @@ class Appearing:
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: Any) -> None:
         try:
             if kind is None:
-                with _writing():
+                with writing():
                     self._move()
         finally:
             remove(self._folder)

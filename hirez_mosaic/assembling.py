@@ -8,12 +8,14 @@ from pathlib import Path
 
 import numpy as np
 
-from hirez_mosaic.assemble import Mosaic, assemble, check_output, write_preview
+from hirez_mosaic.assemble import Appearing, Mosaic, check_output, write_mosaic, write_preview
+from hirez_mosaic.engine import cores
 from hirez_mosaic.errors import TileMapError
 from hirez_mosaic.fresh import fresh
 from hirez_mosaic.job import Listener, cached_templates
+from hirez_mosaic.pages import Contents, write_page
 from hirez_mosaic.spec import RenderSpec
-from hirez_mosaic.tilemap import check_tile_map, read_ban, read_tile_map
+from hirez_mosaic.tilemap import TileMap, check_tile_map, read_ban, read_tile_map
 from hirez_mosaic.tint import Tint
 
 
@@ -27,6 +29,7 @@ class AssembleResult:
     cells: tuple[int, int]
     distinct_templates: int
     seconds: float
+    page_folder: Path | None = None
 
 
 def assemble_tile_map(
@@ -45,35 +48,26 @@ def assemble_tile_map(
     jobs: int | None = None,
     exclude: Sequence[str] = (),
     strict: bool = False,
+    page: str | Path | None = None,
+    anonymous: bool = False,
+    thumbnails: int | None = None,
     listener: Listener | None = None,
 ) -> AssembleResult:
     """Make the mosaic that a tile map describes.
 
     tile_map: .csv, .json or .parquet, as `render` writes it and people edit it.
     tint: for all cells, instead of the map's. ban: file of templates in whose place their runner-up is taken.
-    The rest is as in `render`. Holds 12 bytes a cell, and what assembly takes.
+    page: folder to write a page to, which fades to the cells' mean colours. The rest is as in `render`. Holds 12 bytes a cell, and what
+    assembly takes.
 
     Raises TileMapError for a map that cannot be used, another subclass of HirezMosaicError for other wrong input.
     """
-    listener, source = listener or Listener(), Path(tile_map)
-    spec = RenderSpec.parse(
-        source=source,
-        templates=templates,
-        tile=tile,
-        output=output,
-        tint=tint,
-        overwrite=overwrite,
-        background=background,
-        compression=compression,
-        quality=quality,
-        preview=preview,
-        ban=ban,
-        jobs=jobs,
-        exclude=exclude,
-        strict=strict,
-    )
+    settings = dict(locals())  # the parameters and nothing else, for nothing else has a name yet
+    listener = settings.pop("listener") or Listener()
+    spec = RenderSpec.parse(source=settings.pop("tile_map"), **settings)
+    source = spec.source
     spec.check_places("tile map")
-    for path in filter(None, (spec.output, spec.preview)):
+    for path in filter(None, (spec.output, spec.preview, spec.page)):
         check_output(path, overwrite)
     if not source.is_file():
         raise TileMapError(f"There is no tile map {source}.")
@@ -82,13 +76,30 @@ def assemble_tile_map(
     found = cached_templates(spec.templates, spec.tile, spec.background, listener, jobs, spec.exclude, spec.strict)
     start = time.perf_counter()
     read = read_tile_map(source, found, banned, tint)
-    tinting = Tint.of(read.templates, read.colours, read.tint) if read.tint.any() else None
-    mosaic = Mosaic(read.index_map, read.templates, tinting)
+    mosaic = mosaic_of(read)
     spec.check_mosaic_size(mosaic.size)
-    with listener.stage("assemble", read.index_map.size, "cells") as progress, ExitStack() as appearing:
-        if spec.preview is not None:
-            write_preview(mosaic, appearing.enter_context(fresh(spec.preview)))
-        assemble(mosaic, spec.output, progress, compression=compression, quality=quality)
+    _write(spec, mosaic, read, listener)
     rows, columns = read.index_map.shape
     distinct = len(np.unique(read.index_map // len(read.templates.poses)))
-    return AssembleResult(spec.output, spec.preview, mosaic.size, (columns, rows), distinct, time.perf_counter() - start)
+    return AssembleResult(spec.output, spec.preview, mosaic.size, (columns, rows), distinct, time.perf_counter() - start, spec.page)
+
+
+def mosaic_of(read: TileMap) -> Mosaic:
+    """What a tile map describes."""
+    tint = Tint.of(read.templates, read.colours, read.tint) if read.tint.any() else None
+    return Mosaic(read.index_map, read.templates, tint)
+
+
+def _write(spec: RenderSpec, mosaic: Mosaic, read: TileMap, listener: Listener) -> None:
+    """Write all that was asked for; it appears together."""
+    with ExitStack() as appearing:
+        made = appearing.enter_context(Appearing(spec.output))
+        page = None if spec.page is None else appearing.enter_context(Appearing(spec.page))
+        with listener.stage("assemble", read.index_map.size, "cells") as progress:
+            if spec.preview is not None:
+                write_preview(mosaic, appearing.enter_context(fresh(spec.preview)))
+            write_mosaic(mosaic, made, progress, compression=spec.compression, quality=spec.quality)
+        if page is not None:
+            contents = Contents(mosaic, spec.source.stem, read.source, spec.background, spec.anonymous, spec.thumbnails)
+            with listener.stage("page", read.index_map.size, "cells") as progress:
+                write_page(contents, page, progress, cores())

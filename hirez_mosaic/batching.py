@@ -35,12 +35,15 @@ from hirez_mosaic.folder import list_pictures, stems_of_mosaics
 from hirez_mosaic.fresh import fresh
 from hirez_mosaic.job import Job, Listener, Logged, Tools, make_tools, shared_identity
 from hirez_mosaic.journal import FAILED, MADE, STARTED, UNCHANGED, Journal, digest, open_journal, state
+from hirez_mosaic.pages import Shown, write_gallery
 from hirez_mosaic.rendering import RenderResult, forget_killed, look_ahead, run_render
 from hirez_mosaic.spec import FAR_WEIGHT, FORMATS, MAX_SOURCE_PX, TILE_MAPS, RenderSpec, is_url, parts_of
 
 REPORT = "report.json"
+GALLERY = "index.html"
 _GRACE = 60  # seconds in which chunks that are under way should end
 _PREVIEW = ".preview.jpg"
+_PAGE = ".page"
 _log = logging.getLogger("hirez_mosaic")
 
 
@@ -142,13 +145,16 @@ def batch(
     dedupe: float | None = None,
     jobs: int = 1,
     max_source_px: int = MAX_SOURCE_PX,
-    page: int = 1,
+    source_page: int = 1,
     plane: int = 1,
     channel: int | None = None,
     stretch: bool = False,
     exclude: Sequence[str] = (),
     strict: bool = False,
     weights: str | Path | None = None,
+    page: bool = False,
+    anonymous: bool = False,
+    thumbnails: int | None = None,
     listener: BatchListener | None = None,
 ) -> BatchResult:
     """Make a photomosaic of every picture in `folder`, in the folder `output`, which mirrors it.
@@ -160,6 +166,7 @@ def batch(
     format: of the mosaics: tif, dzi, png, jpg, webp or zarr. A mosaic is called as its picture with the other suffix, or with both suffixes
         where two pictures would have the same mosaic.
     preview: also write NAME.preview.jpg. tile_map: also write NAME.csv, NAME.json or NAME.parquet: one of these suffixes without its dot.
+    page: also write the folders NAME.page, and index.html, a gallery of them.
     workspace: folder, or URL, in which each picture has a workspace of its own, that is kept.
     overwrite: make every mosaic again, and replace files that no earlier batch made, which else fail.
     jobs: pictures at a time, which share memory and cores; several are quicker where the pictures are small.
@@ -171,30 +178,35 @@ def batch(
     """
     settings = dict(locals())  # the parameters and nothing else, for nothing else has a name yet
     own = {
-        name: settings.pop(name) for name in ("folder", "output", "glob", "recursive", "format", "preview", "tile_map", "jobs", "listener")
+        name: settings.pop(name)
+        for name in ("folder", "output", "glob", "recursive", "format", "preview", "tile_map", "page", "jobs", "listener")
     }
     _check(folder := Path(folder), output := Path(output), format, tile_map, jobs)
-    spec = RenderSpec.parse(**settings, source=folder, output=output / f"all.{format}")
+    spec = RenderSpec.parse(**settings, source=folder, output=output / f"all.{format}", page=output / f"all{_PAGE}" if page else None)
     heard, start = own["listener"] or BatchListener(), time.perf_counter()
     apart = [output, spec.templates, *([] if spec.workspace is None or is_url(spec.workspace) else [Path(spec.workspace)])]
     listing = list_pictures(folder, glob, recursive, {path.resolve() for path in apart}, spec.exclude)
     if not listing.pictures:
         others = f" ({len(listing.left_out)} other files were left out)" if listing.left_out else ""
         raise SourceNotFoundError(f"The folder {folder} holds no pictures that match {glob}{others}; use another --glob, or --recursive.")
-    endings = [f".{format}", *(["_files"] * (format == "dzi")), *([_PREVIEW] * preview), *([f".{tile_map}"] * (tile_map is not None))]
-    stems = stems_of_mosaics(listing.pictures, endings, taken=(REPORT,))
+    endings = [f".{format}", *(["_files"] * (format == "dzi")), *([_PREVIEW] * preview), *([_PAGE] * page)]
+    endings += [] if tile_map is None else [f".{tile_map}"]
+    stems = stems_of_mosaics(listing.pictures, endings, taken=(REPORT, GALLERY))
     specs = {
         picture.as_posix(): _spec_of(spec, folder / picture, stem, preview=preview, tile_map=tile_map) for picture, stem in stems.items()
     }
     next(iter(specs.values())).check_places("picture")
     with open_journal(output) as journal, ExitStack() as cleanup:
         if journal.is_new and not overwrite:
-            check_output(output / REPORT, overwrite=False)
+            for own_file in (REPORT, GALLERY)[: 1 + page]:
+                check_output(output / own_file, overwrite=False)
         tools = make_tools(spec, Logged(heard, None), cleanup, jobs)
         made = _Batch(specs, tools, output, journal, heard).run(jobs)
         result = BatchResult(made, tuple(name.as_posix() for name in listing.left_out), output / REPORT, time.perf_counter() - start)
         try:
             _write_report(result, folder)
+            if page:
+                _write_gallery(result, folder, specs)
         except OSError as error:  # a full disk; the journal tells the same
             heard.note(f"The report could not be written: {sentence(error)}")
     return result
@@ -229,6 +241,7 @@ def _spec_of(shared: RenderSpec, source: Path, stem: Path, *, preview: bool, til
         source=source,
         output=mosaic,
         preview=place(_PREVIEW) if preview else None,
+        page=place(_PAGE) if shared.page else None,
         tile_map=None if tile_map is None else place(f".{tile_map}"),
         workspace=shared.workspace and f"{shared.workspace.rstrip('/')}/{mosaic.relative_to(shared.output.parent).as_posix()}",
     )
@@ -238,6 +251,17 @@ def _write_report(result: BatchResult, folder: Path) -> None:
     told = {"folder": str(folder), "seconds": round(result.seconds, 3), "counts": result.counts, "left_out": result.left_out}
     with fresh(result.report) as file:
         file.write_text(json.dumps({**told, "pictures": [asdict(one) for one in result.pictures]}, indent=1), "utf-8")
+
+
+def _write_gallery(result: BatchResult, folder: Path, specs: dict[str, RenderSpec]) -> None:
+    shown = []
+    for one in result.pictures:
+        page = specs[one.source].page
+        if one.cells is not None and page is not None:
+            title = Path(one.source).with_suffix("").as_posix()
+            shown.append(Shown(title, page.relative_to(result.report.parent).as_posix(), f"{one.cells[0]:,} x {one.cells[1]:,} pictures"))
+    with fresh(result.report.with_name(GALLERY)) as file:
+        write_gallery(file, folder.absolute().name, shown)
 
 
 class _StoppedError(Exception):
@@ -460,13 +484,14 @@ class _Batch:
 def _settings_digest(spec: RenderSpec, tools: Tools) -> str:
     """Of all that the mosaics of a batch depend on but their pictures. spec: of any of them."""
     made = [spec.scale, spec.columns, spec.tint, spec.compression, spec.quality, spec.output.suffix, spec.preview and _PREVIEW]
-    told = [*map(str, made), spec.tile_map and spec.tile_map.suffix, shared_identity(spec, tools)]
+    shown = None if spec.page is None else [spec.anonymous, spec.thumbnails]
+    told = [*map(str, made), spec.tile_map and spec.tile_map.suffix, shown, shared_identity(spec, tools)]
     return hashlib.blake2b(json.dumps(told, sort_keys=True).encode(), digest_size=16).hexdigest()
 
 
 def _files_of(spec: RenderSpec) -> Sequence[Path]:
     """All that a render leaves."""
-    return [*parts_of(spec.output), *filter(None, (spec.preview, spec.tile_map))]
+    return [*parts_of(spec.output), *filter(None, (spec.preview, spec.tile_map, spec.page))]
 
 
 def _recorded(record: dict[str, Any]) -> Outcome:

@@ -138,7 +138,8 @@ class Job:
         """What it has yet to write."""
         feature_bytes = np.dtype(stored_type(self.tools.precision)).itemsize
         unpacked, k = self.source.unpacked_bytes, candidates_kept(self.spec, self.tools.templates)
-        return disk_needed(self.spec, self.plan, self.place, feature_bytes, unpacked, self.tools.choice.decoder, k)
+        names = len(self.tools.templates.names)
+        return disk_needed(self.spec, self.plan, self.place, feature_bytes, unpacked, self.tools.choice.decoder, k, names)
 
 
 def prepare(spec: RenderSpec, listener: Listener, cleanup: ExitStack, tools: Tools | None = None) -> Job:
@@ -147,7 +148,7 @@ def prepare(spec: RenderSpec, listener: Listener, cleanup: ExitStack, tools: Too
     cleanup: closes what was opened, and gives the workspace free. tools: that it shares with others; its own where None.
     """
     spec.check_places()
-    for path in filter(None, (spec.output, spec.preview)):
+    for path in filter(None, (spec.output, spec.preview, spec.page)):
         check_output(path, spec.overwrite)
     if spec.tile_map is not None:
         check_output(spec.tile_map, spec.overwrite)
@@ -231,7 +232,7 @@ def _identity(spec: RenderSpec, grid: CellGrid, tools: Tools) -> Identity:
 
 def reading_of(spec: RenderSpec) -> Reading:
     """What of its source a render reads."""
-    return Reading(spec.page, spec.plane, spec.channel, spec.stretch)
+    return Reading(spec.source_page, spec.plane, spec.channel, spec.stretch)
 
 
 def shared_identity(spec: RenderSpec, tools: Tools) -> Identity:

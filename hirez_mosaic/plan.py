@@ -10,7 +10,7 @@ from tempfile import gettempdir
 
 import psutil
 
-from hirez_mosaic import assemble, decode, encode, fit, fitting, ingest, refine, ruled, rules, together
+from hirez_mosaic import assemble, decode, encode, fit, fitting, ingest, pages, refine, ruled, rules, together
 from hirez_mosaic.engine import OF_LIMIT, Engine
 from hirez_mosaic.errors import BudgetError, DiskSpaceError
 from hirez_mosaic.geometry import CELL, CellGrid
@@ -252,6 +252,7 @@ def _stage_bytes(
         "assemble": writing,
         "tile map": chunk[0] * grid.columns * (8 * k + 7) + writing if spec.tile_map is not None else 0,  # some of which is still held
         "preview": writing if spec.preview is not None else 0,
+        "page": mapped + pages.projected_bytes(grid.columns, grid.tile, workers, tinted=spec.tint > 0) if spec.page is not None else 0,
     }
 
 
@@ -292,11 +293,15 @@ class DiskNeeded:
                 )
 
 
-def disk_needed(spec: RenderSpec, plan: Plan, place: str, feature_bytes: int, unpacked: int, decoder: Decoder, k: int) -> DiskNeeded:
-    """What a render with this workspace has yet to write. An object store has no end. k: candidates a cell."""
+def disk_needed(
+    spec: RenderSpec, plan: Plan, place: str, feature_bytes: int, unpacked: int, decoder: Decoder, k: int, templates: int
+) -> DiskNeeded:
+    """What a render with this workspace has yet to write. An object store has no end. k: candidates a cell. templates: how many."""
     ruled = rules.scratch_bytes(plan.grid, decoder.query_length, k) if rules_of(spec) else 0
     work = ruled + workspace_bytes(plan.grid, plan.chunk, feature_bytes if decoder.reads_features else 0, k) + unpacked
     mosaic = assemble.output_bytes(plan.grid.mosaic_size, spec.output, spec.compression, spec.quality)
+    if spec.page is not None:
+        mosaic += pages.output_bytes(plan.grid.mosaic_size, spec.tile, templates)
     target = spec.output.absolute().parent
     if is_url(place):
         needed = {Path(gettempdir()): ruled}  # where the rules' scratch files are

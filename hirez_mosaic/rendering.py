@@ -29,6 +29,7 @@ from hirez_mosaic.geometry import CELL, Box
 from hirez_mosaic.job import Job, Listener, Logged, Tools, hidden_workspace, prepare
 from hirez_mosaic.nets.decoders import FEATURES, Decoder, LearnedDecoder, load_decoder
 from hirez_mosaic.nets.device import device_name
+from hirez_mosaic.pages import Contents, write_page
 from hirez_mosaic.plan import candidates_kept, rules_of
 from hirez_mosaic.refine import WINDOW
 from hirez_mosaic.ruled import PASSES, Terms, improve_ruled
@@ -70,6 +71,7 @@ class RenderResult:
     precision: str
     decoder: str
     tile_map: Path | None
+    page_folder: Path | None
     rules_cost: tuple[float, float] | None
     chunk: tuple[int, int]
     projected_bytes: int
@@ -127,13 +129,16 @@ def render(
     dedupe: float | None = None,
     jobs: int | None = None,
     max_source_px: int = MAX_SOURCE_PX,
-    page: int = 1,
+    source_page: int = 1,
     plane: int = 1,
     channel: int | None = None,
     stretch: bool = False,
     exclude: Sequence[str] = (),
     strict: bool = False,
     weights: str | Path | None = None,
+    page: str | Path | None = None,
+    anonymous: bool = False,
+    thumbnails: int | None = None,
     listener: Listener | None = None,
 ) -> RenderResult:
     """Make a photomosaic of `source` from the pictures in the folder `templates`.
@@ -173,7 +178,7 @@ def render(
     dedupe: leave out templates that are at most so many levels of 255 (RMS at 8 x 8 px) from an earlier one.
     jobs: threads that decode templates; all cores where None.
     max_source_px: that a source's header may claim.
-    page: of a source that holds several pictures: page of a document, frame of an animation, image of a microscope's file; from 1.
+    source_page: of a source that holds several pictures: page of a document, frame of an animation, image of a microscope's file; from 1.
     plane: of a source that is a stack in depth or time; from 1, in the file's order.
     channel: of a source, from 1, to be shown as grey. Where it is None, 1 or 3 channels are grey or RGB; of others that are no opacity the
         first is shown, and noted.
@@ -181,6 +186,9 @@ def render(
     exclude: patterns of template files to leave out, by name, or with a slash by path below the folder.
     strict: raise TemplateError for a template file that cannot be read, instead of a note.
     weights: file with VGG-16's weights; cache, package index and model hub where None.
+    page: folder to write a page to, in which a browser shows the mosaic and knows every template in it.
+    anonymous: leave the names of templates out of it. thumbnails: px at which it shows a template, at most, on the longer side; where
+        None 160, or as large as in the mosaic.
     listener: hears plan and progress.
 
     Raises a subclass of HirezMosaicError for whatever is wrong with the input; then no output is touched.
@@ -277,6 +285,7 @@ def _run_stages(job: Job, workspace: Workspace, listener: Logged) -> RenderResul
     tint = Tint.of(templates, chosen.colours, spec.tint) if spec.tint else None
     with ExitStack() as appearing:  # all at the end, so that a start that was broken off finds none of them there
         tile_map, preview = (path and appearing.enter_context(fresh(path)) for path in (spec.tile_map, spec.preview))
+        page = None if spec.page is None else appearing.enter_context(Appearing(spec.page))
         made = appearing.enter_context(Appearing(spec.output))  # the last in is the first to appear
 
         def write(index_map: Any, progress: Callable[[int], None]) -> None:
@@ -295,6 +304,11 @@ def _run_stages(job: Job, workspace: Workspace, listener: Logged) -> RenderResul
         if preview is not None:
             with clock.timed("preview"):
                 write_preview(Mosaic(chosen.index_map, templates, tint), preview)
+        if page is not None:
+            with clock.timed("page") as progress:
+                mosaic = Mosaic(chosen.index_map, templates, tint)
+                contents = Contents(mosaic, spec.source.stem, _looked(workspace)[0], spec.background, spec.anonymous, spec.thumbnails)
+                write_page(contents, page, progress, job.plan.workers)
     return _result(job, chosen, clock)
 
 
@@ -518,6 +532,7 @@ def _result(job: Job, chosen: _Chosen, clock: Clock) -> RenderResult:
         precision=str(job.tools.precision).removeprefix("torch."),
         decoder=job.tools.choice.told,
         tile_map=job.spec.tile_map,
+        page_folder=job.spec.page,
         rules_cost=chosen.rules_cost,
         chunk=(job.plan.chunk[1], job.plan.chunk[0]),
         projected_bytes=job.plan.projected,

@@ -76,13 +76,16 @@ class RenderSpec:
     dedupe: float | None = None
     jobs: int | None = None
     max_source_px: int = MAX_SOURCE_PX
-    page: int = 1
+    source_page: int = 1
     plane: int = 1
     channel: int | None = None
     stretch: bool = False
     exclude: tuple[str, ...] = ()
     strict: bool = False
     weights: Path | None = None
+    page: Path | None = None
+    anonymous: bool = False
+    thumbnails: int | None = None
 
     @classmethod
     def parse(cls, **settings: Any) -> Self:
@@ -140,7 +143,7 @@ class RenderSpec:
             raise SettingError(f"The number of jobs is {self.jobs}; use 1 or more.")
         if self.max_source_px < 1:
             raise SettingError(f"The most px of a source are {self.max_source_px}; use 1 or more.")
-        for name, number in (("page", self.page), ("plane", self.plane), ("channel", self.channel or 1)):
+        for name, number in (("source page", self.source_page), ("plane", self.plane), ("channel", self.channel or 1)):
             if number < 1:
                 raise SettingError(f"The {name} is {number}; use 1 or more.")
         if self.channel == 0:
@@ -155,6 +158,10 @@ class RenderSpec:
             raise SettingError(f"The output {self.output} has no known suffix; use one of {', '.join(SUFFIXES)}.")
         if self.preview is not None and self.preview.suffix.lower() not in (".png", ".jpg", ".jpeg", ".webp"):
             raise SettingError(f"The preview {self.preview} has no known suffix; use .png, .jpg or .webp.")
+        if self.page is not None:
+            check_page(self.page)
+        if self.thumbnails is not None and self.thumbnails < 1:
+            raise SettingError(f"Templates are shown at {self.thumbnails} px; use 1 or more.")
 
     @property
     def fit_steps(self) -> int:
@@ -177,15 +184,18 @@ class RenderSpec:
         return self.choose == "together" or (self.choose == "auto" and self.decoder not in ("l2", "ssim"))
 
     def check_places(self, source: str = "source") -> None:
-        """Raise SettingError where one of source, templates, output, preview, tile map, ban file and workspace would overwrite another.
+        """Raise SettingError where one of the paths (source, templates, output, page, workspace and so on) would overwrite another.
 
-        source: what to call it.
+        And where something is said of a page that has no place. source: what to call it.
         """
+        if self.page is None and (self.anonymous or self.thumbnails is not None):
+            raise SettingError("--anonymous and --thumbnails tell what a page shows; give --page, too.")
         named = [
             (source, self.source),
             *(("output", part) for part in parts_of(self.output)),
             ("preview", self.preview),
             ("tile map", self.tile_map),
+            ("page", self.page),
             ("ban file", self.ban),
             ("file of preferred templates", self.prefer),
             ("workspace", None if self.workspace is None or is_url(self.workspace) else Path(self.workspace)),
@@ -220,6 +230,12 @@ def parts_of(output: Path) -> list[Path]:
     if output.suffix.lower() == ".dzi":
         return [output.with_name(f"{output.stem}_files"), output]
     return [output]
+
+
+def check_page(page: Path) -> None:
+    """Raise SettingError for a folder of a page that is called as a mosaic is."""
+    if page.suffix.lower() in (*SUFFIXES, *(f".{suffix}" for suffix in TILE_MAPS)):
+        raise SettingError(f"The page {page} is a folder and is called as a file is; name it without {page.suffix}.")
 
 
 def parse_tile(text: str | int | tuple[int, int], what: str = "tile") -> tuple[int, int]:
@@ -298,7 +314,7 @@ def _path(value: str | Path) -> Path:
 
 
 _PARSERS: dict[str, Callable[[Any], Any]] = {
-    **dict.fromkeys(("source", "templates", "output", "preview", "tile_map", "ban", "prefer", "weights"), _path),
+    **dict.fromkeys(("source", "templates", "output", "preview", "tile_map", "ban", "prefer", "weights", "page"), _path),
     "exclude": tuple,
     "tile": parse_tile,
     "scale": parse_scale,

@@ -126,6 +126,11 @@ class TileMap:
     colours: NDArray[np.uint8]
     tint: NDArray[np.float32]
 
+    @property
+    def source(self) -> NDArray[np.uint8] | None:
+        """What is known of the source: its mean colours; None where the map has none."""
+        return self.colours if self.colours.any() else None
+
 
 def read_tile_map(path: Path, templates: TemplateSet, banned: frozenset[str], tint: float | None = None) -> TileMap:
     """The tile map in a file; holds 12 bytes a cell, and the whole of a JSON file.

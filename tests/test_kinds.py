@@ -300,8 +300,8 @@ def test_channels_planes_and_pages_can_be_chosen(tmp_path):
     for name, reading, text in (
         ("c.ome.tif", {"channel": 5}, "--channel is 5"),
         ("z.ome.tif", {"plane": 4}, "--plane is 4 and .* has 3; use 1 to 3"),
-        ("pages.tif", {"page": 3}, "--page is 3 and .* has 2; use 1 to 2"),
-        ("rgb.png", {"page": 2}, "holds one picture in one plane; leave out --page"),
+        ("pages.tif", {"page": 3}, "--source-page is 3 and .* has 2; use 1 to 2"),
+        ("rgb.png", {"page": 2}, "holds one picture in one plane; leave out --source-page"),
         ("b.zarr", {"page": 3}, "has no such picture"),
     ):
         with pytest.raises((SettingError, SourceError), match=text):

@@ -17,7 +17,7 @@ import pytest
 from click.testing import CliRunner
 
 import hirez_mosaic
-from hirez_mosaic import assembling, batching, comparing, rendering, training
+from hirez_mosaic import assembling, batching, comparing, paging, rendering, training, viewing
 from hirez_mosaic.cli.main import main
 from hirez_mosaic.spec import RenderSpec
 
@@ -27,9 +27,11 @@ FUNCTIONS: dict[str, Callable[..., Any]] = {
     "train": training.train,
     "compare": comparing.compare,
     "assemble": assembling.assemble_tile_map,
+    "page": paging.make_pages,
+    "view": viewing.view,
 }
 ONLY_ON_THE_COMMAND_LINE = {"as_json", "quiet", "print_recipe", "log_file", "verbose"}
-ARGUMENTS = {"source", "sources", "folder"}
+ARGUMENTS = {"source", "sources", "folder", "mosaics", "file"}
 COMMAS = {"scales", "selections"}
 """Sequences in Python that are words with commas on the command line."""
 
@@ -140,8 +142,9 @@ GIVEN = {
     "choose": "alone",
     "effort": "best",
     "exclude": ("*.txt",),
-    "page": 2,
+    "source_page": 2,
     "plane": 2,
+    "page": "wall",
 }
 
 

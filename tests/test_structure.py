@@ -23,11 +23,13 @@ LEVELS = [
     {"fit", "metrics", "assemble", "ruled"},
     {"fitting", "refine", "rules"},
     {"choosing", "engine"},
+    {"pages"},
     {"cluster", "floor", "plan", "stages"},
     {"job"},
     {"clock"},
     {"rendering"},
-    {"training", "batching", "comparing", "assembling", "inspecting", "benching"},
+    {"training", "batching", "comparing", "assembling", "inspecting", "benching", "viewing"},
+    {"paging"},
     {"cli"},
 ]
 LEVEL = {room: level for level, rooms in enumerate(LEVELS) for room in rooms}

@@ -207,7 +207,7 @@ def print_summary(console: Console, result: RenderResult) -> None:
     console.print(f"{result.distinct_templates:,} of {result.templates:,} templates used")
     if result.rules_cost is not None:
         console.print("mean colours are off by Delta E {1:.1f} under the rules, {0:.1f} without".format(*result.rules_cost))
-    made = [str(path) for path in (result.output, result.preview, result.tile_map) if path is not None]
+    made = [str(path) for path in (result.output, result.preview, result.tile_map, result.page_folder) if path is not None]
     console.print(Text(" and ".join(made), style="bold green"))
 
 

@@ -12,10 +12,12 @@ from hirez_mosaic.cli.assemble import assemble
 from hirez_mosaic.cli.batch import batch
 from hirez_mosaic.cli.bench import bench
 from hirez_mosaic.cli.compare import compare
+from hirez_mosaic.cli.page import page
 from hirez_mosaic.cli.render import render
 from hirez_mosaic.cli.run import run
 from hirez_mosaic.cli.templates import templates
 from hirez_mosaic.cli.train import train
+from hirez_mosaic.cli.view import view
 from hirez_mosaic.cli.weights import weights
 from hirez_mosaic.errors import HirezMosaicError, SettingError, sentence
 
@@ -56,8 +58,10 @@ main.add_command(assemble)
 main.add_command(batch)
 main.add_command(bench)
 main.add_command(compare)
+main.add_command(page)
 main.add_command(render)
 main.add_command(run)
 main.add_command(templates)
 main.add_command(train)
+main.add_command(view)
 main.add_command(weights)

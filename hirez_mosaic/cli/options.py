@@ -75,10 +75,22 @@ _encodes = together(
     )
 )
 
+SHOWS = together(
+    (
+        click.option("--anonymous", is_flag=True, help="Leave the names of templates out of the page."),
+        click.option(
+            "--thumbnails", type=int, metavar="N", help="Px at which the page shows a template, at most.  [default: 160, or --tile]"
+        ),
+    )
+)
+"""What a page shows."""
+
 writes_a_mosaic = together(
     (
         _encodes,
         click.option("--preview", type=click.Path(), help="Also write the mosaic at 1,600 px: .png, .jpg or .webp."),
+        click.option("--page", type=click.Path(), help="Also write a page to this folder, in which a browser shows the mosaic."),
+        SHOWS,
         click.option("--jobs", type=int, help="Threads that decode templates.  [default: all cores]"),
         click.option("--overwrite", is_flag=True, help="Replace an output that is there."),
         JSON,
@@ -146,7 +158,7 @@ _chooses = together(
         click.option(
             "--max-source-px", type=int, default=MAX_SOURCE_PX, show_default=True, help="Believe a source's header up to so many px."
         ),
-        click.option("--page", type=int, default=1, show_default=True, help="Of a source that holds several pictures."),
+        click.option("--source-page", type=int, default=1, show_default=True, help="Of a source that holds several pictures."),
         click.option("--plane", type=int, default=1, show_default=True, help="Of a source that is a stack in depth or time."),
         click.option("--channel", type=int, help="Of a source, to be shown as grey.  [default: colours, or the first]"),
         click.option("--stretch", is_flag=True, help="Make nearly the darkest of a source black and nearly the lightest white."),
@@ -172,6 +184,8 @@ batch_options = together(
         _encodes,
         click.option("--tile-map", type=click.Choice(TILE_MAPS), help="Also write which template lies where: NAME.csv, ..."),
         click.option("--preview", is_flag=True, help="Also write the mosaics at 1,600 px: NAME.preview.jpg."),
+        click.option("--page", is_flag=True, help="Also write pages: NAME.page, and index.html, which shows all of them."),
+        SHOWS,
         click.option("--jobs", type=int, default=1, show_default=True, help="Pictures at a time; several are quicker for small ones."),
         click.option("--overwrite", is_flag=True, help="Make all again, and replace files that no batch made."),
         JSON,

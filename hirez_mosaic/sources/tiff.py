@@ -91,7 +91,7 @@ def _find(path: Path, file: tifffile.TiffFile, page: int, plane: int) -> _Found 
     planes = [_planes(one) for one in series]
     total = len(series) if scientific else sum(map(math.prod, (sizes.values() for sizes in planes)))
     if page >= total:
-        raise SettingError(f"--page is {page + 1} and {path} has {total}; use 1 to {total}.")
+        raise SettingError(f"--source-page is {page + 1} and {path} has {total}; use 1 to {total}.")
     at = page if scientific else 0
     while not scientific and page >= math.prod(planes[at].values()):
         page, at = page - math.prod(planes[at].values()), at + 1

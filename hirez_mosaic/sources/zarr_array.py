@@ -27,7 +27,7 @@ def open_zarr(path: Path, max_px: int, page: int = 0, plane: int = 0) -> Source:
     if isinstance(node, zarr.Group):
         node = _picture_of(path, node, page)
     elif page:
-        raise SettingError(f"--page is {page + 1} and {path} has 1; leave it out.")
+        raise SettingError(f"--source-page is {page + 1} and {path} has 1; leave it out.")
     scales = _multiscales(node) if isinstance(node, zarr.Group) else {}
     try:
         if isinstance(node, zarr.Array):
@@ -63,11 +63,11 @@ def _picture_of(path: Path, group: zarr.Group, page: int) -> zarr.Group:
     told = attributes.get("ome", attributes)
     if not isinstance(told, dict) or "bioformats2raw.layout" not in told:
         if page:
-            raise SettingError(f"--page is {page + 1} and {path} has 1; leave it out.")
+            raise SettingError(f"--source-page is {page + 1} and {path} has 1; leave it out.")
         return group
     found = group.get(str(page))
     if not isinstance(found, zarr.Group):
-        raise SettingError(f"--page is {page + 1} and {path} has no such picture; use a smaller one.")
+        raise SettingError(f"--source-page is {page + 1} and {path} has no such picture; use a smaller one.")
     return found
 
 

@@ -27,7 +27,7 @@ from hirez_mosaic.errors import DiskSpaceError, SourceError, TemplateError
 from hirez_mosaic.fresh import flush, private, remove, remove_whole
 from hirez_mosaic.geometry import CELL
 from hirez_mosaic.listing import told, walk
-from hirez_mosaic.sources import open_whole, reason
+from hirez_mosaic.sources import open_whole, reason, size_of
 from hirez_mosaic.spec import format_bytes
 from hirez_mosaic.templates.template_set import TemplateSet, area_averages
 from hirez_mosaic.vips import fetch
@@ -184,6 +184,26 @@ def _decode(path: Path, tile: tuple[int, int], background: tuple[int, int, int])
         return pixels, area_averages(pixels[None])
     except SourceError as error:
         return reason(error, path)
+
+
+def enlarged(path: Path, tile: tuple[int, int], most: int, background: tuple[int, int, int]) -> NDArray[np.uint8] | None:
+    """A template as (height, width, 3) uint8 sRGB with `most` px on its longer side, or as many as its file has; cut as at `tile`.
+
+    None where its file has no more than `tile` (width, height) px.
+
+    Raises TemplateError where the file is gone or cannot be read any more.
+    """
+    try:
+        width, height = size_of(path)
+    except SourceError as error:
+        raise TemplateError(f"The template {path} is gone or cannot be read any more: {reason(error, path)}.") from error
+    factor = min(most / max(tile), width / tile[0], height / tile[1])
+    if factor <= 1:
+        return None
+    made = _decode(path, (max(1, round(tile[0] * factor)), max(1, round(tile[1] * factor))), background)
+    if isinstance(made, str):
+        raise TemplateError(f"The template {path} cannot be read any more: {made}.")
+    return made[0]
 
 
 def _map(home: Path, folder: Path, tile: tuple[int, int]) -> TemplateSet:

@@ -161,10 +161,10 @@ def release(array: NDArray[Any]) -> None:
         mapping.madvise(mmap.MADV_DONTNEED)
 
 
-def area_averages(pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
-    """(n, height, width, 3) uint8 -> (n, 8, 8, 3) float32 in [0, 1]."""
-    down, across = (_area_average(length, CELL) for length in pixels.shape[1:3])
-    rows = np.tensordot(pixels.astype(np.float32), down, axes=([1], [1]))  # (n, width, 3, 8)
+def area_averages(pixels: NDArray[np.uint8], size: tuple[int, int] = (CELL, CELL)) -> NDArray[np.float32]:
+    """(n, height, width, 3) uint8 -> the same at `size` (width, height) px, float32 in [0, 1]."""
+    across, down = (_area_average(length, wanted) for length, wanted in zip(pixels.shape[2:0:-1], size, strict=True))
+    rows = np.tensordot(pixels.astype(np.float32), down, axes=([1], [1]))  # (n, width, 3, wanted height)
     return np.ascontiguousarray(np.tensordot(rows, across, axes=([1], [1])).transpose(0, 2, 3, 1) / np.float32(255))
 
 

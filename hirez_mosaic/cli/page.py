@@ -1,0 +1,42 @@
+"""`hirez-mosaic page`."""
+
+import json
+from dataclasses import asdict
+
+import click
+
+from hirez_mosaic.cli.options import BACKGROUND, JSON, QUIET, SHOWS, tile
+from hirez_mosaic.cli.recipe import RecipeCommand
+
+
+@click.command(cls=RecipeCommand, short_help="Make a page that shows a mosaic and knows every template in it.")
+@click.argument("mosaics", nargs=-1, required=True, type=click.Path())
+@click.option("-o", "--output", required=True, type=click.Path(), help="Folder for the page; index.html in it is what to open.")
+@click.option("--templates", type=click.Path(), help="Folder of pictures that the tile maps name.")
+@tile(32, "Size of a template in the mosaic")
+@click.option("--source", type=click.Path(), help="Picture the mosaic was made of, to fade to.  [default: the map's mean colours]")
+@click.option("--tint", type=float, help="Instead of the map's, for all cells: 0 (none) to 1.")
+@BACKGROUND
+@SHOWS
+@click.option("--jobs", type=int, help="Threads.  [default: all cores]")
+@click.option("--overwrite", is_flag=True, help="Replace a page that is there.")
+@JSON
+@QUIET
+def page(as_json: bool, quiet: bool, **settings: object) -> None:
+    """Make a page of MOSAICS: tile maps, or pictures that are no more than their px. Several become a gallery.
+
+    The folder works from any web host, and offline by double click on its index.html.
+
+    \b
+    hirez-mosaic page wall.csv --templates album/ --source photo.jpg -o wall/
+    hirez-mosaic page wall.tif -o wall/
+    """
+    from hirez_mosaic.cli.console import ConsoleListener
+    from hirez_mosaic.job import Listener
+    from hirez_mosaic.paging import make_pages
+
+    result = make_pages(**settings, listener=Listener() if quiet else ConsoleListener())  # type: ignore[arg-type]
+    if not quiet:
+        click.echo(f"{result.output / 'index.html'}: {result.seconds:.1f} s", err=True)
+    if as_json:
+        click.echo(json.dumps(asdict(result), default=str))
