@@ -22,7 +22,7 @@ LEVELS = [
     {"fit", "metrics", "assemble", "ruled"},
     {"fitting", "refine", "rules"},
     {"choosing", "engine"},
-    {"cluster", "floor", "plan", "stages"},
+    {"cluster", "floor", "pace", "plan", "stages"},
     {"job"},
     {"clock"},
     {"rendering"},
