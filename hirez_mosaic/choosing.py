@@ -9,7 +9,7 @@ import json
 import os
 from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import accumulate
 from pathlib import Path
 from typing import Any
@@ -31,12 +31,13 @@ from hirez_mosaic.nets.vgg import VGG16
 from hirez_mosaic.spec import RenderSpec
 from hirez_mosaic.templates import TemplateSet
 from hirez_mosaic.tilemap import named, read_names
-from hirez_mosaic.together import HALF_PX, OPPONENT, RANK, choice_gap, far_values
+from hirez_mosaic.together import HALF_PX, OPPONENT, RANK, REPEATS, choice_gap, far_values
 
 _HASHED = 64  # cells a side that are read at once for a digest
 _SAMPLED = 512  # cells by which a set is called rich or not, at most
 _RICH = 1.5  # a set is where the nearest template is at most so many times as far, in squares, as the nearest blurred one
 _FITTED_BYTES = 1 << 30  # of fitted decoders in the cache: a batch of 1,000 pictures makes 15 GB of them with 17,500 templates
+_REFINED = 4.0
 _VERSION = 6  # of fitting: a cached decoder of another is not used
 
 
@@ -138,7 +139,7 @@ class Together:
     """What choosing cells together works with, beside candidates and scores; see `together`.
 
     values: (choices, 12) float32, see `far_values`. far: weight of the far view. unit: see `near_costs`.
-    gap: see `choice_gap`. poses: choices to a template.
+    gap: see `choice_gap`. poses: choices to a template. repeats: see `repeat_prices`.
     """
 
     values: NDArray[np.float32]
@@ -146,6 +147,16 @@ class Together:
     unit: float
     gap: float
     poses: int
+    repeats: float = REPEATS
+
+    def refined(self, scores: Any, grid: CellGrid) -> "Together":
+        """The same for refined scores (rows, columns, k).
+
+        Their gaps are made `_REFINED` times as large, for they were found with care; but not for the price of repeats.
+        """
+        sample = np.concatenate([np.asarray(scores[box.slices]).reshape(-1, scores.shape[-1]) for box in judged_windows(grid.box)[0]])
+        gap = choice_gap(sample[:: -(-len(sample) // _SAMPLED)], 1.0, len(self.values) // self.poses)
+        return replace(self, unit=_REFINED * self.gap / gap, repeats=REPEATS / _REFINED) if gap else self
 
 
 @torch.inference_mode()

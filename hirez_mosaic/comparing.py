@@ -67,7 +67,7 @@ def compare(
     selections: Sequence[str] = SELECTIONS,
     trained: Sequence[str | Path] = (),
     fit: int = STEPS,
-    refine: int = 30,
+    refine: int = 15,
     far_weight: float = FAR_WEIGHT,
     device: str = "auto",
     precision: str = "auto",

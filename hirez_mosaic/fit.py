@@ -15,13 +15,14 @@ import torch
 from hirez_mosaic.decode import best_k, box_queries
 from hirez_mosaic.encode import as_images
 from hirez_mosaic.geometry import CELL, Box
-from hirez_mosaic.loss import Activations, MultiScaleLoss, far_view, means
+from hirez_mosaic.loss import Activations, MultiScaleLoss, means
 from hirez_mosaic.nets.decoders import CELL_VALUES, Decoder, LearnedDecoder, PaperDecoder, Score
+from hirez_mosaic.together import HALVES, OPPONENT, FarView
 
 _ALL = 32_768
 """Up to so many templates all of them share in a step's softmax; beyond, those that are among the best of some cell of the window."""
 _BEST = 16  # of a cell, then
-_UNSEEN = 2e-4  # squared error in [0, 1]^2 that nobody sees, 3.6 levels of 255: what is reached is taken to be no nearer
+_UNSEEN = 0.02  # of the far term, a cell: that of an even error of 3.6 levels of 255, which nobody sees
 
 
 @dataclass(frozen=True)
@@ -104,20 +105,20 @@ class Wanted:
     """What mosaics of n windows are compared with.
 
     source: (n, 3, 8 rows, 8 columns) in [0, 1]. activations: see `MultiScaleLoss.activations`.
-    least_far: (n,) the far view of the best that these templates could do, if each cell took what is nearest to it in the means of its half
-    cells.
+    by_halves: (n,) the far term where each cell takes what is nearest to it in the means of its half cells.
     """
 
     source: torch.Tensor
     activations: Activations
-    least_far: torch.Tensor
+    by_halves: torch.Tensor
 
 
 class Objective:
     """What is minimised: Eq. 3 + far_weight x far view of mosaics of `templates` (N, 8, 8, 3) float32 in [0, 1].
 
-    The far view here is a ratio: the squared error of the means of half cells, 4 x 4 px, to the least that these templates can reach.
-    So the same weight does for emoji, of which none matches a cell, and for thousands of photos, of which some nearly do.
+    The far view is that of `together`, so that fitting allows what choosing makes use of: a cell that is too dark beside one that is too
+    light. Here it is a ratio, to what it is where each cell takes the template nearest to it in the means of its half cells. So the same
+    weight does for emoji, of which none matches a cell, and for thousands of photos, of which some nearly do.
     """
 
     def __init__(self, loss: MultiScaleLoss, templates: torch.Tensor, far_weight: float) -> None:
@@ -126,6 +127,8 @@ class Objective:
         self.far_weight = far_weight
         self._halves = self.templates.view(-1, 2, CELL // 2, 2, CELL // 2, 3).mean((2, 4)).flatten(1)
         self._halves_bias = -self._halves.square().sum(1)
+        self._kernel = torch.from_numpy(FarView.of_weight(1.0).kernel)[:, None].to(templates.device)
+        self._channels = torch.from_numpy(OPPONENT).to(templates.device)
 
     def on(self, device: torch.device) -> "Objective":
         """The same on a device; itself where it is there."""
@@ -142,13 +145,21 @@ class Objective:
     def wanted(self, source: torch.Tensor) -> Wanted:
         """What mosaics of a source (n, 3, 8 rows, 8 columns) in [0, 1] are compared with."""
         halves = _half_means(source)
-        nearest = best_k(2 * halves.flatten(0, 1), self._half_score, len(self._halves), 1)[0].view(halves.shape[:2])
-        return Wanted(source, self.loss.activations(source), (halves - self._halves[nearest]).square().mean((1, 2)))
+        nearest = best_k(2 * halves.flatten(0, 1), self._half_score, len(self._halves), 1)[0][:, 0]
+        grid = Box(0, source.shape[2] // CELL, 0, source.shape[3] // CELL)
+        return Wanted(source, self.loss.activations(source), self.far_energy(source, placed(self.templates[nearest], grid)))
 
     def terms(self, wanted: Wanted, mosaic: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """(Eq. 3, far view) of mosaics (n, 3, 8 rows, 8 columns); scalars, means over the n."""
-        far = far_view(wanted.source, mosaic, CELL // 2) / (wanted.least_far + _UNSEEN)
+        far = self.far_energy(wanted.source, mosaic) / (wanted.by_halves + _UNSEEN)
         return self.loss.per_scale(wanted.activations, mosaic).mean(), far.mean()
+
+    def far_energy(self, source: torch.Tensor, mosaic: torch.Tensor) -> torch.Tensor:
+        """(n,) the far term of `together` of mosaics, a mean over cells. source, mosaic: (n, 3, 8 rows, 8 columns) in [0, 1]."""
+        half = CELL // HALVES
+        errors = torch.einsum("ij,njhw->nihw", self._channels, means(mosaic, half) - means(source, half))
+        field = torch.nn.functional.conv2d(errors, self._kernel, padding="same", groups=3)
+        return (errors * field).sum((1, 2, 3)) * (HALVES**2 / (errors.shape[2] * errors.shape[3]))
 
     def _half_score(self, queries: torch.Tensor, block: slice, out: torch.Tensor | None = None) -> torch.Tensor:
         return torch.addmm(self._halves_bias[block], queries, self._halves[block].T, out=out)

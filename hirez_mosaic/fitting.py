@@ -18,7 +18,7 @@ from hirez_mosaic.geometry import CELL, Box, CellGrid
 from hirez_mosaic.nets.decoders import LearnedDecoder, ResidualDecoder
 from hirez_mosaic.spec import EFFORTS
 
-STEPS = EFFORTS["better"][0]
+STEPS = EFFORTS["best"][0]
 """Of a fit unless said otherwise: about a minute on 2 cores."""
 WINDOW = 32
 """Side of the windows it is fitted on, cells."""

@@ -246,7 +246,7 @@ def shared_identity(spec: RenderSpec, tools: Tools) -> Identity:
         "decoder": choice.identity,
         "fit": choice.fit_steps,
         "refine": spec.refine_steps,
-        "far weight": spec.far_weight if choice.fit_steps or spec.refine_steps else None,
+        "far weight": spec.far_weight if choice.fit_steps else None,
         "together": spec.together,
         "preferred": sorted(read_names(spec.prefer, "preferred")) if spec.prefer else None,
         "rules": list(astuple(rules_of(spec))),

@@ -6,7 +6,6 @@ from dataclasses import dataclass
 import torch
 from torch.nn import functional
 
-from hirez_mosaic.geometry import CELL
 from hirez_mosaic.nets.blur import BLUR_SIDE, BLUR_SIGMA, gaussian
 from hirez_mosaic.nets.vgg import VGG16
 
@@ -96,11 +95,3 @@ def multi_scale_loss(vgg: VGG16, source: torch.Tensor, mosaic: torch.Tensor, sca
 def means(images: torch.Tensor, side: int) -> torch.Tensor:
     """(N, C, H, W) -> (N, C, H / side, W / side): means of side x side px."""
     return functional.avg_pool2d(images, side)
-
-
-def far_view(source: torch.Tensor, mosaic: torch.Tensor, side: int = CELL) -> torch.Tensor:
-    """(N,) squared error of the means of side x side px, [0, 1]^2: of (N, 3, 8 rows, 8 columns) seen from so far that these are points.
-
-    Not in the paper: Eq. 3 alone buys texture with colour.
-    """
-    return (means(source, side) - means(mosaic, side)).square().mean((1, 2, 3))

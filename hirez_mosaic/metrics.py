@@ -12,7 +12,8 @@ import torch
 from numpy.typing import NDArray
 
 from hirez_mosaic.colour import to_lab
-from hirez_mosaic.loss import MultiScaleLoss, blur, far_view, means
+from hirez_mosaic.geometry import CELL
+from hirez_mosaic.loss import MultiScaleLoss, blur, means
 
 SIZES = {"full": 1, "half": 2, "quarter": 4}
 """The sizes at which the models of the eye see a picture: so many px a side become one, by area averages."""
@@ -72,7 +73,7 @@ class Judge:
             tuple(scales.tolist()),
             scales.mean().item(),
             lpips,
-            far_view(source, mosaic).item(),
+            (means(source, CELL) - means(mosaic, CELL)).square().mean().item(),
             tuple(delta_e(source, mosaic, sigma) for sigma in SIGMAS),
             tuple(None if eye is None or pair is None else eye.jod(*pair) for pair in seen),
             tuple(None if eye is None or pair is None else eye.flip(*pair) for pair in seen),

@@ -151,10 +151,10 @@ def render(
         which a fit adapts to the source), "l2" or "ssim" (nearest neighbours), "paper" (untrained: Xavier weights) or a decoder file.
     choose: "together" (each cell with its neighbours, see `together`), "alone" (each cell's best score), or "auto": together, but for the
         decoders "l2" and "ssim".
-    effort: "quick" (no fit), "better" (fit=100) or "best" (fit=100, refine=30), for those of the next two that are None.
+    effort: "quick", "better" (refine=15) or "best" (fit=100, refine=15), for those of the next two that are None.
     fit: steps of fitting the residual decoder to the source.
     refine: steps of optimising the scores of each cell's 64 best templates.
-    far_weight: of the far view in fitting and refining; 0 is the paper's loss.
+    far_weight: of the far view in fitting; 0 is the paper's loss.
     device: "auto", "cpu", "cuda" or "cuda:N". precision: of the encoder: "auto", "float32" or "bfloat16".
     chunk: cells a side of a chunk; as large as the memory budget allows where None.
     memory: bytes, or "2GiB"; a quarter of what is free where None.
@@ -324,21 +324,21 @@ def _choose(job: Job, workspace: Workspace, clock: Clock, listener: Listener) ->
         with torch.no_grad():
             norm = decoder.trunk_norm(picture.moments)
     together = None
-    if spec.together or spec.prefer:
+    if spec.together or spec.prefer or spec.refine_steps:
         with shared_cores(1, tools.engine.cores):
             together = together_of(decoder, norm, features, analysis, tools.templates, grid, looks)
     bonus = preferred_bonus(spec, tools.templates, together) if together and spec.prefer else None
-    together = together if spec.together else None
     k = candidates_kept(spec, tools.templates)
     candidates, scores = workspace.add("candidates", "u4", channels=k), workspace.add("scores", "f4", channels=k)
-    best = workspace.add("best", "u4") if together and not spec.refine_steps else None
+    best = workspace.add("best", "u4") if spec.together and not spec.refine_steps else None
     decode = partial(decoding, decoder, norm, bonus, grid, analysis, features, candidates, scores, best)
     last: tuple[Stage, ...] = (Stage("decode", decode, grid, workspace.marks("decode"), cell_bytes=8 * k + (0 if best is None else 4)),)
     optimised = scores
-    if spec.refine_steps:
+    if together and spec.refine_steps:
         clock.run(*last, workers=plan.workers)
-        optimised, best = _refine(job, workspace, clock, analysis, candidates, scores)
-        last = ()
+        optimised, best = _refine(job, workspace, clock, together, analysis, candidates, scores)
+        together, last = together.refined(optimised, grid), ()
+    together = together if spec.together else None
     if together:
         index_map = workspace.add("index_map", "u4", chunk=_BLOCK)
         select = partial(choosing_together, together, grid, analysis, candidates, optimised, best, index_map)
@@ -361,12 +361,14 @@ def _choose(job: Job, workspace: Workspace, clock: Clock, listener: Listener) ->
     return chosen
 
 
-def _refine(job: Job, workspace: Workspace, clock: Clock, analysis: Any, candidates: Any, scores: Any) -> tuple[Any, Any]:
+def _refine(
+    job: Job, workspace: Workspace, clock: Clock, together: Together, analysis: Any, candidates: Any, scores: Any
+) -> tuple[Any, Any]:
     """(scores of the candidates when they are refined, the best of each cell)."""
     grid, steps = job.plan.grid, job.spec.refine_steps
     refined = workspace.add("refined", "f4", channels=candidates.shape[-1], chunk=_REFINED)
     best = workspace.add("best", "u4", chunk=_REFINED)
-    refine = partial(refining, job.tools.objective, grid, analysis, candidates, scores, refined, best, steps)
+    refine = partial(refining, job.tools.objective, grid, analysis, candidates, scores, refined, best, together, steps)
     clock.run(Stage("refine", refine, grid, workspace.marks("refine", _REFINED), cell_bytes=4 * candidates.shape[-1] + 4), workers=1)
     return refined, best
 
@@ -447,7 +449,9 @@ def _ruled(
         for done in ruled.fill(chosen.index_map, candidates, scores, boxes, queries, decoder.score(), scratch, refined=refined):
             progress(done)
         if together:
-            terms = Terms(together.values, FarView.of_weight(together.far), together.unit, together.gap, together.poses, keys)
+            terms = Terms(
+                together.values, FarView.of_weight(together.far), together.unit, together.gap, together.repeats, together.poses, keys
+            )
             counts, source = ruled.counts, partial(source_values, analysis)
             for done in improve_ruled(
                 ruled.index_map, counts, terms, grid, candidates, optimised, source, lambda box: queries(box).cpu().numpy()

@@ -38,7 +38,7 @@ class Counts:
 
 @dataclass(frozen=True)
 class Terms:
-    """What the search minimises, see `together`; values, unit, gap and poses as there.
+    """What the search minimises, see `together`; values, unit, gap, repeats and poses as there.
 
     keys: (choices, D) and (choices,), by which what is no candidate is scored; without, it counts as the worst candidate.
     """
@@ -47,6 +47,7 @@ class Terms:
     far: FarView
     unit: float
     gap: float
+    repeats: float
     poses: int
     keys: tuple[NDArray[np.float32], NDArray[np.float32]] | None
 
@@ -125,7 +126,7 @@ def improve_ruled(
                 terms.far.kernel,
                 terms.far.own,
                 np.float32(terms.unit / HALF_PX),
-                repeat_prices(near, terms.gap, len(counts.left)),
+                repeat_prices(near, terms.gap, len(counts.left), terms.repeats),
                 terms.poses,
                 counts.distance,
             )

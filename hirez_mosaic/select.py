@@ -31,12 +31,13 @@ def choose_block(
     far: FarView,
     unit: float,
     gap: float,
+    repeats: float,
     poses: int,
 ) -> None:
     """Fill the write box, a block, of the index map (rows, columns) uint32: its cells chosen together, see `together`.
 
     best: (rows, columns) each cell's best candidate, which stands for the blocks around whose turn comes later.
-    candidates, scores: (rows, columns, k), see `decode`. unit: see `together.near_costs`. gap: see `together.repeat_prices`.
+    candidates, scores: (rows, columns, k), see `decode`. unit: see `together.near_costs`. gap, repeats: see `together.repeat_prices`.
     The rest is as in `together.improve`.
     """
     read = box.grown(REACH, grid.box)
@@ -47,7 +48,7 @@ def choose_block(
             window[shared.within(read).slices] = index_map[shared.slices]
     inner, near = box.within(read), near_costs(np.asarray(scores[read.slices]), unit)
     found, own = np.asarray(candidates[box.slices]), np.ascontiguousarray(near[inner.slices])
-    prices = repeat_prices(near, gap, len(values) // poses)
+    prices = repeat_prices(near, gap, len(values) // poses, repeats)
     improve(window, inner, source_values(analysis, read), values, found, own, far, prices, poses)
     index_map[box.slices] = window[inner.slices]
 

@@ -18,7 +18,7 @@ COMPRESSIONS = ("jpeg", "deflate", "lzw", "webp", "none")
 PRECISIONS = ("auto", "float32", "bfloat16")
 DECODERS = ("auto", "residual", "paper", "l2", "ssim")
 CHOOSING = ("auto", "together", "alone")
-EFFORTS = {"quick": (0, 0), "better": (100, 0), "best": (100, 30)}
+EFFORTS = {"quick": (0, 0), "better": (0, 15), "best": (100, 15)}
 """Steps of fitting and of refining, by what a person asks for."""
 FAR_WEIGHT = 0.3
 DUPLICATE_LEVELS = 3.0
@@ -341,6 +341,17 @@ def format_bytes(count: float) -> str:
             return f"{count:.0f} {unit}" if unit == "B" else f"{count:.1f} {unit}"
         count /= 1024
     return f"{count:.1f} TiB"
+
+
+def format_seconds(seconds: float) -> str:
+    """A time for people.
+
+    >>> format_seconds(7.4), format_seconds(130), format_seconds(9000)
+    ('7 s', '2 min', '2.5 h')
+    """
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
 
 
 def default_output(source: Path) -> Path:

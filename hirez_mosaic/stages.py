@@ -84,6 +84,7 @@ def choosing_together(
         far=FarView.of_weight(together.far),
         unit=together.unit,
         gap=together.gap,
+        repeats=together.repeats,
         poses=together.poses,
     )
 
@@ -96,9 +97,10 @@ def refining(
     scores: Any,
     refined: Any,
     best: Any,
+    together: Together,
     steps: int,
     device: torch.device,
 ) -> Task:
     """See `refine_window`."""
-    here = objective.on(device)
-    return lambda box: refine_window(here, grid, analysis, candidates, scores, refined, best, steps, box)
+    here, terms = objective.on(device), {"unit": together.unit, "gap": together.gap, "far": together.far}
+    return lambda box: refine_window(here, grid, analysis, candidates, scores, refined, best, box, **terms, steps=steps)

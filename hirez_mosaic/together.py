@@ -142,15 +142,15 @@ def choice_gap(scores: NDArray[np.float32], unit: float, templates: int) -> floa
     return float(f"{float(np.median(_gaps(near_costs(scores, unit), templates))):.2e}")
 
 
-def repeat_prices(near: NDArray[np.float32], gap: float, templates: int) -> NDArray[np.float32]:
+def repeat_prices(near: NDArray[np.float32], gap: float, templates: int, repeats: float = REPEATS) -> NDArray[np.float32]:
     """(...) float32 the price of repeats at cells, from the near term of their choices (..., k).
 
-    gap: of the set, see `choice_gap`; no cell's counts for less. Of fewer than 100 templates repeats are free: a page of 62 letters
-    repeats them.
+    gap: of the set, see `choice_gap`; no cell's counts for less. repeats: see `REPEATS`.
+    Of fewer than 100 templates repeats are free: a page of 62 letters repeats them.
     """
     if templates < 2 * _FEW:
         return np.zeros(near.shape[:-1], np.float32)
-    return np.float32(REPEATS) * np.maximum(_gaps(near, templates), np.float32(gap))
+    return np.float32(repeats) * np.maximum(_gaps(near, templates), np.float32(gap))
 
 
 def _gaps(near: NDArray[np.float32], templates: int) -> NDArray[np.float32]:

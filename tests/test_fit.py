@@ -14,7 +14,7 @@ from conftest import photo, save
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from hirez_mosaic import choosing, fitting, refine, render
+from hirez_mosaic import choosing, fitting, refine, render, together
 from hirez_mosaic.choosing import POOR, RICH, is_rich, unfitted_decoder
 from hirez_mosaic.encode import encode, second_moments
 from hirez_mosaic.fit import PAPER, Objective, Picture, Recipe, Trainer, placed, soft_mosaic
@@ -177,33 +177,51 @@ def test_a_trained_decoder_is_fitted_as_the_set_it_was_trained_for(
     assert recipes == [dataclasses.replace(expected, steps=1)]
 
 
-def test_the_far_view_is_a_ratio_to_the_least_that_the_templates_can_reach(picture: Picture, objective: Objective) -> None:
+def test_the_far_view_is_that_of_choosing_together(picture: Picture, objective: Objective) -> None:
+    rows, columns = picture.box.height, picture.box.width
+    cells = picture.analysis.reshape(rows, 8, columns, 8, 3).swapaxes(1, 2).reshape(-1, 8, 8, 3).astype(np.float32) / 255
+    source = objective.source_window(picture.analysis, picture.box)
+    values = together.far_values(objective.templates.unflatten(1, (8, 8, 3)).numpy())
+    chosen = np.random.default_rng(0).integers(0, len(values), (rows, columns)).astype(np.uint32)
+    nothing = np.zeros((rows, columns), np.float32)
+    far = together.FarView.of_weight(1.0)
+    expected = together.energy(chosen, together.far_values(cells).reshape(rows, columns, -1), values, nothing, far, nothing, 1)
+    mosaic = placed(objective.templates[torch.from_numpy(chosen.astype(np.int64)).flatten()], picture.box)
+    assert objective.far_energy(source, mosaic).item() == pytest.approx(expected / picture.box.area, rel=1e-4)
+
+
+def test_fitting_weighs_the_far_view_by_that_of_the_nearest_half_cells(picture: Picture, objective: Objective) -> None:
     def halves(cells: np.ndarray) -> np.ndarray:
         return cells.reshape(-1, 2, 4, 2, 4, 3).mean((2, 4), dtype=np.float64).reshape(-1, 12)
 
     cells = picture.analysis.reshape(12, 8, 16, 8, 3).swapaxes(1, 2).reshape(192, 8, 8, 3) / 255
     errors = ((halves(cells)[:, None] - halves(objective.templates.numpy())) ** 2).mean(2)
-    wanted = objective.wanted(objective.source_window(picture.analysis, picture.box))
-    assert wanted.least_far.item() == pytest.approx(errors.min(1).mean(), rel=1e-4)
-    for chosen, expected in ((errors.argmin(1), errors.min(1)), (np.zeros(192, int), errors[:, 0])):
-        _, far = objective.terms(wanted, placed(objective.templates[torch.from_numpy(chosen)], picture.box))
-        assert far.item() == pytest.approx(expected.mean() / (errors.min(1).mean() + 2e-4), rel=1e-4)
+    source = objective.source_window(picture.analysis, picture.box)
+    wanted, nearest = objective.wanted(source), placed(objective.templates[torch.from_numpy(errors.argmin(1))], picture.box)
+    assert wanted.by_halves.item() == pytest.approx(objective.far_energy(source, nearest).item(), rel=1e-4)
+    _, far = objective.terms(wanted, nearest)
+    assert far.item() == pytest.approx(wanted.by_halves.item() / (wanted.by_halves.item() + 0.02), rel=1e-4)
 
 
-def test_refining_lowers_the_loss_and_stays_among_the_candidates(picture: Picture, objective: Objective) -> None:
+def test_refining_lowers_eq3_without_giving_up_near_and_far(picture: Picture, objective: Objective) -> None:
     cells = torch.from_numpy(picture.analysis).reshape(12, 8, 16, 8, 3).transpose(1, 2).reshape(192, 192).float() / 255
     distance = torch.cdist(cells, objective.templates).square()
-    scores, candidates = (-distance).topk(8, 1)
+    found, candidates = distance.topk(8, 1, largest=False)
+    near = (found - found[:, :1]) / (found[:, 4:5] - found[:, :1]).median()
     source = objective.source_window(picture.analysis, picture.box)
 
-    def loss(chosen: torch.Tensor) -> float:
-        with torch.no_grad():
-            terms = objective.terms(objective.wanted(source), placed(objective.templates[chosen], picture.box))
-        return (terms[0] + objective.far_weight * terms[1]).item()
+    @torch.no_grad()
+    def losses(scores: torch.Tensor) -> tuple[float, float]:
+        mosaic = placed(objective.templates[candidates.gather(1, scores.argmax(1, keepdim=True))[:, 0]], picture.box)
+        eq3 = objective.loss.per_scale(objective.loss.activations(source), mosaic).mean().item()
+        return eq3, objective.far_energy(source, mosaic).item()
 
-    scored = refine.optimised(objective, source, candidates, scores, picture.box, 15)
+    (eq3, far), free = losses(-near), losses(refine.optimised(objective, source, candidates, 0 * near, 0.0, picture.box, 15))
+    scored = refine.optimised(objective, source, candidates, near, 3 / far, picture.box, 15)
     assert scored.shape == candidates.shape
-    assert loss(candidates.gather(1, scored.argmax(1, keepdim=True))[:, 0]) < loss(candidates[:, 0])
+    assert losses(scored)[0] < eq3
+    assert free[0] < eq3
+    assert losses(scored)[1] < min(far, free[1])
 
 
 @pytest.mark.usefixtures("own_cache", "with_random_weights")

@@ -5,7 +5,7 @@ import pytest
 import torch
 from scipy import ndimage
 
-from hirez_mosaic.loss import TAPS, MultiScaleLoss, blur, far_view, multi_scale_loss, pyramid_level
+from hirez_mosaic.loss import TAPS, MultiScaleLoss, blur, multi_scale_loss, pyramid_level
 from hirez_mosaic.nets.vgg import VGG16
 
 
@@ -75,9 +75,3 @@ def test_gradients_are_those_of_finite_differences(random_weights: dict[str, tor
     source, mosaic = torch.rand(2, 1, 3, 8, 8, dtype=torch.float64)
     wanted = loss.activations(source)
     assert torch.autograd.gradcheck(lambda image: loss.per_scale(wanted, image).mean(), (mosaic.requires_grad_(),))
-
-
-def test_the_far_view_is_the_squared_error_of_cell_means() -> None:
-    source, mosaic = torch.rand(2, 1, 3, 16, 24)
-    means = [of[0].numpy().reshape(3, 2, 8, 3, 8).mean((2, 4)) for of in (source, mosaic)]
-    assert far_view(source, mosaic).item() == pytest.approx(np.mean((means[0] - means[1]) ** 2), rel=1e-5)

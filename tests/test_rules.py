@@ -20,7 +20,7 @@ from hirez_mosaic.geometry import Box, CellGrid
 from hirez_mosaic.rendering import render
 from hirez_mosaic.ruled import Terms, improve_ruled
 from hirez_mosaic.rules import RuledMap, Rules
-from hirez_mosaic.together import FarView, energy, far_values, near_costs, repeat_prices
+from hirez_mosaic.together import REPEATS, FarView, energy, far_values, near_costs, repeat_prices
 
 
 @pytest.fixture(autouse=True, scope="module")
@@ -76,7 +76,7 @@ def searched(
         pass
     prices = repeat_prices(near_costs(scores, 1.0), gap, templates)
     values, source, before = far_values(shades), far_values(px).reshape(grid.rows, grid.columns, -1), made.index_map.copy()
-    terms = Terms(values, FarView.of_weight(1.0), 1.0, gap, poses, (keys, bias))
+    terms = Terms(values, FarView.of_weight(1.0), 1.0, gap, REPEATS, poses, (keys, bias))
     for _ in improve_ruled(
         made.index_map, made.counts, terms, grid, candidates, scores, lambda box: source[box.slices], lambda box: queries(box).numpy()
     ):

@@ -24,7 +24,7 @@ LEVELS = [
     {"fitting", "refine", "rules"},
     {"choosing", "engine"},
     {"pages"},
-    {"cluster", "floor", "plan", "stages"},
+    {"cluster", "floor", "pace", "plan", "stages"},
     {"job"},
     {"clock"},
     {"rendering"},

@@ -21,8 +21,8 @@ SELECTIONS = "L2,SSIM,residual,trained,fitted,refined,soft"
 @click.option("--selections", default=SELECTIONS, show_default=True, help="Which to compare.")
 @click.option("--trained", type=click.Path(), multiple=True, help="Trained decoder; again for more.  [default: the cache's]")
 @click.option("--fit", type=click.IntRange(1), default=100, show_default=True, help="Steps of fitting.")
-@click.option("--refine", type=click.IntRange(1), default=30, show_default=True, help="Steps of refining.")
-@far_weight(FAR_WEIGHT, "in fit and refine")
+@click.option("--refine", type=click.IntRange(1), default=15, show_default=True, help="Steps of refining.")
+@far_weight(FAR_WEIGHT, "in a fit")
 @DEVICE
 @precision("Of the networks; judged in float32.")
 @BACKGROUND

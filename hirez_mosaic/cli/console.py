@@ -26,8 +26,9 @@ from hirez_mosaic.batching import BatchListener, BatchResult, Outcome
 from hirez_mosaic.job import Job, Listener
 from hirez_mosaic.metrics import SIGMAS, SIZES
 from hirez_mosaic.nets.device import device_name
+from hirez_mosaic.pace import effort_seconds, step_seconds
 from hirez_mosaic.rendering import RenderResult
-from hirez_mosaic.spec import format_bytes
+from hirez_mosaic.spec import EFFORTS, format_bytes, format_seconds
 
 if TYPE_CHECKING:
     from hirez_mosaic.comparing import Row
@@ -59,6 +60,23 @@ def _decoder(job: Job) -> str:
     """What scores the templates, and how cells are chosen by it."""
     refined = f"; refined in {job.spec.refine_steps} steps" if job.spec.refine_steps else ""
     return f"{job.tools.choice.told}{refined}; cells chosen {'together' if job.spec.together else 'alone'}"
+
+
+_WORTH_TELLING = 1024  # cells from which a person waits for more effort
+
+
+def _effort(job: Job) -> str:
+    """How long fitting and refining take on this machine, or would take; empty where that is not known or asked for."""
+    spec, grid, tools = job.spec, job.plan.grid, job.tools
+    mine = tools.choice.fit_steps, spec.refine_steps
+    if spec.scheduler or not (any(mine) or (grid.cells >= _WORTH_TELLING and tools.choice.started_for_picture)):
+        return ""
+    step = step_seconds(tools.device, tools.precision)
+    if any(mine):
+        named = zip(("fit", "refine"), effort_seconds(grid, *mine, step), strict=True)
+        return ", ".join(f"about {format_seconds(seconds)} to {name}" for name, seconds in named if seconds)
+    others = ((name, sum(effort_seconds(grid, *steps, step))) for name, steps in EFFORTS.items() if any(steps))
+    return f"{spec.effort}; " + ", ".join(f"{name} would take about {format_seconds(seconds)} more" for name, seconds in others)
 
 
 class ConsoleListener(Listener):
@@ -99,13 +117,15 @@ class ConsoleListener(Listener):
             "cells": f"{grid.columns:,} x {grid.rows:,} = {grid.cells:,}",
             "mosaic": f"{job.spec.output} ({width:,} x {height:,} px, {width * height / 1e6:,.1f} Mpx)",
             "decoder": _decoder(job),
+            "effort": _effort(job),
             "device": f"{device_name(job.tools.device)}, {str(job.tools.precision).removeprefix('torch.')}",
             "chunks": f"{plan.chunk_count:,} of {plan.chunk[1]} x {plan.chunk[0]} cells, {plan.workers} at a time",
             "memory": f"{format_bytes(plan.projected)} projected, {format_bytes(plan.budget)} allowed",
         }
         table = Table.grid(padding=(0, 2))
         for name, value in rows.items():
-            table.add_row(Text(name, style="bold"), Text(value))
+            if value:
+                table.add_row(Text(name, style="bold"), Text(value))
         self.console.print(table)
 
     @contextmanager
