@@ -29,6 +29,7 @@ _WHOLE = 96**2  # cells up to which a picture is judged whole
 _HELD_OUT = 16  # side of a held-out window, cells
 _HELD_OUT_WINDOWS = 8
 _LOOKS = 5  # how often the decoder is judged during a fit, in its colder half
+_FIRST = 0.2  # share of the steps after which it is judged for the first time, and given up where nothing was gained
 
 
 def fit(
@@ -42,6 +43,8 @@ def fit(
     say: Callable[[str], None] = lambda line: None,
 ) -> LearnedDecoder:
     """The decoder after at most `steps` steps of fitting to the picture: that of the least hard Eq. 3 + far view on the judged windows.
+
+    Where a fifth of the steps gained nothing there, they are all that is done.
 
     untouched: whether the decoder is as `new_decoder` made it, so that its start may be chosen.
     objective: with the windows' loss. progress: called with the number of steps done. say: told where the start was kept.
@@ -57,7 +60,8 @@ def fit(
     if untouched:
         decoder.inverse_temperature = trainer.recipe.inverse_temperature[1]
     best, start = copy.deepcopy(decoder), least
-    looks = {round(steps * (0.5 + 0.5 * (look + 1) / _LOOKS)) for look in range(_LOOKS)}
+    first = max(1, round(_FIRST * steps))
+    looks = {first, *(round(steps * (0.5 + 0.5 * (look + 1) / _LOOKS)) for look in range(_LOOKS))}
     windows = fit_windows(picture.box, trainer.recipe.window, judged if held_out else [])
     for _ in range(steps):
         trainer.run(objective, [(picture, next(windows))])
@@ -66,8 +70,11 @@ def fit(
             value, _ = objective.hard(trainer.decoder, pictures, judged)
             if value < least:  # never true of NaN
                 best, least = copy.deepcopy(trainer.decoder), value
+            elif trainer.step == first:
+                break
     if least == start:
-        say(f"{steps} steps of fitting found nothing better than their start on the windows they are judged by; the start is kept.")
+        say(f"{trainer.step} of {steps} steps of fitting gained nothing on the windows they are judged by; the start is kept.")
+    progress(steps - trainer.step)
     return best.requires_grad_(False)
 
 

@@ -160,8 +160,11 @@ def test_a_fit_that_goes_wrong_keeps_its_start(picture: Picture, objective: Obje
     decoder = new_decoder("residual", objective.templates.unflatten(1, (8, 8, 3)), "f")
     before = objective.hard(decoder, [picture], [picture.box])[0]
     said: list[str] = []
-    fitted = fitting.fit(copy.deepcopy(decoder), picture, objective, 10, untouched=False, progress=lambda done: None, say=said.append)
+    done: list[int] = []
+    fitted = fitting.fit(copy.deepcopy(decoder), picture, objective, 10, untouched=False, progress=done.append, say=said.append)
+    assert "2 of 10 steps of fitting gained nothing" in said[0]  # no more are spent on it
     assert "the start is kept" in said[0]
+    assert done == [1, 1, 8]
     assert objective.hard(fitted, [picture], [picture.box])[0] == before
 
 
