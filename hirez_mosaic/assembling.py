@@ -38,6 +38,7 @@ def assemble_tile_map(
     ban: str | Path | None = None,
     overwrite: bool = False,
     background: str | tuple[int, int, int] = "white",
+    crop: str = "centre",
     compression: str = "jpeg",
     quality: int = 90,
     preview: str | Path | None = None,
@@ -61,6 +62,7 @@ def assemble_tile_map(
         tint=tint,
         overwrite=overwrite,
         background=background,
+        crop=crop,
         compression=compression,
         quality=quality,
         preview=preview,
@@ -74,7 +76,7 @@ def assemble_tile_map(
         raise TileMapError(f"There is no tile map {source}.")
     check_tile_map(source)
     banned = frozenset() if spec.ban is None else read_ban(spec.ban)
-    found = cached_templates(spec.templates, spec.tile, spec.background, listener, jobs)
+    found = cached_templates(spec.templates, spec.tile, spec.background, spec.crop, listener, jobs)
     start = time.perf_counter()
     read = read_tile_map(source, found, banned, tint)
     tinting = Tint.of(read.templates, read.colours, read.tint) if read.tint.any() else None

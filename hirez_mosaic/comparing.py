@@ -72,6 +72,7 @@ def compare(
     device: str = "auto",
     precision: str = "auto",
     background: str | tuple[int, int, int] = "white",
+    crop: str = "centre",
     weights: str | Path | None = None,
     overwrite: bool = False,
     listener: Listener | None = None,
@@ -101,7 +102,7 @@ def compare(
         raise SettingError(f"Two sources are called {twice}, and so would be their figures; rename one.")
     _check_outputs([folder / _TABLE, *(folder / f"{stem}.png" for stem in stems)], [Path(source) for source in sources], overwrite)
     colour = parse_colour(background)
-    found = cached_templates(Path(templates), size, colour, listener)
+    found = cached_templates(Path(templates), size, colour, crop, listener)
     decoders = _decoders(selections, [Path(file) for file in trained], found, listener)
     named = None if weights is None else Path(weights)
     where = resolve_device(device)
@@ -126,6 +127,7 @@ def compare(
                 overwrite=True,
                 memory=psutil.Process().memory_info().rss + free_memory(),
                 background=colour,
+                crop=crop,
                 weights=named,
             )
             panels: dict[str, NDArray[np.uint8]] = {}

@@ -92,6 +92,7 @@ def inspect(
     output: str | Path | None = None,
     levels: float = DUPLICATE_LEVELS,
     background: str | tuple[int, int, int] = "white",
+    crop: str = "centre",
     overwrite: bool = False,
     listener: Listener | None = None,
 ) -> Inspection:
@@ -113,6 +114,7 @@ def inspect(
         folder,
         size,
         background=colour,
+        crop=crop,
         cache=cache_folder("templates"),
         jobs=cores(),
         stage=lambda total: listener.stage("templates", total, "templates"),

@@ -240,7 +240,7 @@ def shared_identity(spec: RenderSpec, tools: Tools) -> Identity:
 def chosen_templates(spec: RenderSpec, listener: Listener) -> TemplateSet:
     """The templates a render chooses from: those of the folder without banned ones and near-duplicates, in all poses allowed."""
     banned = frozenset() if spec.ban is None else read_ban(spec.ban)
-    found = without(cached_templates(spec.templates, spec.tile, spec.background, listener, spec.jobs), banned)
+    found = without(cached_templates(spec.templates, spec.tile, spec.background, spec.crop, listener, spec.jobs), banned)
     if spec.dedupe is not None:
         first = near_duplicates(found.at_cell_size(), spec.dedupe)
         kept = np.flatnonzero(first == np.arange(len(first)))
@@ -252,13 +252,14 @@ def chosen_templates(spec: RenderSpec, listener: Listener) -> TemplateSet:
 
 
 def cached_templates(
-    folder: Path, tile: tuple[int, int], background: tuple[int, int, int], listener: Listener, jobs: int | None = None
+    folder: Path, tile: tuple[int, int], background: tuple[int, int, int], crop: str, listener: Listener, jobs: int | None = None
 ) -> TemplateSet:
     """The templates of a folder out of the cache or decoded into it; the listener hears what was skipped."""
     templates = load_templates(
         folder,
         tile,
         background=background,
+        crop=crop,
         cache=cache_folder("templates"),
         jobs=jobs or cores(),
         stage=lambda total: listener.stage("templates", total, "templates"),

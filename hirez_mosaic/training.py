@@ -103,6 +103,7 @@ def train(
     device: str = "auto",
     precision: str = "auto",
     background: str | tuple[int, int, int] = "white",
+    crop: str = "centre",
     weights: str | Path | None = None,
     listener: Listener | None = None,
 ) -> TrainResult:
@@ -133,7 +134,7 @@ def train(
     where = resolve_device(device)
     kind = resolve_precision(precision, where)
     size, colour = parse_tile(tile), parse_colour(background)
-    found = cached_templates(Path(templates), size, colour, listener)
+    found = cached_templates(Path(templates), size, colour, crop, listener)
     photos = Photos(Path(images), CROP, seed, cores())
     try:
         if photos.left_out:

@@ -15,7 +15,7 @@ from hirez_mosaic.cli.main import main
 ROOT = Path(hirez_mosaic.__file__).parent
 LEVELS = [
     {"errors"},
-    {"geometry", "cache", "compiled", "fresh", "vips", "journal"},
+    {"geometry", "cache", "compiled", "fresh", "vips", "journal", "package_index"},
     {"spec", "colour", "resample"},
     {"store", "sources", "templates", "nets", "photos", "together"},
     {"folder", "growing", "ingest", "encode", "decode", "select", "synthetic", "tint", "loss", "tilemap"},

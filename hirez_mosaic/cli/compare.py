@@ -5,7 +5,7 @@ from dataclasses import asdict
 
 import click
 
-from hirez_mosaic.cli.options import BACKGROUND, DEVICE, QUIET, WEIGHTS, far_weight, precision, tile
+from hirez_mosaic.cli.options import BACKGROUND, CROP, DEVICE, QUIET, WEIGHTS, far_weight, precision, tile
 from hirez_mosaic.cli.recipe import RecipeCommand
 from hirez_mosaic.spec import FAR_WEIGHT
 
@@ -26,6 +26,7 @@ SELECTIONS = "L2,SSIM,residual,trained,fitted,refined,soft"
 @DEVICE
 @precision("Of the networks; judged in float32.")
 @BACKGROUND
+@CROP
 @WEIGHTS
 @click.option("--overwrite", is_flag=True, help="Replace a table that is there.")
 @click.option("--json", "as_json", is_flag=True, help="Print all rows as JSON on standard output.")

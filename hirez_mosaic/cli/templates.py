@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from hirez_mosaic.cli.options import BACKGROUND, tile
+from hirez_mosaic.cli.options import BACKGROUND, CROP, tile
 from hirez_mosaic.cli.recipe import FileOr, RecipeCommand
 from hirez_mosaic.spec import DUPLICATE_LEVELS, parse_colour, parse_tile
 
@@ -206,6 +206,7 @@ def _print_skipped(skipped: list[tuple[str, str]]) -> None:
     "--levels", type=float, default=DUPLICATE_LEVELS, show_default=True, help="RMS difference, of 255, up to which two are near-duplicates."
 )
 @BACKGROUND
+@CROP
 @click.option("-o", "--output", type=click.Path(path_type=Path), help="Contact sheet to write: .png, .jpg or .webp.")
 @click.option("--overwrite", is_flag=True, help="Replace a contact sheet that is there.")
 def inspect_(folder: Path, overwrite: bool, **settings: Any) -> None:
