@@ -30,7 +30,7 @@ from hirez_mosaic.sources import Source, files_of, open_source
 from hirez_mosaic.spec import RenderSpec, format_bytes
 from hirez_mosaic.store import Identity, discard, held, stored_chunk
 from hirez_mosaic.templates import TemplateSet, load_templates
-from hirez_mosaic.templates.duplicates import near_duplicates
+from hirez_mosaic.templates.duplicates import count_copies, near_duplicates
 from hirez_mosaic.tilemap import check_names, check_tile_map, read_ban, read_names, without
 
 _log = logging.getLogger("hirez_mosaic")
@@ -241,6 +241,8 @@ def chosen_templates(spec: RenderSpec, listener: Listener) -> TemplateSet:
     """The templates a render chooses from: those of the folder without banned ones and near-duplicates, in all poses allowed."""
     banned = frozenset() if spec.ban is None else read_ban(spec.ban)
     found = without(cached_templates(spec.templates, spec.tile, spec.background, spec.crop, listener, spec.jobs), banned)
+    if spec.dedupe is None and (copies := count_copies(found.blocks())):
+        listener.note(f"{copies:,} of {len(found):,} templates are the same as others in a cell; --dedupe 0 leaves them out.")
     if spec.dedupe is not None:
         first = near_duplicates(found.at_cell_size(), spec.dedupe)
         kept = np.flatnonzero(first == np.arange(len(first)))

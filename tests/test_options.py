@@ -137,6 +137,7 @@ GIVEN = {
     "background": "black",
     "decoder": "d.safetensors",
     "choose": "alone",
+    "crop": "attention",
     "effort": "best",
 }
 

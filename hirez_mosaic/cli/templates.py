@@ -228,7 +228,10 @@ def _print_inspection(found: "Inspection", levels: float) -> None:
     more = f" and {len(found.sizes) - 5:,} sizes more" if len(found.sizes) > 5 else ""
     click.echo(f"templates  {len(found.templates):,}, {len(found.templates.skipped):,} files skipped")
     click.echo(f"sizes      {sizes}{more}")
-    click.echo(f"alike      {found.duplicates:,} near-duplicates, within {levels:g} levels of 255 of one before")
+    alike = f"{len(found.alike):,} near-duplicates, within {levels:g} levels of 255 of one before"
+    click.echo(f"alike      {alike}; {found.copies:,} have its very px")
+    for name, first in found.alike[:5]:
+        click.echo(f"           {name} like {first}")
     _print_skipped(list(found.templates.skipped))
     if (cover := found.coverage) is not None:
         click.echo(f"source     {cover.source}, {cover.distances.shape[1]} x {cover.distances.shape[0]} cells")
