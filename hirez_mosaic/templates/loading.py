@@ -22,7 +22,7 @@ from hirez_mosaic.spec import format_bytes
 from hirez_mosaic.templates.cropping import Crop, cropping, cut
 from hirez_mosaic.templates.kept import SMALL_BYTES, Decoded, File, Kept
 from hirez_mosaic.templates.quick import quick_jpeg
-from hirez_mosaic.templates.template_set import TemplateSet, area_averages
+from hirez_mosaic.templates.template_set import TemplateSet, area_averages, release
 from hirez_mosaic.vips import fetch, opaque, too_large, vips_reason
 
 _VERSION = [3, pyvips.version(0), pyvips.version(1), int(PIL.__version__.split(".")[0])]
@@ -136,6 +136,7 @@ def _fingerprint(pixels: NDArray[np.uint8], rows: NDArray[np.int64]) -> str:
     step = max(1, _BATCH_BYTES // pixels[0].nbytes)
     for start in range(0, len(rows), step):
         digest.update(pixels[rows[start : start + step]].data)
+        release(pixels)
     return digest.hexdigest()
 
 
