@@ -42,6 +42,7 @@ def assemble_tile_map(
     ban: str | Path | None = None,
     overwrite: bool = False,
     background: str | tuple[int, int, int] = "white",
+    crop: str = "centre",
     compression: str = "jpeg",
     quality: int = 90,
     preview: str | Path | None = None,
@@ -73,7 +74,7 @@ def assemble_tile_map(
         raise TileMapError(f"There is no tile map {source}.")
     check_tile_map(source)
     banned = frozenset() if spec.ban is None else read_ban(spec.ban)
-    found = cached_templates(spec.templates, spec.tile, spec.background, listener, jobs, spec.exclude, spec.strict)
+    found = cached_templates(spec.templates, spec.tile, spec.background, spec.crop, listener, jobs, spec.exclude, spec.strict)
     start = time.perf_counter()
     read = read_tile_map(source, found, banned, tint)
     mosaic = mosaic_of(read)
@@ -100,6 +101,6 @@ def _write(spec: RenderSpec, mosaic: Mosaic, read: TileMap, listener: Listener) 
                 write_preview(mosaic, appearing.enter_context(fresh(spec.preview)))
             write_mosaic(mosaic, made, progress, compression=spec.compression, quality=spec.quality)
         if page is not None:
-            contents = Contents(mosaic, spec.source.stem, read.source, spec.background, spec.anonymous, spec.thumbnails)
+            contents = Contents(mosaic, spec.source.stem, read.source, spec.background, spec.crop, spec.anonymous, spec.thumbnails)
             with listener.stage("page", read.index_map.size, "cells") as progress:
                 write_page(contents, page, progress, cores())

@@ -127,6 +127,7 @@ def batch(
     scheduler: str | None = None,
     overwrite: bool = False,
     background: str | tuple[int, int, int] = "white",
+    crop: str = "centre",
     compression: str = "jpeg",
     quality: int = 90,
     preview: bool = False,

@@ -72,6 +72,7 @@ def compare(
     device: str = "auto",
     precision: str = "auto",
     background: str | tuple[int, int, int] = "white",
+    crop: str = "centre",
     exclude: Sequence[str] = (),
     strict: bool = False,
     weights: str | Path | None = None,
@@ -103,7 +104,7 @@ def compare(
         raise SettingError(f"Two sources are called {twice}, and so would be their figures; rename one.")
     _check_outputs([folder / _TABLE, *(folder / f"{stem}.png" for stem in stems)], [Path(source) for source in sources], overwrite)
     colour = parse_colour(background)
-    found = cached_templates(Path(templates), size, colour, listener, exclude=exclude, strict=strict)
+    found = cached_templates(Path(templates), size, colour, crop, listener, exclude=exclude, strict=strict)
     decoders = _decoders(selections, [Path(file) for file in trained], found, listener)
     named = None if weights is None else Path(weights)
     where = resolve_device(device)
@@ -128,6 +129,7 @@ def compare(
                 overwrite=True,
                 memory=psutil.Process().memory_info().rss + free_memory(),
                 background=colour,
+                crop=crop,
                 exclude=tuple(exclude),
                 weights=named,
             )

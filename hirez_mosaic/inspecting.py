@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from hirez_mosaic.assemble import check_output
 from hirez_mosaic.colour import from_lab, to_lab
 from hirez_mosaic.engine import cores
-from hirez_mosaic.errors import OutputError, SettingError
+from hirez_mosaic.errors import OutputError, SettingError, WeightsError
 from hirez_mosaic.fresh import fresh
 from hirez_mosaic.geometry import CELL, CellGrid
 from hirez_mosaic.ingest import ingest_chunk
@@ -24,7 +24,9 @@ from hirez_mosaic.job import Listener, cached_templates
 from hirez_mosaic.sources import open_source, size_of, unpack
 from hirez_mosaic.spec import DUPLICATE_LEVELS, parse_colour, parse_tile
 from hirez_mosaic.templates import TemplateSet
+from hirez_mosaic.templates.cropping import cropping, cut
 from hirez_mosaic.templates.duplicates import near_duplicates
+from hirez_mosaic.templates.loading import open_template
 from hirez_mosaic.vips import captioned, vips_reason
 
 REACH = 10.0
@@ -34,6 +36,9 @@ _ACROSS = 128  # cells of the source's longer side
 _BIN = 20  # of CIELAB: colours out of reach that are counted together
 _NAMED = 6  # of these colours at most
 _WIDTH, _SHEET = 1024, 384  # of the contact sheet: px, templates at most
+_CUT, _CUT_ACROSS = 12, 2  # pictures of which every way to cut them is shown, and of these side by side
+_LOOKED_AT, _LOOKED_SIDE = 48, 128  # templates among which they are looked for, px a side at half of which they are opened
+_OTHER_SHAPE = 0.05  # of the logarithm of a picture's shape: what is cut away less is not worth a look
 _BLOCK = 512  # cells whose distances to 8,192 templates are held at once
 
 
@@ -74,12 +79,14 @@ class Inspection:
     """What was found.
 
     sizes: ((width, height), how many), px, of the pictures in the folder, the most frequent first.
-    duplicates: templates that are near-duplicates of one before. sheet: where the contact sheet is.
+    alike: (name, name of the first that it is a near-duplicate of). copies: how many of these have the very px of that one.
+    sheet: where the contact sheet is.
     """
 
     templates: TemplateSet
     sizes: tuple[tuple[tuple[int, int], int], ...]
-    duplicates: int
+    alike: tuple[tuple[str, str], ...]
+    copies: int
     coverage: Coverage | None
     sheet: Path | None
 
@@ -92,6 +99,7 @@ def inspect(
     output: str | Path | None = None,
     levels: float = DUPLICATE_LEVELS,
     background: str | tuple[int, int, int] = "white",
+    crop: str = "centre",
     exclude: Sequence[str] = (),
     strict: bool = False,
     overwrite: bool = False,
@@ -99,7 +107,8 @@ def inspect(
 ) -> Inspection:
     """Look at a folder of templates, and at how well its colours reach those of the picture `source`.
 
-    output: contact sheet of up to 384 templates by hue and lightness, above them source and distances; .png, .jpg or .webp.
+    output: contact sheet of up to 384 templates by hue and lightness, above them source and distances, and up to 12 pictures that are not
+        of the tile's shape with every way to cut them; .png, .jpg or .webp.
     levels: of 255, up to which templates count as near-duplicates. The source is seen at 128 cells along its longer side,
     or as many as it has px. exclude: patterns of files to leave out. strict: raise TemplateError for a file that cannot be read.
     Raises a subclass of HirezMosaicError.
@@ -111,14 +120,16 @@ def inspect(
     if sheet is not None:
         _check_sheet(sheet, source, folder, overwrite)
     seen = None if source is None else _analyse(Path(source), size, colour)
-    found = cached_templates(folder, size, colour, listener, exclude=exclude, strict=strict)
-    small = found.at_cell_size()
+    found = cached_templates(folder, size, colour, crop, listener, exclude=exclude, strict=strict)
     means = to_lab(found.mean_colours()[None])[0]
     coverage = None if seen is None else _cover(Path(str(source)), *seen, means)
-    duplicates = int((near_duplicates(small, levels) != np.arange(len(small))).sum())
+    first = near_duplicates(found.at_cell_size(), levels)
+    later = np.flatnonzero(first != np.arange(len(first)))
+    copies = sum((found.take(np.array([one])) == found.take(first[[one]])).all() for one in later)
     if sheet is not None:
-        _write_sheet(found, means, coverage, sheet)
-    return Inspection(found, _sizes(found, listener), duplicates, coverage, sheet)
+        _write_sheet(found, means, [_crops_panel(found, colour), None if coverage is None else _coverage_panel(coverage, size)], sheet)
+    alike = tuple((found.names[one], found.names[first[one]]) for one in later)
+    return Inspection(found, _sizes(found, listener), alike, int(copies), coverage, sheet)
 
 
 def _check_sheet(sheet: Path, source: str | Path | None, folder: Path, overwrite: bool) -> None:
@@ -201,24 +212,51 @@ def colour_name(colour: tuple[int, int, int]) -> str:
     return shade + {"dark orange": "brown", "dark yellow": "olive"}.get(shade + name, name)
 
 
-def _write_sheet(templates: TemplateSet, means: NDArray[np.float32], coverage: Coverage | None, path: Path) -> None:
-    """Source and distances side by side where there is a source; below them templates, greys first, then by hue and lightness."""
+def _write_sheet(templates: TemplateSet, means: NDArray[np.float32], panels: list[pyvips.Image | None], path: Path) -> None:
+    """The templates, greys first, then by hue and lightness; the panels that there are above them."""
     chroma, hue = np.hypot(means[:, 1], means[:, 2]), np.degrees(np.arctan2(means[:, 2], means[:, 1])) % 360
     order = np.lexsort((means[:, 0], np.where(chroma < 10, -1, hue // 30)))
     chosen = order[np.linspace(0, len(order) - 1, min(len(order), _SHEET)).round().astype(int)]
     columns = int(np.clip(np.ceil(np.sqrt(2.6 * len(chosen))), 8, 32))
     width = _WIDTH // columns
     shape = width - 2, max(1, round((width - 2) * templates.tile[1] / templates.tile[0]))
-    thumbs = pyvips.Image.arrayjoin([_resized(templates.pixels[one], shape) for one in chosen], across=columns, shim=2, background=255)
+    px = templates.take(chosen).swapaxes(0, 1)
+    thumbs = pyvips.Image.arrayjoin([_resized(one, shape) for one in px], across=columns, shim=2, background=255)
     shown = f"{len(chosen):,} of {len(templates):,}" if len(chosen) < len(templates) else f"{len(templates):,}"
     sheet = captioned(thumbs.embed(0, 0, _WIDTH, thumbs.height, extend="white"), f"{templates.folder.name}: {shown} templates")
-    if coverage is not None:
-        sheet = _coverage_panel(coverage, templates.tile).join(sheet, "vertical", shim=8, background=255)
+    for panel in filter(None, panels):
+        sheet = panel.join(sheet, "vertical", shim=8, background=255)
     try:
         with fresh(path) as made:
             sheet.write_to_file(str(made))
     except pyvips.Error as error:
         raise OutputError(f"The contact sheet {path} cannot be written: {vips_reason(error)}.") from error
+
+
+def _crops_panel(templates: TemplateSet, background: tuple[int, int, int]) -> pyvips.Image | None:
+    """Some pictures that are not of the tile's shape: each as it is, and every way to cut it; None where there are none."""
+    ways, title = [cropping("centre"), cropping("attention")], "cut: as it is, centre, attention"
+    try:
+        ways, title = [*ways, cropping("faces")], f"{title}, faces"
+    except (SettingError, WeightsError):
+        title += "; faces takes pip install 'hirez-mosaic[faces]'"
+    side = _WIDTH // (_CUT_ACROSS * (1 + len(ways))) - 2
+    tile = _within(side, templates.tile)
+    shown: list[pyvips.Image] = []
+    for one in np.linspace(0, len(templates) - 1, min(len(templates), _LOOKED_AT)).round().astype(int):
+        pixels = open_template(templates.folder / templates.names[one], (_LOOKED_SIDE, _LOOKED_SIDE), background)
+        high, wide = pixels.shape[:2]
+        if abs(np.log(wide / high * tile[1] / tile[0])) > _OTHER_SHAPE and len(shown) < _CUT * (1 + len(ways)):
+            shown += [_resized(pixels, _within(side, (wide, high))), *(_resized(cut(pixels, templates.tile, way), tile) for way in ways)]
+    if not shown:
+        return None
+    joined = pyvips.Image.arrayjoin(shown, across=_CUT_ACROSS * (1 + len(ways)), shim=2, background=255)
+    return captioned(joined.embed(0, 0, _WIDTH, joined.height, extend="white"), title)
+
+
+def _within(side: int, size: tuple[int, int]) -> tuple[int, int]:
+    """(width, height) of that shape with `side` px along the longer side."""
+    return max(1, round(side * size[0] / max(size))), max(1, round(side * size[1] / max(size)))
 
 
 def _coverage_panel(coverage: Coverage, tile: tuple[int, int]) -> pyvips.Image:

@@ -31,7 +31,7 @@ from hirez_mosaic.sources import Reading, Source, files_of, flat_note, open_sour
 from hirez_mosaic.spec import RenderSpec, format_bytes
 from hirez_mosaic.store import Identity, discard, held, stored_chunk
 from hirez_mosaic.templates import TemplateSet, load_templates
-from hirez_mosaic.templates.duplicates import near_duplicates
+from hirez_mosaic.templates.duplicates import count_copies, near_duplicates
 from hirez_mosaic.tilemap import check_names, check_tile_map, read_ban, read_names, without
 
 _log = logging.getLogger("hirez_mosaic")
@@ -259,8 +259,10 @@ def shared_identity(spec: RenderSpec, tools: Tools) -> Identity:
 def chosen_templates(spec: RenderSpec, listener: Listener) -> TemplateSet:
     """The templates a render chooses from: those of the folder without banned ones and near-duplicates, in all poses allowed."""
     banned = frozenset() if spec.ban is None else read_ban(spec.ban)
-    every = cached_templates(spec.templates, spec.tile, spec.background, listener, spec.jobs, spec.exclude, spec.strict)
+    every = cached_templates(spec.templates, spec.tile, spec.background, spec.crop, listener, spec.jobs, spec.exclude, spec.strict)
     found = without(every, banned)
+    if spec.dedupe is None and (copies := count_copies(found.blocks())):
+        listener.note(f"{copies:,} of {len(found):,} templates are the same as others in a cell; --dedupe 0 leaves them out.")
     if spec.dedupe is not None:
         first = near_duplicates(found.at_cell_size(), spec.dedupe)
         kept = np.flatnonzero(first == np.arange(len(first)))
@@ -275,6 +277,7 @@ def cached_templates(
     folder: Path,
     tile: tuple[int, int],
     background: tuple[int, int, int],
+    crop: str,
     listener: Listener,
     jobs: int | None = None,
     exclude: Sequence[str] = (),
@@ -288,6 +291,7 @@ def cached_templates(
         folder,
         tile,
         background=background,
+        crop=crop,
         exclude=exclude,
         cache=cache_folder("templates"),
         jobs=jobs or cores(),

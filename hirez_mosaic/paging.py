@@ -42,6 +42,7 @@ def make_pages(
     source: str | Path | None = None,
     tint: float | None = None,
     background: str | tuple[int, int, int] = "white",
+    crop: str = "centre",
     anonymous: bool = False,
     thumbnails: int | None = None,
     overwrite: bool = False,
@@ -51,7 +52,7 @@ def make_pages(
     """Write a page to the folder `output`, in which a browser shows a mosaic; of several mosaics, a gallery of pages.
 
     mosaics: tile maps, .csv, .json or .parquet, of which the page knows every cell; or any pictures, of which it knows the px.
-    templates, tile, background, tint: as in `assemble_tile_map`; tile maps want templates.
+    templates, tile, background, crop, tint: as in `assemble_tile_map`; tile maps want templates.
     source: picture that the mosaic was made of, to which the page fades; the cells' mean colours where None.
     anonymous: leave the names of templates out. thumbnails: px at which templates are shown, at most, on the longer side; where None 160,
         or as large as in the mosaic.
@@ -65,8 +66,8 @@ def make_pages(
     check_output(page, overwrite)
     shape, under, found = parse_tile(tile), parse_colour(background), None
     if templates is not None and any(map(_is_tile_map, paths)):
-        found = cached_templates(Path(templates), shape, under, heard, jobs)
-    settings = {"background": under, "anonymous": anonymous, "thumbnails": thumbnails}
+        found = cached_templates(Path(templates), shape, under, crop, heard, jobs)
+    settings = {"background": under, "crop": crop, "anonymous": anonymous, "thumbnails": thumbnails}
     pages = _Pages(found, tint, None if source is None else Path(source), settings, jobs or cores(), heard)
     with Appearing(page) as made:
         if len(paths) == 1:

@@ -111,6 +111,7 @@ def render(
     scheduler: str | None = None,
     overwrite: bool = False,
     background: str | tuple[int, int, int] = "white",
+    crop: str = "centre",
     compression: str = "jpeg",
     quality: int = 90,
     preview: str | Path | None = None,
@@ -164,6 +165,8 @@ def render(
     scheduler: address of a Dask cluster whose workers run the chunks, such as "tcp://host:8786"; threads of this process where None.
     overwrite: replace an output that is there.
     background: under transparent px of source and templates: a name, "#rrggbb" or (r, g, b).
+    crop: what stays of templates that are not of the tile's shape: "centre"; "attention", as libvips sees it; or "faces", their eyes in the
+        upper third.
     compression, quality: of TIFF and of lossy formats.
     preview: also write the mosaic at 1,600 px on its longer side.
     max_uses: of one template. min_distance: cells that lie between two uses of it in every direction.
@@ -307,7 +310,8 @@ def _run_stages(job: Job, workspace: Workspace, listener: Logged) -> RenderResul
         if page is not None:
             with clock.timed("page") as progress:
                 mosaic = Mosaic(chosen.index_map, templates, tint)
-                contents = Contents(mosaic, spec.source.stem, _looked(workspace)[0], spec.background, spec.anonymous, spec.thumbnails)
+                seen = _looked(workspace)[0]
+                contents = Contents(mosaic, spec.source.stem, seen, spec.background, spec.crop, spec.anonymous, spec.thumbnails)
                 write_page(contents, page, progress, job.plan.workers)
     return _result(job, chosen, clock)
 

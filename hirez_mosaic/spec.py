@@ -17,6 +17,7 @@ TILE_MAPS = ("csv", "json", "parquet")
 COMPRESSIONS = ("jpeg", "deflate", "lzw", "webp", "none")
 PRECISIONS = ("auto", "float32", "bfloat16")
 DECODERS = ("auto", "residual", "paper", "l2", "ssim")
+CROPS = ("centre", "attention", "faces")
 CHOOSING = ("auto", "together", "alone")
 EFFORTS = {"quick": (0, 0), "better": (0, 15), "best": (100, 15)}
 """Steps of fitting and of refining, by what a person asks for."""
@@ -58,6 +59,7 @@ class RenderSpec:
     scheduler: str | None = None
     overwrite: bool = False
     background: tuple[int, int, int] = (255, 255, 255)
+    crop: str = "centre"
     compression: str = "jpeg"
     quality: int = 90
     preview: Path | None = None
@@ -108,6 +110,7 @@ class RenderSpec:
             raise SettingError(f"The chunk is {self.chunk} cells; use 1 or more.")
         if self.memory is not None and self.memory < 1:
             raise SettingError("The memory budget is 0 bytes; use for example --memory 2GiB.")
+        check_crop(self.crop)
         if self.choose not in CHOOSING:
             raise SettingError(f"--choose is {self.choose!r}; use one of {', '.join(CHOOSING)}.")
         if self.effort not in EFFORTS:
@@ -261,6 +264,12 @@ def check_turnable(tile: tuple[int, int]) -> None:
     """Raise SettingError where templates of `tile` (width, height) px cannot be turned by a quarter."""
     if tile[0] != tile[1]:
         raise SettingError(f"Only square templates can be turned by a quarter and these are {tile[0]} x {tile[1]} px.")
+
+
+def check_crop(crop: str) -> None:
+    """Raise SettingError for what is no way to cut templates."""
+    if crop not in CROPS:
+        raise SettingError(f"The crop is {crop!r}; use one of {', '.join(CROPS)}.")
 
 
 def parse_scale(value: str | float | Fraction) -> Fraction:

@@ -103,6 +103,7 @@ def train(
     device: str = "auto",
     precision: str = "auto",
     background: str | tuple[int, int, int] = "white",
+    crop: str = "centre",
     exclude: Sequence[str] = (),
     strict: bool = False,
     weights: str | Path | None = None,
@@ -136,7 +137,7 @@ def train(
     where = resolve_device(device)
     kind = resolve_precision(precision, where)
     size, colour = parse_tile(tile), parse_colour(background)
-    found = cached_templates(Path(templates), size, colour, listener, exclude=exclude, strict=strict)
+    found = cached_templates(Path(templates), size, colour, crop, listener, exclude=exclude, strict=strict)
     photos = Photos(Path(images), CROP, seed, cores(), exclude)
     try:
         check_readable(Path(images), photos.unreadable if strict else photos.left_out, listener, strict)

@@ -69,7 +69,8 @@ def test_the_colours_that_greys_lack_are_found(here: Path) -> None:
     found = inspect("greys", 12, source="source.png", output="sheet.png")
     assert len(found.templates) == 53
     assert found.sizes == (((12, 12), 52), ((16, 20), 1))
-    assert found.duplicates == 1
+    assert found.alike == (("100b.png", "100.png"),)
+    assert found.copies == 0
     assert found.templates.skipped[0][0] == "notes.txt"
     cover = found.coverage
     assert cover is not None
@@ -106,6 +107,7 @@ def test_from_the_command_line(here: Path) -> None:
     assert "templates  53, 1 files skipped" in done.stdout
     assert "12 x 12 px (52), 16 x 20 px (1)" in done.stdout
     assert "alike      1 near-duplicates" in done.stdout
+    assert "100b.png like 100.png" in done.stdout
     assert "red: 25." in done.stdout
     assert "1 file was left out: greys/notes.txt is not a picture that can be read" in " ".join(done.stderr.split())
     assert {path.name for path in here.iterdir()} == {"greys", "source.png"}

@@ -140,6 +140,7 @@ GIVEN = {
     "background": "black",
     "decoder": "d.safetensors",
     "choose": "alone",
+    "crop": "attention",
     "effort": "best",
     "exclude": ("*.txt",),
     "source_page": 2,

@@ -15,7 +15,7 @@ from hirez_mosaic.cli.main import main
 ROOT = Path(hirez_mosaic.__file__).parent
 LEVELS = [
     {"errors"},
-    {"geometry", "cache", "compiled", "fresh", "listing", "profiles", "vips", "journal"},
+    {"geometry", "cache", "compiled", "fresh", "listing", "profiles", "vips", "journal", "package_index"},
     {"spec", "colour", "resample"},
     {"sources"},
     {"store", "templates", "nets", "photos", "together"},

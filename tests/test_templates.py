@@ -11,6 +11,7 @@ from PIL import Image, ImageOps
 
 from hirez_mosaic.errors import TemplateError
 from hirez_mosaic.templates import TemplateSet, load_templates, loading
+from hirez_mosaic.templates.quick import quick_jpeg
 
 RED, GREEN, BLUE = (255, 0, 0), (0, 255, 0), (0, 0, 255)
 
@@ -228,7 +229,6 @@ def test_a_folder_without_a_readable_picture_is_refused(folder, load, tmp_path):
     (folder / "b.txt").write_text("neither")
     with pytest.raises(TemplateError, match=r"None of the 2 files in .* is a readable picture \(a.txt: .*not a known file format"):
         load()
-    assert list((tmp_path / "cache").iterdir()) == []
 
 
 def test_a_cache_that_cannot_be_written_is_named(folder, tmp_path):
@@ -293,39 +293,135 @@ def test_a_changed_file_is_noticed(folder, load):
     flat(folder / "b.tif", BLUE)
     os.utime(folder / "b.tif", (1, 1))
     assert (folder / "b.tif").stat().st_size == size  # so only the time tells
-    assert_flat(load().pixels[1], BLUE)
+    assert load().take(np.array([0, 1]))[0, :, 0].tolist() == [list(RED), list(BLUE)]
     (folder / "b.tif").unlink()
     assert load().names == ("a.tif",)
 
 
-def test_what_a_folder_held_before_is_forgotten_after_a_day(two, load, tmp_path):
-    def cached():
-        return {path.name for path in (tmp_path / "cache").iterdir()}
+@pytest.fixture
+def decoded(monkeypatch):
+    """The names of the files that are decoded, as it happens."""
+    seen, decode = [], loading._decode
+    monkeypatch.setattr(loading, "_decode", lambda path, *how: (seen.append(path.name), decode(path, *how))[1])
+    return seen
 
+
+def homes(tmp_path):
+    return [path for path in (tmp_path / "cache").iterdir() if path.is_dir()]
+
+
+def colours(templates):
+    return templates.take(np.arange(len(templates)))[4, :, 4].tolist()
+
+
+def test_only_what_is_new_is_decoded(two, load, decoded):
     load()
-    (first,) = cached()
-    load((5, 4))
-    (other,) = cached() - {first}
-    flat(two / "c.png", RED)
+    flat(two / "aa.png", BLUE)
+    decoded.clear()
+    found = load()
+    assert decoded == ["aa.png"]
+    assert found.names == ("a.png", "aa.png", "b.png")
+    assert colours(found) == [list(RED), list(BLUE), list(GREEN)]
+    np.testing.assert_allclose(found.at_cell_size()[:, 0, 0] * 255, [RED, BLUE, GREEN])
+
+
+def test_the_fingerprint_does_not_tell_how_the_set_grew(two, load, tmp_path):
     load()
-    assert {first, other} < cached()  # a render of what was there may still be at work
-    for name in (first, other):
-        os.utime(tmp_path / "cache" / name / "set.json", (1, 1))
-    flat(two / "d.png", RED)
+    flat(two / "aa.png", BLUE)
+    grown = load()
+    afresh = load_templates(two, (8, 8), cache=tmp_path / "other", jobs=1)
+    assert grown.rows is not None
+    assert afresh.rows is None
+    assert grown.fingerprint == afresh.fingerprint
+    assert grown.subset(np.array([1, 2])).fingerprint == afresh.subset(np.array([1, 2])).fingerprint
+
+
+def test_what_was_decoded_before_a_break_is_kept(folder, load, decoded):
+    for number in range(6):
+        flat(folder / f"{number}.png", (number, 0, 0))
+    ticks = iter(range(10))
+
+    def stop(done):
+        if next(ticks) == 3:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        load(stage=lambda total: nullcontext(stop))
+    decoded.clear()
+    found = load()
+    assert decoded == ["4.png", "5.png"]
+    assert colours(found) == [[number, 0, 0] for number in range(6)]
+
+
+def test_a_kill_loses_what_was_not_flushed(folder, tmp_path, load, decoded):
+    """A process that ends at once, in the middle of a row and of a line."""
+    for number in range(4):
+        flat(folder / f"{number}.png", (number, 0, 0))
     load()
-    assert first not in cached()
-    assert len(cached() - {other}) == 2
-    assert other in cached()
+    (home,) = homes(tmp_path)
+    whole = (home / "files.jsonl").read_bytes()
+    os.truncate(home / "files.jsonl", len(whole) - 5)
+    os.truncate(home / "small", (home / "small").stat().st_size - 5)
+    (home / "set.json").unlink()
+    decoded.clear()
+    assert colours(load()) == [[number, 0, 0] for number in range(4)]
+    assert decoded == ["3.png"]
+    assert (home / "files.jsonl").read_bytes() == whole
+    assert (home / "small").stat().st_size == 4 * 768
+
+
+def test_another_version_begins_anew(two, load, decoded, monkeypatch):
+    load()
+    monkeypatch.setattr(loading, "_VERSION", [0, 0, 0, 0])
+    decoded.clear()
+    assert colours(load()) == [list(RED), list(GREEN)]
+    assert sorted(decoded) == ["a.png", "b.png"]
+
+
+def test_what_is_mostly_gone_is_forgotten_after_a_day(folder, load, tmp_path):
+    for number in range(5):
+        flat(folder / f"{number}.png", (number, 0, 0))
+    load()
+    (home,) = homes(tmp_path)
+    for number in range(4):
+        (folder / f"{number}.png").unlink()
+    flat(folder / "a.png", RED)
+    load()
+    assert (home / "pixels").stat().st_size == 6 * 192  # a render of what was there may still be at work
+    os.utime(home / "set.json", (1, 1))
+    flat(folder / "b.png", RED)
+    assert colours(load()) == [[4, 0, 0], list(RED), list(RED)]
+    assert (home / "pixels").stat().st_size == 3 * 192
+
+
+def test_what_lacks_an_extra_is_tried_again(folder, load, monkeypatch):
+    flat(folder / "a.png", RED)
+    flat(folder / "b.png", GREEN)
+    decode, lacks = loading._decode, "b needs an extra; pip install it"
+    monkeypatch.setattr(loading, "_decode", lambda path, *how: lacks if path.name == "b.png" else decode(path, *how))
+    assert load().skipped == (("b.png", lacks),)
+    monkeypatch.setattr(loading, "_decode", decode)
+    assert load().names == ("a.png", "b.png")
 
 
 @pytest.mark.parametrize(
-    ("file", "left"), [("pixels", None), ("pixels", 10), ("small", None), ("set.json", None), ("set.json", 0), ("set.json", 9)]
+    ("file", "left"),
+    [
+        ("pixels", None),
+        ("pixels", 10),
+        ("small", None),
+        ("set.json", None),
+        ("set.json", 0),
+        ("set.json", 9),
+        ("files.jsonl", None),
+        ("files.jsonl", 9),
+    ],
 )
 def test_a_damaged_cache_is_made_anew(two, load, tmp_path, file, left):
     """As a kill leaves it in the middle of a removal, or a full disk."""
     whole = load()
     before = np.array(whole.pixels)
-    (home,) = (tmp_path / "cache").iterdir()
+    (home,) = homes(tmp_path)
     if left is None:
         (home / file).unlink()
     else:
@@ -333,17 +429,31 @@ def test_a_damaged_cache_is_made_anew(two, load, tmp_path, file, left):
     found = load()
     assert (found.names, found.fingerprint) == (whole.names, whole.fingerprint)
     assert (found.pixels == before).all()
-    assert list((tmp_path / "cache").iterdir()) == [home]
+    assert homes(tmp_path) == [home]
 
 
-def test_an_interrupted_load_leaves_nothing(two, load, tmp_path, monkeypatch):
-    def stop(*a):
-        raise KeyboardInterrupt
+@pytest.mark.parametrize("mode", ["RGB", "L"])
+@pytest.mark.parametrize("subsampling", [0, 2])
+def test_the_short_way_of_small_jpegs_leads_to_the_same_px(folder, mode, subsampling):
+    noise = np.random.default_rng(0).integers(0, 256, (67, 93, 3), dtype="u1")
+    Image.fromarray(noise).convert(mode).save(folder / "a.jpg", quality=80, subsampling=subsampling)
+    expected = pyvips.Image.new_from_file(str(folder / "a.jpg")).colourspace("srgb").numpy()
+    np.testing.assert_array_equal(quick_jpeg(folder / "a.jpg"), expected)
 
-    with pytest.raises(KeyboardInterrupt):
-        load(stage=lambda total: nullcontext(stop))
-    assert list((tmp_path / "cache").iterdir()) == []
-    assert len(load()) == 2
+
+def test_the_short_way_is_for_small_plain_jpegs_alone(folder):
+    exif = Image.Exif()
+    exif[274] = 6
+    image = Image.new("RGB", (20, 20), RED)
+    image.save(folder / "turned.jpg", exif=exif)
+    image.save(folder / "profile.jpg", icc_profile=pyvips.Operation.call("profile_load", "p3"))
+    image.convert("CMYK").save(folder / "cmyk.jpg")
+    image.resize((600, 600)).save(folder / "large.jpg")
+    image.save(folder / "other.png")
+    noise = np.random.default_rng(0).integers(0, 256, (200, 200, 3), dtype="u1")
+    Image.fromarray(noise).save(folder / "cut.jpg")
+    os.truncate(folder / "cut.jpg", (folder / "cut.jpg").stat().st_size // 2)
+    assert [path.name for path in folder.iterdir() if quick_jpeg(path) is not None] == []
 
 
 # --- as a cell sees them -----------------------------------------------------------------------------------------------

@@ -5,7 +5,7 @@ from dataclasses import asdict
 
 import click
 
-from hirez_mosaic.cli.options import BACKGROUND, DEVICE, QUIET, STRICT, WEIGHTS, exclude, far_weight, precision, tile
+from hirez_mosaic.cli.options import BACKGROUND, CROP, DEVICE, QUIET, STRICT, WEIGHTS, exclude, far_weight, precision, tile
 from hirez_mosaic.cli.recipe import RecipeCommand
 from hirez_mosaic.spec import FAR_WEIGHT
 
@@ -26,6 +26,7 @@ SELECTIONS = "L2,SSIM,residual,trained,fitted,refined,soft"
 @DEVICE
 @precision("Of the networks; judged in float32.")
 @BACKGROUND
+@CROP
 @exclude("template files")
 @STRICT
 @WEIGHTS

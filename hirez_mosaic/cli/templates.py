@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from hirez_mosaic.cli.options import BACKGROUND, STRICT, exclude, tile
+from hirez_mosaic.cli.options import BACKGROUND, CROP, STRICT, exclude, tile
 from hirez_mosaic.cli.recipe import FileOr, RecipeCommand
 from hirez_mosaic.spec import DUPLICATE_LEVELS, parse_colour, parse_tile
 
@@ -215,6 +215,7 @@ def _print_skipped(skipped: list[tuple[str, str]]) -> None:
     "--levels", type=float, default=DUPLICATE_LEVELS, show_default=True, help="RMS difference, of 255, up to which two are near-duplicates."
 )
 @BACKGROUND
+@CROP
 @exclude("files")
 @STRICT
 @click.option("-o", "--output", type=click.Path(path_type=Path), help="Contact sheet to write: .png, .jpg or .webp.")
@@ -238,7 +239,10 @@ def _print_inspection(found: "Inspection", levels: float) -> None:
     more = f" and {len(found.sizes) - 5:,} sizes more" if len(found.sizes) > 5 else ""
     click.echo(f"templates  {len(found.templates):,}, {len(found.templates.skipped):,} files skipped")
     click.echo(f"sizes      {sizes}{more}")
-    click.echo(f"alike      {found.duplicates:,} near-duplicates, within {levels:g} levels of 255 of one before")
+    alike = f"{len(found.alike):,} near-duplicates, within {levels:g} levels of 255 of one before"
+    click.echo(f"alike      {alike}; {found.copies:,} have its very px")
+    for name, first in found.alike[:5]:
+        click.echo(f"           {name} like {first}")
     if (cover := found.coverage) is not None:
         click.echo(f"source     {cover.source}, {cover.distances.shape[1]} x {cover.distances.shape[0]} cells")
         click.echo(f"reached    {cover.reached:.1%} of the cells have a template within Delta E {REACH:g}")

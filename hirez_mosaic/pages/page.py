@@ -43,6 +43,7 @@ from hirez_mosaic.pages.levels import (
 from hirez_mosaic.pages.picture import picture_levels, picture_tile
 from hirez_mosaic.sources import Source
 from hirez_mosaic.templates import TemplateSet, enlarged
+from hirez_mosaic.templates.cropping import cropping
 
 _VIEWER = Path(__file__).parent / "viewer"
 _ENLARGED = 160  # px of the longer side of a template that is looked at, unless it is told
@@ -58,7 +59,7 @@ _FOLDER = 1000  # templates in a folder
 class Contents:
     """What a page shows.
 
-    title: for people. background: sRGB under transparent templates.
+    title: for people. background: sRGB under transparent templates. crop: where templates are cut, one of `spec.CROPS`.
     source: (rows x n, columns x n, 3) uint8, what the mosaic was made of, n px a cell; None where it is not known.
     anonymous: leave out the names of templates. thumbnails: px of the longer side at which templates are shown, at most; None for 160, or
         as large as they are in the mosaic.
@@ -68,6 +69,7 @@ class Contents:
     title: str
     source: Any = None
     background: tuple[int, int, int] = (255, 255, 255)
+    crop: str = "centre"
     anonymous: bool = False
     thumbnails: int | None = None
 
@@ -170,12 +172,12 @@ def _write_templates(
     contents: Contents, templates: TemplateSet, largest: TemplateSet, folder: Path, pool: ThreadPoolExecutor, workers: int
 ) -> None:
     """Write each template as it is looked at: from its file, or where it may be no larger than in the mosaic, or is not, as there."""
-    from_files = contents.enlarged > max(templates.tile)
+    from_files, crop = contents.enlarged > max(templates.tile), cropping(contents.crop)
 
     def write(number: int, name: str) -> None:
         px = None
         if from_files:
-            px = enlarged(templates.folder / name, templates.tile, contents.enlarged, contents.background)
+            px = enlarged(templates.folder / name, templates.tile, contents.enlarged, contents.background, crop)
         if px is None:
             px = largest.take(np.array([number * len(largest.poses)])).swapaxes(0, 1)[0]
         (folder / str(number // _FOLDER) / f"{number}.jpg").write_bytes(jpeg(px))

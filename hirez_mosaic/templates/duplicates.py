@@ -1,5 +1,7 @@
 """Templates that look alike in a cell: found in bounded memory, with the same answer on every machine."""
 
+from collections.abc import Iterable
+
 import numpy as np
 import torch
 from numpy.typing import NDArray
@@ -21,11 +23,24 @@ def near_duplicates(small: NDArray[np.float32], levels: float) -> NDArray[np.int
     """
     values = np.empty((len(small), small[0].size if len(small) else 0), np.int8)
     for start in range(0, len(small), _COLUMNS):
-        part = small[start : start + _COLUMNS].reshape(-1, values.shape[1])
-        values[start : start + _COLUMNS] = np.round(np.clip(part, 0, 1) * 255) - 128
+        values[start : start + _COLUMNS] = _levels(small[start : start + _COLUMNS])
     first = np.arange(len(small), dtype=np.int64)
     _settle(first.copy(), _Compared(values, levels), first)
     return first
+
+
+def count_copies(blocks: Iterable[NDArray[np.float32]]) -> int:
+    """How many templates are the same as one before in a cell: near-duplicates within 0 levels.
+
+    blocks: (n, 8, 8, 3) in [0, 1], as of `TemplateSet.blocks`. Holds 400 bytes a template.
+    """
+    values = np.concatenate([_levels(block) for block in blocks])
+    return len(values) - len(np.unique(values.view(f"V{values.shape[1]}")))
+
+
+def _levels(small: NDArray[np.float32]) -> NDArray[np.int8]:
+    """(n, 8, 8, 3) in [0, 1] as whole levels of 255, less 128: (n, 192)."""
+    return np.ascontiguousarray(np.round(np.clip(small.reshape(len(small), -1), 0, 1) * 255) - 128).astype(np.int8)
 
 
 class _Compared:

@@ -1,44 +1,38 @@
-"""From a folder of pictures to a template set: decoded in parallel once, mapped from the cache afterwards.
-
-cache/templates/<key>/    key: folder, names, sizes and times of its files, tile, background
-├── pixels                (N, height, width, 3) uint8, raw
-├── small                 (N, 8, 8, 3) float32, raw: the same as a cell sees them
-└── set.json              names, fingerprint, what was skipped
-"""
+"""From a folder of pictures to a template set: each file decoded once, in parallel, and mapped from the cache afterwards."""
 
 import hashlib
 import json
-import os
 import shutil
-import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import AbstractContextManager, contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
+import PIL
 import pyvips
+from filelock import FileLock
 from numpy.typing import NDArray
 
 from hirez_mosaic.errors import DiskSpaceError, SourceError, TemplateError
-from hirez_mosaic.fresh import flush, private, remove, remove_whole
-from hirez_mosaic.geometry import CELL
+from hirez_mosaic.fresh import remove_whole
 from hirez_mosaic.listing import told, walk
 from hirez_mosaic.sources import open_whole, reason, size_of
 from hirez_mosaic.spec import format_bytes
-from hirez_mosaic.templates.template_set import TemplateSet, area_averages
+from hirez_mosaic.templates.cropping import Crop, cropping, cut
+from hirez_mosaic.templates.kept import SMALL_BYTES, Decoded, File, Kept
+from hirez_mosaic.templates.quick import quick_jpeg
+from hirez_mosaic.templates.template_set import TemplateSet, area_averages, release
 from hirez_mosaic.vips import fetch
 
-_VERSION = 3  # of the cached form and of the way templates are shrunk
-_KEPT = 24 * 3600  # seconds for which a decoded set is kept after its last use, when its folder holds something else
+_VERSION = [4, pyvips.version(0), pyvips.version(1), int(PIL.__version__.split(".")[0])]
+"""Of the cached form, and of the way templates are decoded and shrunk."""
+_KEPT = 24 * 3600  # seconds after which px of files that are gone are forgotten, where they are the greater part
 _BATCH = 1024  # files handed to the threads at once, at most
 _BATCH_BYTES = 64 << 20  # of decoded templates that wait for their turn, about
 
-_Decoded = tuple[NDArray[np.uint8], NDArray[np.float32]]
-"""(height, width, 3) px of a template, and (1, 8, 8, 3) as a cell sees it."""
 Stage = Callable[[int], AbstractContextManager[Callable[[int], None]]]
 """Entered with the number of files when decoding begins; gives what to call with each number of files done."""
 
@@ -53,6 +47,7 @@ def load_templates(
     tile: tuple[int, int],
     *,
     background: tuple[int, int, int] = (255, 255, 255),
+    crop: str = "centre",
     exclude: Sequence[str] = (),
     cache: Path,
     jobs: int,
@@ -60,12 +55,14 @@ def load_templates(
 ) -> TemplateSet:
     """The pictures below `folder` (subfolders too, hidden and side files not) as templates of `tile` (width, height) px.
 
-    Each is turned upright, converted to sRGB, cut to the tile's shape around its centre, shrunk (or enlarged) by Lanczos, and
-    flattened over `background`; of an animation or a document the first page counts. Order is that of the paths.
+    Each is turned upright, converted to sRGB, cut to the tile's shape, shrunk (or enlarged) by Lanczos, and flattened over `background`;
+    of an animation or a document the first page counts. Order is that of the paths.
 
-    exclude: patterns of files that are left out. cache: folder that decoded sets are kept in.
+    crop: where a picture of another shape is cut, one of `spec.CROPS`. exclude: patterns of files that are left out.
+    cache: folder that decoded templates are kept in, from the first seconds on: whoever is broken off goes on there.
     jobs: threads that decode. stage: entered only if there is anything to decode.
-    Raises TemplateError when there is no folder or not one readable picture in it, DiskSpaceError when the cache's disk is too small.
+    Raises TemplateError when there is no folder or not one readable picture in it, DiskSpaceError when the cache's disk is too small,
+    SettingError and WeightsError when the detector of faces is not to be had.
     """
     if not folder.is_dir():
         what = "is a file; name the folder it is in" if folder.exists() else "is not there"
@@ -75,26 +72,80 @@ def load_templates(
     if not files:
         others = told(left_out)
         raise TemplateError(f"The folder of templates {folder} holds no files{' but ' + others if others else ''}.")
-    kind, content = _digest(str(folder.resolve()), tile, background), _digest(_VERSION, pyvips.version(0), pyvips.version(1), files)
-    home = cache / f"{kind}-{content}"
+    home = cache / _digest(str(folder.resolve()), tile, background, crop)
     try:
-        found = _map(home, folder, tile)
-    except (FileNotFoundError, NotADirectoryError, ValueError):  # it is not there, or damaged
-        _build(home, folder, [name for name, _, _ in files], tile, background, jobs, stage)
-        with suppress(OSError):  # another has just removed it
-            for older in cache.glob(f"{kind}-*/set.json"):  # what the same folder was before
-                if time.time() - older.stat().st_mtime > _KEPT:
-                    remove_whole(older.parent)
-        try:
-            found = _map(home, folder, tile)
-        except (OSError, ValueError) as error:
-            raise TemplateError(f"The templates kept in {home} cannot be read: {error}; remove that folder.") from error
-    with suppress(OSError):  # a cache that may not be written to
-        os.utime(home / "set.json")
-    return replace(found, left_out=told(left_out))
+        kept = Kept(home, tile, _VERSION)
+        if any(file not in kept.known for file in files):
+            kept = _complete(home, folder, files, tile, background, cropping(crop), jobs, stage)
+        return replace(_chosen(kept, folder, files), left_out=told(left_out))
+    except OSError as error:
+        raise TemplateError(f"The templates cannot be kept in {home.parent}: {error.strerror}.") from error
 
 
-def list_files(folder: Path, exclude: Sequence[str] = (), left_out: Counter[str] | None = None) -> list[tuple[str, int, int]]:
+def _complete(
+    home: Path,
+    folder: Path,
+    files: list[File],
+    tile: tuple[int, int],
+    background: tuple[int, int, int],
+    crop: Crop,
+    jobs: int,
+    stage: Stage,
+) -> Kept:
+    """Decode what is not kept yet; another process that does so is waited for."""
+    home.parent.mkdir(parents=True, exist_ok=True)
+    with FileLock(home.with_name(f".{home.name}.lock")):
+        kept = Kept(home, tile, _VERSION)
+        stale = len(kept.known.keys() - set(files))
+        if 2 * stale > len(kept.known) and kept.unused_for() > _KEPT:
+            remove_whole(home)
+            kept = Kept(home, tile, _VERSION)
+        missing = [file for file in files if file not in kept.known]
+        _check_space(home.parent, len(missing), tile)
+        with kept.adding() as adding, stage(len(missing)) as progress:
+            for file, made in _decode_all(missing, lambda name: _decode(folder / name, tile, background, crop), jobs, tile):
+                adding.add(file, made)
+                progress(1)
+    return kept
+
+
+def _check_space(cache: Path, count: int, tile: tuple[int, int]) -> None:
+    needed, free = count * (tile[0] * tile[1] * 3 + SMALL_BYTES), shutil.disk_usage(cache).free
+    if needed > free:
+        raise DiskSpaceError(
+            f"The cache {cache} has {format_bytes(free)} free and {count} templates of {tile[0]} x {tile[1]} px take "
+            f"{format_bytes(needed)}; free some, or name a folder on another disk by $HIREZ_MOSAIC_CACHE."
+        )
+
+
+def _chosen(kept: Kept, folder: Path, files: list[File]) -> TemplateSet:
+    """The set of those files, all of which are known."""
+    found = [(file[0], kept.known[file]) for file in files]
+    skipped = tuple((name.encode(errors="backslashreplace").decode(), reason) for name, reason in found if isinstance(reason, str))
+    rows = np.array([row for _, row in found if isinstance(row, int)], np.int64)
+    if not len(rows):
+        name, reason = skipped[0]
+        raise TemplateError(f"None of the {len(files)} files in {folder} is a readable picture ({name}: {reason}).")
+    pixels, small = kept.mapped()
+    as_it_lies = len(rows) == len(pixels) and bool((rows[1:] > rows[:-1]).all())
+    last, content = kept.told(), _digest(files)
+    if last.get("content") != content or not isinstance(last.get("fingerprint"), str):
+        last = {"content": content, "fingerprint": _fingerprint(pixels, rows)}
+        kept.tell(last)
+    names = tuple(name for name, row in found if isinstance(row, int))
+    return TemplateSet(folder, names, pixels, last["fingerprint"], skipped, small, None if as_it_lies else rows)
+
+
+def _fingerprint(pixels: NDArray[np.uint8], rows: NDArray[np.int64]) -> str:
+    digest = hashlib.blake2b(repr(pixels.shape[2:0:-1]).encode(), digest_size=16)
+    step = max(1, _BATCH_BYTES // pixels[0].nbytes)
+    for start in range(0, len(rows), step):
+        digest.update(pixels[rows[start : start + step]].data)
+        release(pixels)
+    return digest.hexdigest()
+
+
+def list_files(folder: Path, exclude: Sequence[str] = (), left_out: Counter[str] | None = None) -> list[File]:
     """(path below the folder, size, time of change) of every file that may be a picture, see `walk`, sorted by path."""
     files = []
     for path in walk(folder, exclude, left_out):
@@ -108,85 +159,40 @@ def _digest(*told: object) -> str:
     return hashlib.blake2b(json.dumps(told).encode(), digest_size=16).hexdigest()
 
 
-def _build(
-    home: Path,
-    folder: Path,
-    names: list[str],
-    tile: tuple[int, int],
-    background: tuple[int, int, int],
-    jobs: int,
-    stage: Stage,
-) -> None:
-    """Decode all files into `home`, which appears when it is complete."""
-    kept: list[str] = []
-    skipped: list[tuple[str, str]] = []
-    digest = hashlib.blake2b(repr(tile).encode(), digest_size=16)
-    try:
-        fresh = private(home)
-        fresh.mkdir(parents=True)
-    except OSError as error:
-        raise TemplateError(f"The templates cannot be kept in {home.parent}: {error.strerror}.") from error
-    try:
-        needed, free = len(names) * (tile[0] * tile[1] * 3 + CELL * CELL * 3 * 4), shutil.disk_usage(fresh).free
-        if needed > free:
-            raise DiskSpaceError(
-                f"The cache {home.parent} has {format_bytes(free)} free and {len(names)} templates of {tile[0]} x {tile[1]} px take "
-                f"{format_bytes(needed)}; free some, or name a folder on another disk by $HIREZ_MOSAIC_CACHE."
-            )
-        with (fresh / "pixels").open("wb") as file, (fresh / "small").open("wb") as small, stage(len(names)) as progress:
-            for name, made in _decode_all(folder, names, tile, background, jobs):
-                if isinstance(made, str):
-                    skipped.append((name.encode(errors="backslashreplace").decode(), made))
-                else:
-                    kept.append(name)
-                    pixels, averages = made
-                    digest.update(pixels.data)
-                    file.write(pixels.data)
-                    small.write(averages.data)
-                progress(1)
-        if not kept:
-            name, reason = skipped[0]
-            raise TemplateError(f"None of the {len(names)} files in {folder} is a readable picture ({name}: {reason}).")
-        content = {"names": kept, "skipped": skipped, "fingerprint": digest.hexdigest()}
-        (fresh / "set.json").write_text(json.dumps(content))
-        for written in fresh.iterdir():
-            flush(written)
-        try:
-            fresh.rename(home)
-        except OSError:
-            try:
-                _map(home, folder, tile)  # another process was quicker, and made the same
-            except (OSError, ValueError):
-                remove_whole(home)
-                fresh.rename(home)
-    except OSError as error:
-        raise TemplateError(f"The templates cannot be kept in {home.parent}: {error.strerror}.") from error
-    finally:
-        remove(fresh)
-
-
 def _decode_all(
-    folder: Path, names: list[str], tile: tuple[int, int], background: tuple[int, int, int], jobs: int
-) -> Iterator[tuple[str, _Decoded | str]]:
-    """(name, px or the reason there are none) in the order of `names`."""
+    files: list[File], decode: Callable[[str], Decoded | str], jobs: int, tile: tuple[int, int]
+) -> Iterator[tuple[File, Decoded | str]]:
+    """(file, px or the reason there are none) in the order of `files`."""
     step = max(jobs, min(_BATCH, _BATCH_BYTES // (3 * tile[0] * tile[1])))
     with ThreadPoolExecutor(jobs) as pool:
-        for start in range(0, len(names), step):
-            batch = names[start : start + step]
-            yield from zip(batch, pool.map(lambda name: _decode(folder / name, tile, background), batch), strict=True)
+        for start in range(0, len(files), step):
+            batch = files[start : start + step]
+            yield from zip(batch, pool.map(decode, (name for name, _, _ in batch)), strict=True)
 
 
-def _decode(path: Path, tile: tuple[int, int], background: tuple[int, int, int]) -> _Decoded | str:
-    width, height = tile
+def _decode(path: Path, tile: tuple[int, int], background: tuple[int, int, int], crop: Crop) -> Decoded | str:
     try:
-        image = open_whole(path, tile, background).thumbnail_image(width, height=height, size="both", crop="centre")
-        pixels = fetch(image, width, height)
+        pixels = cut(open_template(path, crop.least(tile), background), tile, crop)
         return pixels, area_averages(pixels[None])
+    except TemplateError as error:
+        return str(error)
+
+
+def open_template(path: Path, least: tuple[int, int], background: tuple[int, int, int]) -> NDArray[np.uint8]:
+    """(height, width, 3) sRGB of a picture, upright, over `background`; perhaps shrunk, to twice `least` (width, height) px at least.
+
+    Raises TemplateError, whose text is the reason alone.
+    """
+    if (pixels := quick_jpeg(path)) is not None:
+        return pixels
+    try:
+        image = open_whole(path, least, background)
+        return fetch(image, image.width, image.height)
     except SourceError as error:
-        return reason(error, path)
+        raise TemplateError(reason(error, path)) from error
 
 
-def enlarged(path: Path, tile: tuple[int, int], most: int, background: tuple[int, int, int]) -> NDArray[np.uint8] | None:
+def enlarged(path: Path, tile: tuple[int, int], most: int, background: tuple[int, int, int], crop: Crop) -> NDArray[np.uint8] | None:
     """A template as (height, width, 3) uint8 sRGB with `most` px on its longer side, or as many as its file has; cut as at `tile`.
 
     None where its file has no more than `tile` (width, height) px.
@@ -200,16 +206,7 @@ def enlarged(path: Path, tile: tuple[int, int], most: int, background: tuple[int
     factor = min(most / max(tile), width / tile[0], height / tile[1])
     if factor <= 1:
         return None
-    made = _decode(path, (max(1, round(tile[0] * factor)), max(1, round(tile[1] * factor))), background)
+    made = _decode(path, (max(1, round(tile[0] * factor)), max(1, round(tile[1] * factor))), background, crop)
     if isinstance(made, str):
         raise TemplateError(f"The template {path} cannot be read any more: {made}.")
     return made[0]
-
-
-def _map(home: Path, folder: Path, tile: tuple[int, int]) -> TemplateSet:
-    content: dict[str, Any] = json.loads((home / "set.json").read_text())
-    width, height = tile
-    pixels = np.memmap(home / "pixels", np.uint8, mode="r", shape=(len(content["names"]), height, width, 3))
-    small = np.memmap(home / "small", np.float32, mode="r", shape=(len(pixels), CELL, CELL, 3))
-    skipped = tuple((name, reason) for name, reason in content["skipped"])
-    return TemplateSet(folder, tuple(content["names"]), pixels, content["fingerprint"], skipped, small)

@@ -50,11 +50,11 @@ class TemplateSet:
 
     folder: where they came from.
     names: path of each below the folder, with forward slashes, sorted.
-    pixels: (files, height, width, 3) uint8 sRGB, mapped from disk.
+    pixels: (rows, height, width, 3) uint8 sRGB, mapped from disk.
     fingerprint: BLAKE2b of size, order, pixels and poses, 32 hexadecimal digits.
     skipped: (name, reason) of each file that could not be read. left_out: what is no picture by its name, for people.
-    small: (files, 8, 8, 3) float32 as `at_cell_size`, mapped from disk; made where None.
-    rows: which of the files each template is; all, in order, where None.
+    small: (rows, 8, 8, 3) float32 as `at_cell_size`, mapped from disk; made where None.
+    rows: where each template lies in these; all, in order, where None.
     """
 
     folder: Path
@@ -87,7 +87,7 @@ class TemplateSet:
             return self
         rows = kept if self.rows is None else self.rows[kept]
         names = tuple(self.names[number] for number in kept)
-        return replace(self, names=names, rows=rows, fingerprint=_digest(self.fingerprint, "rows", rows.tobytes()))
+        return replace(self, names=names, rows=rows, fingerprint=_digest(self.fingerprint, "rows", kept.tobytes()))
 
     def in_poses(self, *, mirror: bool, rotate: bool) -> "TemplateSet":
         """Each template also mirrored, turned, or both: 2, 4 or 8 poses. Raises SettingError for turns of tiles that are not square."""
