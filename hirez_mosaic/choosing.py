@@ -37,7 +37,7 @@ _HASHED = 64  # cells a side that are read at once for a digest
 _SAMPLED = 512  # cells by which a set is called rich or not, at most
 _RICH = 1.5  # a set is where the nearest template is at most so many times as far, in squares, as the nearest blurred one
 _FITTED_BYTES = 1 << 30  # of fitted decoders in the cache: a batch of 1,000 pictures makes 15 GB of them with 17,500 templates
-_REFINED = 4.0
+_REFINED = 4.0  # times as large as by px is the median gap of refined scores
 _VERSION = 6  # of fitting: a cached decoder of another is not used
 
 

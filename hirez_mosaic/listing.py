@@ -30,8 +30,9 @@ def is_side_folder(name: str) -> bool:
     return name.lower() in _SIDE_FOLDERS
 
 
-def walk(folder: Path, exclude: Sequence[str] = (), left_out: Counter[str] | None = None) -> Iterator[Path]:
-    """The files below a folder that may be pictures, in no order. Links to folders are followed, and no folder is entered twice.
+def walk(folder: Path, exclude: Sequence[str] = (), left_out: Counter[str] | None = None) -> Iterator[str]:
+    """Paths below a folder of the files that may be pictures, with forward slashes, in no order. Links to folders are followed, and no
+    folder is entered twice. They are no `Path`s, of which 100,000 take longer than all the rest.
 
     left_out: counts, by kind, what is excluded, side files and films; hidden files are not counted.
     """
@@ -51,7 +52,7 @@ def walk(folder: Path, exclude: Sequence[str] = (), left_out: Counter[str] | Non
             yield from _files(Path(place), names, folder, exclude, left)
 
 
-def _files(place: Path, names: Sequence[str], folder: Path, exclude: Sequence[str], left: Counter[str]) -> Iterator[Path]:
+def _files(place: Path, names: Sequence[str], folder: Path, exclude: Sequence[str], left: Counter[str]) -> Iterator[str]:
     prefix = "" if place == folder else place.relative_to(folder).as_posix() + "/"
     for name in names:
         if name.startswith("."):
@@ -60,7 +61,7 @@ def _files(place: Path, names: Sequence[str], folder: Path, exclude: Sequence[st
         if kind:
             left[kind] += 1
         else:
-            yield place / name
+            yield prefix + name
 
 
 def told(left_out: Counter[str]) -> str:

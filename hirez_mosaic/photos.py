@@ -34,7 +34,7 @@ class Photos:
         self._damaged: set[Path] = set()
         self.left_out: list[tuple[str, str]] = []
         self.files: list[Path] = []
-        found = sorted(walk(folder, exclude))
+        found = sorted(folder / name for name in walk(folder, exclude))
         self.unreadable: list[tuple[str, str]] = []
         for file, refusal in zip(found, self._pool.map(self._refusal, found), strict=True):
             if refusal and not refusal.startswith(_SMALL):
@@ -85,11 +85,12 @@ class Photos:
 
     def _random_crop(self, file: Path, rng: np.random.Generator) -> NDArray[np.uint8]:
         """Shrunk by a random factor, log-uniform down to where the crop just fits, and cropped at a random place."""
-        shorter, longer = sorted(size_of(file))
+        size = size_of(file)
+        shorter, longer = sorted(size)
         factor = (self._crop / shorter) ** rng.uniform(0, 1) if shorter > self._crop else self._crop / shorter
         side = max(self._crop, round(longer * factor))
-        small = tuple(max(1, round(length * side / longer)) for length in size_of(file))
-        image = open_whole(file, (small[0], small[1])).thumbnail_image(side, height=side, size="both")
+        across, down = (max(1, round(length * side / longer)) for length in size)
+        image = open_whole(file, (across, down)).thumbnail_image(side, height=side, size="both")
         mirrored = bool(rng.integers(2))
         height, width = (min(self._crop, length) // 8 * 8 for length in (image.height, image.width))
         top, left = (int(rng.integers(0, most + 1)) for most in (image.height - height, image.width - width))

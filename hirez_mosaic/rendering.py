@@ -292,8 +292,8 @@ def _run_stages(job: Job, workspace: Workspace, listener: Logged) -> RenderResul
         made = appearing.enter_context(Appearing(spec.output))  # the last in is the first to appear
 
         def write(index_map: Any, progress: Callable[[int], None]) -> None:
-            mosaic = Mosaic(index_map, templates, tint)
-            write_mosaic(mosaic, made, progress, compression=spec.compression, quality=spec.quality)
+            growing = Mosaic(index_map, templates, tint)
+            write_mosaic(growing, made, progress, compression=spec.compression, quality=spec.quality)
 
         if chosen.left:
             clock.run_beside(*chosen.left, workers=chosen.workers, index_map=chosen.index_map, write=write)
@@ -304,12 +304,12 @@ def _run_stages(job: Job, workspace: Workspace, listener: Logged) -> RenderResul
             with clock.timed("tile map") as progress:
                 cells = cells_of(chosen.index_map, chosen.candidates, chosen.scores, chosen.colours, templates, spec.tint)
                 write_tile_map(_heard(cells, progress), tile_map)
+        mosaic = Mosaic(chosen.index_map, templates, tint)
         if preview is not None:
             with clock.timed("preview"):
-                write_preview(Mosaic(chosen.index_map, templates, tint), preview)
+                write_preview(mosaic, preview)
         if page is not None:
             with clock.timed("page") as progress:
-                mosaic = Mosaic(chosen.index_map, templates, tint)
                 seen = _looked(workspace)[0]
                 contents = Contents(mosaic, spec.source.stem, seen, spec.background, spec.crop, spec.anonymous, spec.thumbnails)
                 write_page(contents, page, progress, job.plan.workers)

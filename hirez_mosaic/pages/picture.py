@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from fractions import Fraction
 from pathlib import Path
 
@@ -39,7 +40,7 @@ def picture_levels(size: tuple[int, int]) -> list[Level]:
 def picture_tile(source: Source, level: Level) -> Tile:
     """Cuts tiles out of a picture, from the smallest of its own levels that is no smaller than this one."""
     step = Fraction(level.step[0])
-    sources = [Source(**{**vars(source), "level": number}) for number in range(len(source.levels))]
+    sources = [replace(source, level=number) for number in range(len(source.levels))]
     chosen = next(one for one in reversed(sources) if one.level == 0 or max(one.shrink) <= step)
     across, down = (step / shrink for shrink in chosen.shrink)
 
@@ -48,9 +49,9 @@ def picture_tile(source: Source, level: Level) -> Tile:
         if stored.area > _READ_PX and box.area > 1:
             one, other = (read(half) for half in box.halves())
             return np.concatenate((one, other), 0 if box.height >= box.width else 1)
-        px = source_px = chosen.read(stored)
+        px = chosen.read(stored)
         if (stored.width, stored.height) != (box.width, box.height):
-            image = pyvips.Image.new_from_array(source_px)
+            image = pyvips.Image.new_from_array(px)
             px = image.resize(box.width / stored.width, vscale=box.height / stored.height, kernel="linear").numpy()
         return px[: box.height, : box.width]
 

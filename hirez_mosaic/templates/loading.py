@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import os
 import shutil
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
@@ -148,10 +149,11 @@ def _fingerprint(pixels: NDArray[np.uint8], rows: NDArray[np.int64]) -> str:
 def list_files(folder: Path, exclude: Sequence[str] = (), left_out: Counter[str] | None = None) -> list[File]:
     """(path below the folder, size, time of change) of every file that may be a picture, see `walk`, sorted by path."""
     files = []
-    for path in walk(folder, exclude, left_out):
-        if path.is_file():
-            status = path.stat()
-            files.append((path.relative_to(folder).as_posix(), status.st_size, status.st_mtime_ns))
+    for name in walk(folder, exclude, left_out):
+        path = os.path.join(folder, name)  # see `walk`
+        if os.path.isfile(path):  # noqa: PTH113
+            status = os.stat(path)  # noqa: PTH116
+            files.append((name, status.st_size, status.st_mtime_ns))
     return sorted(files)
 
 
