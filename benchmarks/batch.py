@@ -2,11 +2,11 @@
 
     python benchmarks/batch.py --templates emoji/ > benchmarks/results/batch.md
 
-Method: --pictures synthetic pictures of 256 to 512 px a side (smooth colour and noise, JPEG, seed 0), templates at --tile px, no fit. The
-loop is a shell's, one process a picture, over --looped of the pictures, taken at even distances: each further picture costs the same, so
-its rate counts for all. The batch is one process over all pictures, with --jobs 1 and more. Templates are decoded and weights fetched by
-a render that is not timed. All take turns --rounds times, in new output folders; medians (least to most). Ratio: the batch's pictures a
-minute to the loop's in the same round.
+Method: --pictures synthetic pictures of 256 to 512 px a side (smooth colour and noise, JPEG, seed 0), templates at
+--tile px, no fit. The loop is a shell's, one process a picture, over --looped of the pictures, taken at even distances:
+each further picture costs the same, so its rate counts for all. The batch is one process over all pictures, with --jobs
+1 and more. Templates are decoded and weights fetched by a render that is not timed. All take turns --rounds times, in
+new output folders; medians (least to most). Ratio: the batch's pictures a minute to the loop's in the same round.
 """
 
 import shlex
@@ -40,13 +40,27 @@ def main(templates: Path, tile: int, pictures: int, looped: int, jobs: str, roun
         run(render_command(made[0], templates, tile, place / "first.tif"))  # caches templates and weights
         some = made[:: max(1, pictures // looped)][:looped]
         for turn in range(rounds):
-            lines = [shlex.join(render_command(one, templates, tile, place / f"loop{turn}-{one.stem}.tif")) for one in some]
+            lines = [
+                shlex.join(render_command(one, templates, tile, place / f"loop{turn}-{one.stem}.tif")) for one in some
+            ]
             rates[0].append(_rate(["sh", "-ec", "\n".join(lines)], len(some), 0, peaks))
             for count in counts:
-                words = [sys.executable, "-m", "hirez_mosaic", "batch", place / "pictures", "--templates", templates, "--tile", tile]
+                words = [
+                    sys.executable,
+                    "-m",
+                    "hirez_mosaic",
+                    "batch",
+                    place / "pictures",
+                    "--templates",
+                    templates,
+                    "--tile",
+                    tile,
+                ]
                 words += ["--fit", 0, "--quiet", "--jobs", count, "-o", place / f"batch{turn}-{count}"]
                 rates[count].append(_rate([str(word) for word in words], pictures, count, peaks))
-    print(f"# {pictures} pictures of 256 to 512 px, templates of {tile} x {tile} px\n\n{machine_facts()}; {rounds} rounds\n")
+    print(
+        f"# {pictures} pictures of 256 to 512 px, templates of {tile} x {tile} px\n\n{machine_facts()}; {rounds} rounds\n"
+    )
     rows = []
     for count, found in rates.items():
         ratio = spread([one / loop for one, loop in zip(found, rates[0], strict=True)], 1) if count else ""
@@ -62,7 +76,9 @@ def _synthetic(folder: Path, count: int) -> list[Path]:
     made = []
     for number in range(count):
         width, height = (int(side) for side in rng.integers(256, 513, 2))
-        coarse = pyvips.Image.new_from_array(rng.integers(0, 256, (6, 6, 3)).astype(np.uint8)).copy(interpretation="srgb")
+        coarse = pyvips.Image.new_from_array(rng.integers(0, 256, (6, 6, 3)).astype(np.uint8)).copy(
+            interpretation="srgb"
+        )
         smooth = np.asarray(coarse.thumbnail_image(width, height=height, size="force"))
         noisy = np.clip(smooth + rng.normal(0, 10, smooth.shape), 0, 255).astype(np.uint8)
         made.append(folder / f"{number:04d}.jpg")

@@ -19,13 +19,13 @@ import zarr
 from numpy.typing import NDArray
 
 import hirez_mosaic
-from hirez_mosaic.cache import cache_folder
-from hirez_mosaic.choosing import loss_network
-from hirez_mosaic.encode import as_images
-from hirez_mosaic.geometry import CELL, CellGrid
-from hirez_mosaic.loss import MultiScaleLoss
-from hirez_mosaic.metrics import Judge
+from hirez_mosaic.files.cache import cache_folder
+from hirez_mosaic.jobs.decoder import loss_network
+from hirez_mosaic.nets.loss import MultiScaleLoss
+from hirez_mosaic.nets.metrics import Judge
+from hirez_mosaic.nets.scoring import as_images
 from hirez_mosaic.nets.weights import resolve_weights
+from hirez_mosaic.pixels.geometry import CELL, CellGrid
 
 
 @dataclass(frozen=True)
@@ -64,7 +64,9 @@ class BrokenRunError(Exception):
     said: str
 
 
-def attempt(command: Sequence[str | Path], *, seconds: float = 0, memory: int = 0, environment: Mapping[str, str] | None = None) -> Run:
+def attempt(
+    command: Sequence[str | Path], *, seconds: float = 0, memory: int = 0, environment: Mapping[str, str] | None = None
+) -> Run:
     """Run a command to its end, in a launcher of its own so that its peak memory is its alone. Raises BrokenRunError.
 
     seconds, memory: it may take so long, and map so many bytes; 0 for no limit.
@@ -120,15 +122,29 @@ def print_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
 
 def render_command(picture: Path, templates: Path, tile: int, output: Path, *more: str) -> list[str]:
     """The command line of a render, without a fit, that says how it went as JSON."""
-    words = [sys.executable, "-m", "hirez_mosaic", "render", picture, "--templates", templates, "--tile", tile, "--fit", 0]
+    words = [
+        sys.executable,
+        "-m",
+        "hirez_mosaic",
+        "render",
+        picture,
+        "--templates",
+        templates,
+        "--tile",
+        tile,
+        "--fit",
+        0,
+    ]
     return [str(word) for word in [*words, "-o", output, "--overwrite", "--quiet", "--json", *more]]
 
 
 def judged(source: Path, mosaic: Path, columns: int) -> float:
-    """Eq. 3 between a picture and a mosaic of it with `columns` square cells across: the mean over windows of 64 x 64 cells.
+    """Eq. 3 between a picture and a mosaic of it with `columns` square cells across: the mean over windows of 64 x 64
+    cells.
 
-    Both are shrunk to 8 px a cell by area averages, the mosaic in one pass over its file, whatever its size; a mosaic of another shape is
-    compared from the top left corner as far as both go. The loss is that of `hirez-mosaic compare`, in float32.
+    Both are shrunk to 8 px a cell by area averages, the mosaic in one pass over its file, whatever its size; a mosaic
+    of another shape is compared from the top left corner as far as both go. The loss is that of `hirez-mosaic compare`,
+    in float32.
     """
     small = [_shrunk(path, columns * CELL) for path in (source, mosaic)]
     rows, across = (min(one.shape[axis] for one in small) // CELL for axis in (0, 1))

@@ -2,12 +2,13 @@
 
     python benchmarks/fig5.py --source starry.jpg --templates hubble/
 
-Job: 5,280 x 3,960 px (a source of another size is scaled to it and kept as a tiled, deflated TIFF), 17,500 templates of 32 px,
---scale 2, so 330 x 248 cells and a tiled pyramidal BigTIFF, JPEG Q 90, of 10,560 x 7,936 px.
+Job: 5,280 x 3,960 px (a source of another size is scaled to it and kept as a tiled, deflated TIFF), 17,500 templates of
+32 px, --scale 2, so 330 x 248 cells and a tiled pyramidal BigTIFF, JPEG Q 90, of 10,560 x 7,936 px.
 
-Method: the command `hirez-mosaic render`, a process of its own with its templates cached, and the floor (hirez_mosaic/floor.py), another,
-take turns; medians and extremes of --rounds are printed. Start-up is the process's wall time less its stages: imports, weights, the
-template cache. The ratio is the job's stages over the floor's parts, round by round. Exits 0 whatever comes out.
+Method: the command `hirez-mosaic render`, a process of its own with its templates cached, and the floor
+(hirez_mosaic/jobs/floor.py), another, take turns; medians and extremes of --rounds are printed. Start-up is the
+process's wall time less its stages: imports, weights, the template cache. The ratio is the job's stages over the
+floor's parts, round by round. Exits 0 whatever comes out.
 """
 
 import json
@@ -19,8 +20,8 @@ from pathlib import Path
 import click
 from common import Run, machine_facts, print_table, render_command, run, scaled_source, spread
 
-from hirez_mosaic.benching import apart
-from hirez_mosaic.floor import render_floor
+from hirez_mosaic.jobs.bench import apart
+from hirez_mosaic.jobs.floor import render_floor
 
 SIZE, TILE, SCALE = (5280, 3960), (32, 32), Fraction(2)
 
@@ -36,7 +37,9 @@ def job_command(picture: Path, templates: Path, output: Path, *more: str) -> lis
 @click.option("--precision", default="auto", type=click.Choice(["auto", "float32", "bfloat16"]))
 @click.option("--memory", default="2GiB", help="Budget of the job.")
 @click.option("--rounds", default=5, help="Times that job and floor take turns.")
-@click.option("--folder", type=click.Path(path_type=Path), help="Folder for source and mosaic.  [default: a temporary one]")
+@click.option(
+    "--folder", type=click.Path(path_type=Path), help="Folder for source and mosaic.  [default: a temporary one]"
+)
 def main(source: Path, templates: Path, precision: str, memory: str, rounds: int, folder: Path | None) -> None:
     """Run job and floor in turn and print their ratio."""
     with tempfile.TemporaryDirectory() as temporary:
@@ -50,7 +53,18 @@ def main(source: Path, templates: Path, precision: str, memory: str, rounds: int
         jobs, floors = [], []
         for _ in range(rounds):
             jobs.append(run(job))
-            floors.append(apart(render_floor, scaled, mosaic, templates, TILE, chunk, precision=precision, encoded="encode" in seconds))
+            floors.append(
+                apart(
+                    render_floor,
+                    scaled,
+                    mosaic,
+                    templates,
+                    TILE,
+                    chunk,
+                    precision=precision,
+                    encoded="encode" in seconds,
+                )
+            )
     report(jobs, floors, first.wall)
 
 
@@ -69,8 +83,12 @@ def report(jobs: list[Run], floors: list[dict[str, float]], uncached: float) -> 
     rows.append(["start-up", spread([job.wall - total for job, total in zip(jobs, totals, strict=True)]), "", "", ""])
     rows.append(["whole process", spread([job.wall for job in jobs]), "", "", ""])
     one = told[0]
-    print(f"Fig. 5: {one['cells'][0]} x {one['cells'][1]} cells, {one['templates']} templates, {one['size'][0]} x {one['size'][1]} px,")
-    print(f"{one['precision']}, chunks of {one['chunk'][0]} x {one['chunk'][1]} cells; medians (least to most) of {len(jobs)} rounds.")
+    print(
+        f"Fig. 5: {one['cells'][0]} x {one['cells'][1]} cells, {one['templates']} templates, {one['size'][0]} x {one['size'][1]} px,"
+    )
+    print(
+        f"{one['precision']}, chunks of {one['chunk'][0]} x {one['chunk'][1]} cells; medians (least to most) of {len(jobs)} rounds."
+    )
     print(machine_facts() + "\n")
     print_table(["stage", "job, s", "floor, s", "ratio", "peak so far, GiB"], rows)
     peak = statistics.median([job.peak for job in jobs]) / 2**30

@@ -2,24 +2,27 @@
 
     python benchmarks/peers.py --source starry.jpg --templates hubble/
 
-The others: metapixel (Debian's package of that name, which must be installed), and what the Python package index has that makes a
-picture out of a folder of pictures from a command line or in a call; `PEERS` lists them with their versions, each is installed into
-an environment of its own.
+The others: metapixel (Debian's package of that name, which must be installed), and what the Python package index has
+that makes a picture out of a folder of pictures from a command line or in a call; `PEERS` lists them with their
+versions, each is installed into an environment of its own.
 
-Jobs: Fig. 5 (see fig5.py), and the same source and templates at 128 px, scale 8: 42,240 x 31,744 px, 1.34 Gpx. The others get the same px
-as a PNG, which all of them read (enlarged to the mosaic's size for those that cut cells of a template's size out of it), and the settings
-that come nearest to ours: templates may repeat at once, px stay as they are, no turned or recoloured templates.
+Jobs: Fig. 5 (see fig5.py), and the same source and templates at 128 px, scale 8: 42,240 x 31,744 px, 1.34 Gpx. The
+others get the same px as a PNG, which all of them read (enlarged to the mosaic's size for those that cut cells of a
+template's size out of it), and the settings that come nearest to ours: templates may repeat at once, px stay as they
+are, no turned or recoloured templates.
 
-First table: Fig. 5 by metapixel and us in turn, --rounds times; medians (least to most), and the ratio of each pair. metapixel gets its
-default metric and --distance=0. It writes PNG; ours writes its default, a pyramidal JPEG TIFF, and once more PNG. "Prepared": metapixel's
-library and our template cache are there already. "From the folder": metapixel-prepare and metapixel against our first run with an empty
-template cache. Every process counts from start to exit, imports included.
+First table: Fig. 5 by metapixel and us in turn, --rounds times; medians (least to most), and the ratio of each pair.
+metapixel gets its default metric and --distance=0. It writes PNG; ours writes its default, a pyramidal JPEG TIFF, and
+once more PNG. "Prepared": metapixel's library and our template cache are there already. "From the folder":
+metapixel-prepare and metapixel against our first run with an empty template cache. Every process counts from start to
+exit, imports included.
 
-Then a table for each job: every program once; the others are stopped after --seconds, their address space is limited to --limit, and where
-one broke, what it said stands there. Who broke is not asked for the larger job. Eq. 3 is that of `judged` in common.py for all: both
-pictures at 8 px a cell; lower is better. Some of the others move the templates' colours towards the source's and cannot be told not to,
-which lowers Eq. 3 much; ours stands there with --tint 1, too, which does that, and fitted. metapixel and ours are prepared, the others
-decode the folder in the same process. "Ours over its" is the plain render's time over the program's.
+Then a table for each job: every program once; the others are stopped after --seconds, their address space is limited to
+--limit, and where one broke, what it said stands there. Who broke is not asked for the larger job. Eq. 3 is that of
+`judged` in common.py for all: both pictures at 8 px a cell; lower is better. Some of the others move the templates'
+colours towards the source's and cannot be told not to, which lowers Eq. 3 much; ours stands there with --tint 1, too,
+which does that, and fitted. metapixel and ours are prepared, the others decode the folder in the same process. "Ours
+over its" is the plain render's time over the program's.
 """
 
 import shutil
@@ -32,10 +35,21 @@ from pathlib import Path
 
 import click
 import pyvips
-from common import BrokenRunError, Run, attempt, judged, machine_facts, print_table, render_command, run, scaled_source, spread
+from common import (
+    BrokenRunError,
+    Run,
+    attempt,
+    judged,
+    machine_facts,
+    print_table,
+    render_command,
+    run,
+    scaled_source,
+    spread,
+)
 
-from hirez_mosaic.cache import cache_folder
-from hirez_mosaic.spec import parse_bytes
+from hirez_mosaic.files.cache import cache_folder
+from hirez_mosaic.settings.parsing import parse_bytes
 
 
 @dataclass(frozen=True)
@@ -73,7 +87,8 @@ class Job:
 class Peer:
     """Another program.
 
-    needs: for pip. command: from its environment's folder of programs, the job and the file to make. recolours: templates.
+    needs: for pip. command: from its environment's folder of programs, the job and the file to make. recolours:
+        templates.
     """
 
     name: str
@@ -101,7 +116,16 @@ def _photomosaic(programs: Path, job: Job, output: Path) -> list[str | Path]:
         "image = imread(source); pool = photomosaic.make_pool(templates + '/*'); "
         "imsave(output, photomosaic.basic_mosaic(image, pool, (int(rows), int(columns))))"
     )
-    return [programs / "python", "-c", code, job.png(enlarged=True), job.templates, output, str(job.cells[1]), str(job.cells[0])]
+    return [
+        programs / "python",
+        "-c",
+        code,
+        job.png(enlarged=True),
+        job.templates,
+        output,
+        str(job.cells[1]),
+        str(job.cells[0]),
+    ]
 
 
 def _pytomosaic(programs: Path, job: Job, output: Path) -> list[str | Path]:
@@ -119,7 +143,9 @@ PEERS = (
     Peer("phomo 1.2.0", ("phomo==1.2.0",), _phomo),
     Peer("mosaicraft 0.4.2", ("mosaicraft==0.4.2",), _mosaicraft, recolours=True),
     Peer("photomosaic 0.3.1", ("photomosaic==0.3.1",), _photomosaic),
-    Peer("pytomosaic 0.1.12", ("pytomosaic==0.1.12.post3", "requests"), _pytomosaic),  # it does not name requests itself
+    Peer(
+        "pytomosaic 0.1.12", ("pytomosaic==0.1.12.post3", "requests"), _pytomosaic
+    ),  # it does not name requests itself
     Peer("photomosaic-video 0.1.0", ("photomosaic-video==0.1.0",), _photomosaic_video, recolours=True),
 )
 
@@ -128,11 +154,20 @@ PEERS = (
 @click.option("--source", required=True, type=click.Path(exists=True, path_type=Path))
 @click.option("--templates", required=True, type=click.Path(exists=True, path_type=Path))
 @click.option("--columns", default=330, show_default=True, help="Cells across; fewer for a trial.")
-@click.option("--rounds", default=3, show_default=True, help="Times that metapixel and ours take turns at Fig. 5; 0 to leave that out.")
+@click.option(
+    "--rounds",
+    default=3,
+    show_default=True,
+    help="Times that metapixel and ours take turns at Fig. 5; 0 to leave that out.",
+)
 @click.option("--seconds", default=1800.0, show_default=True, help="That each of the others may take for a job.")
 @click.option("--limit", default="16GiB", show_default=True, help="Address space that each of the others may take.")
-@click.option("--folder", type=click.Path(path_type=Path), help="Folder for sources and mosaics.  [default: a temporary one]")
-def main(source: Path, templates: Path, columns: int, rounds: int, seconds: float, limit: str, folder: Path | None) -> None:
+@click.option(
+    "--folder", type=click.Path(path_type=Path), help="Folder for sources and mosaics.  [default: a temporary one]"
+)
+def main(
+    source: Path, templates: Path, columns: int, rounds: int, seconds: float, limit: str, folder: Path | None
+) -> None:
     """Run all and print the tables."""
     if not shutil.which("metapixel-prepare"):
         sys.exit("metapixel is not installed; on Debian: apt-get install metapixel.")
@@ -155,7 +190,9 @@ def main(source: Path, templates: Path, columns: int, rounds: int, seconds: floa
 
 def ours(job: Job, output: Path, *more: str) -> list[str]:
     """The command line of a job."""
-    return render_command(job.picture, job.templates, job.tile, output, "--scale", str(job.scale), "--memory", "2GiB", *more)
+    return render_command(
+        job.picture, job.templates, job.tile, output, "--scale", str(job.scale), "--memory", "2GiB", *more
+    )
 
 
 def prepare(job: Job) -> tuple[Path, Run]:
@@ -200,7 +237,9 @@ def against_metapixel(job: Job, weights: Path, rounds: int) -> None:
     print_table(["job", "hirez-mosaic, s", "metapixel, s", "ratio"], rows)
     print(f"\nmetapixel-prepare alone: {spread([run.wall for run in prepared], 1)} s.")
     peaks = [max(run.peak for run in runs) / 2**20 for runs in (warm, cold, peer)]
-    print(f"Peak resident memory: hirez-mosaic {peaks[0]:.0f} MiB ({peaks[1]:.0f} from the folder), metapixel {peaks[2]:.0f} MiB.")
+    print(
+        f"Peak resident memory: hirez-mosaic {peaks[0]:.0f} MiB ({peaks[1]:.0f} from the folder), metapixel {peaks[2]:.0f} MiB."
+    )
 
 
 def all_once(job: Job, broken: set[str], seconds: float, limit: int) -> None:
@@ -236,8 +275,18 @@ def all_once(job: Job, broken: set[str], seconds: float, limit: int) -> None:
 def row(name: str, done: Run, mine: Run, job: Job, output: Path) -> list[str]:
     """What a program took, and what came out."""
     image = pyvips.Image.new_from_file(str(output))
-    numbers = [f"{done.wall:.1f}", f"{mine.wall / done.wall:.2f}", f"{done.peak / 2**20:,.0f}", f"{output.stat().st_size / 1e6:,.0f}"]
-    return [name, *numbers, f"{judged(job.picture, output, job.cells[0]):.3f}", f"{image.width:,} x {image.height:,} px"]
+    numbers = [
+        f"{done.wall:.1f}",
+        f"{mine.wall / done.wall:.2f}",
+        f"{done.peak / 2**20:,.0f}",
+        f"{output.stat().st_size / 1e6:,.0f}",
+    ]
+    return [
+        name,
+        *numbers,
+        f"{judged(job.picture, output, job.cells[0]):.3f}",
+        f"{image.width:,} x {image.height:,} px",
+    ]
 
 
 def installed(peer: Peer, place: Path) -> Path:

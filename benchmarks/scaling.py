@@ -2,12 +2,13 @@
 
     python benchmarks/scaling.py --templates hubble/
 
-Method: `hirez_mosaic.benching.bench` (see there), at sizes that grow by the square root of 10: for each a synthetic source of the mosaic's
-size, a tiled, deflated BigTIFF, is rendered in a process of its own, templates cached, and the floor measured in another. "Line" is the
-least-squares line through the times of all sizes (all stages, start-up left out), "off it" how far each size is from that, in per cent of
-the line; a line through sizes so different is settled by the largest, so the smaller ones show what is fixed. "Per Mpx" is the same without
-a model. Memory is the peak resident memory of the whole process, and the ratio to that of the size before. Temporary files below --folder:
-about 7 GB at 1 Gpx.
+Method: `hirez_mosaic.jobs.bench.bench` (see there), at sizes that grow by the square root of 10: for each a synthetic
+source of the mosaic's size, a tiled, deflated BigTIFF, is rendered in a process of its own, templates cached, and the
+floor measured in another. "Line" is the least-squares line through the times of all sizes (all stages, start-up left
+out), "off it" how far each size is from that, in per cent of the line; a line through sizes so different is settled by
+the largest, so the smaller ones show what is fixed. "Per Mpx" is the same without a model. Memory is the peak resident
+memory of the whole process, and the ratio to that of the size before. Temporary files below --folder: about 7 GB at 1
+Gpx.
 """
 
 from pathlib import Path
@@ -15,8 +16,8 @@ from pathlib import Path
 import click
 from common import machine_facts, print_table
 
-from hirez_mosaic.benching import bench, line
 from hirez_mosaic.cli.console import ConsoleListener
+from hirez_mosaic.jobs.bench import bench, line
 
 
 @click.command()
@@ -29,7 +30,9 @@ from hirez_mosaic.cli.console import ConsoleListener
 def main(sizes: str, templates: Path | None, count: int, tile: str, memory: str, folder: Path | None) -> None:
     """Print a row for each size, and the line."""
     mpx = [float(one) for one in sizes.split(",")]
-    result = bench(mpx, templates=templates, count=count, tile=tile, memory=memory, folder=folder, listener=ConsoleListener())
+    result = bench(
+        mpx, templates=templates, count=count, tile=tile, memory=memory, folder=folder, listener=ConsoleListener()
+    )
     runs = result.runs
     totals, cells = [run.result.total_seconds for run in runs], [run.cells for run in runs]
     fixed, slope = line(cells, totals)
@@ -73,7 +76,8 @@ def main(sizes: str, templates: Path | None, count: int, tile: str, memory: str,
     print("\nBy stage, s:\n")
     stages = [stage for stage, took in runs[-1].result.seconds.items() if took >= 0.005]
     by_stage = [
-        [f"{run.mosaic_mpx:,.1f}", *(f"{run.result.seconds[stage]:.2f}" for stage in stages), f"{run.start_up:.2f}"] for run in runs
+        [f"{run.mosaic_mpx:,.1f}", *(f"{run.result.seconds[stage]:.2f}" for stage in stages), f"{run.start_up:.2f}"]
+        for run in runs
     ]
     print_table(["mosaic, Mpx", *stages, "start-up"], by_stage)
 

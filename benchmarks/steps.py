@@ -2,10 +2,12 @@
 
     python benchmarks/steps.py --templates emoji/ --tile 8
 
-Method: one process; random px as picture, the real weights, windows of 32 x 32 cells (256 x 256 px). "Step" is `Trainer.run` on one
-window: decoder, softmax, soft mosaic, Eq. 3 at three scales, far view, gradients, Adam. "Bare" is the same networks on inputs of the
-same shapes and nothing else: VGG-16 up to conv5_1 forward on the source's three levels, forward and backward on the mosaic's three,
-and the decoder's convolutions, logits and mixing forward and backward. The two take turns; the first round of each is thrown away.
+Method: one process; random px as picture, the real weights, windows of 32 x 32 cells (256 x 256 px). "Step" is
+    `Trainer.run` on one
+window: decoder, softmax, soft mosaic, Eq. 3 at three scales, far view, gradients, Adam. "Bare" is the same networks on
+inputs of the same shapes and nothing else: VGG-16 up to conv5_1 forward on the source's three levels, forward and
+backward on the mosaic's three, and the decoder's convolutions, logits and mixing forward and backward. The two take
+turns; the first round of each is thrown away.
 """
 
 import time
@@ -16,19 +18,21 @@ import numpy as np
 import torch
 from common import machine_facts, print_table, spread
 
-from hirez_mosaic.cache import cache_folder
-from hirez_mosaic.choosing import loss_network
-from hirez_mosaic.encode import encode, second_moments
-from hirez_mosaic.engine import cores, shared_cores
-from hirez_mosaic.fit import Objective, Picture, Trainer
-from hirez_mosaic.fitting import SMALL_SET, WINDOW
-from hirez_mosaic.geometry import CELL, Box
-from hirez_mosaic.loss import SCALES, MultiScaleLoss
+from hirez_mosaic.engine.machine import cores
+from hirez_mosaic.engine.threads import shared_cores
+from hirez_mosaic.files.cache import cache_folder
+from hirez_mosaic.jobs.decoder import loss_network
 from hirez_mosaic.nets.decoders import CELL_VALUES, FEATURES, LearnedDecoder, new_decoder
 from hirez_mosaic.nets.device import device_name, resolve_device, resolve_precision
+from hirez_mosaic.nets.fitting import SMALL_SET, WINDOW
+from hirez_mosaic.nets.loss import SCALES, MultiScaleLoss
+from hirez_mosaic.nets.objective import Objective, Picture
+from hirez_mosaic.nets.training import Trainer
 from hirez_mosaic.nets.vgg import VGG16, make_encoder
 from hirez_mosaic.nets.weights import resolve_weights
-from hirez_mosaic.spec import parse_tile
+from hirez_mosaic.pixels.geometry import CELL, Box
+from hirez_mosaic.settings.parsing import parse_tile
+from hirez_mosaic.stages.encode import encode, second_moments
 from hirez_mosaic.templates import load_templates
 
 
@@ -64,7 +68,9 @@ def main(templates: Path, tile: str, device: str, rounds: int) -> None:
                     torch.cuda.synchronize(where)
                 times[name].append(time.perf_counter() - start)
     step, plain = times["step"][1:], times["bare"][1:]
-    print(f"{len(found)} templates, {device_name(where)}, {str(kind).removeprefix('torch.')}; medians (least to most) of {rounds} steps.")
+    print(
+        f"{len(found)} templates, {device_name(where)}, {str(kind).removeprefix('torch.')}; medians (least to most) of {rounds} steps."
+    )
     print(machine_facts() + "\n")
     ratios = [a / b for a, b in zip(step, plain, strict=True)]
     print_table(["step, s", "bare networks, s", "ratio"], [[spread(step, 3), spread(plain, 3), spread(ratios)]])
@@ -74,7 +80,9 @@ def bare_step(vgg: VGG16, decoder: LearnedDecoder, templates: torch.Tensor) -> N
     """The networks alone, forward and backward."""
     device, cells = templates.device, WINDOW**2
     features = torch.rand(1, FEATURES, WINDOW, WINDOW, device=device).to(memory_format=torch.channels_last)
-    queries = decoder.spread(torch.relu(decoder.squeeze(features)))[0].flatten(1).T + torch.rand(cells, CELL_VALUES, device=device)
+    queries = decoder.spread(torch.relu(decoder.squeeze(features)))[0].flatten(1).T + torch.rand(
+        cells, CELL_VALUES, device=device
+    )
     mixed = decoder.logits(queries) @ templates
     mixed.backward(torch.ones_like(mixed))
     decoder.zero_grad()

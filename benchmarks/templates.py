@@ -2,9 +2,10 @@
 
     python benchmarks/templates.py --templates photos/ --tile 32
 
-Method: whole processes in turn, files in the page cache. "hirez-mosaic" imports what it needs, decodes the folder by `load_templates` with
-an empty cache, and leaves px, 8 x 8 px versions and names in it. "bare libvips" is a process that thumbnails the same files with as many
-threads and throws the px away. "metapixel-prepare" (Debian's package `metapixel`) writes a PNG of each and a table, with one thread.
+Method: whole processes in turn, files in the page cache. "hirez-mosaic" imports what it needs, decodes the folder by
+`load_templates` with an empty cache, and leaves px, 8 x 8 px versions and names in it. "bare libvips" is a process that
+thumbnails the same files with as many threads and throws the px away. "metapixel-prepare" (Debian's package
+`metapixel`) writes a PNG of each and a table, with one thread.
 """
 
 import shutil
@@ -15,13 +16,13 @@ from pathlib import Path
 import click
 from common import machine_facts, print_table, run, spread
 
-from hirez_mosaic.engine import cores
-from hirez_mosaic.spec import parse_tile
+from hirez_mosaic.engine.machine import cores
+from hirez_mosaic.settings.parsing import parse_tile
 
 _OURS = """
 import sys
 from pathlib import Path
-from hirez_mosaic.engine import cores
+from hirez_mosaic.engine.threads import cores
 from hirez_mosaic.templates import load_templates
 print(len(load_templates(Path(sys.argv[1]), (int(sys.argv[2]), int(sys.argv[3])), cache=Path(sys.argv[4]), jobs=cores())))
 """

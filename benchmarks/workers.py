@@ -2,11 +2,12 @@
 
     python benchmarks/workers.py --source starry.jpg --templates hubble/
 
-Method: the Fig. 5 job (see fig5.py), or --columns of it, once by the threads of one process and once with `--scheduler` on a
-`distributed.LocalCluster` of n processes with one thread each; templates cached, all n in turn, --rounds times, medians (least to most).
-The cluster is started and its workers have imported what they need before the clock starts: one small render goes ahead. Speed-up is the
-stages' time of one worker over that of n; with more workers than cores none is to be expected, and what shows is the cost of processes.
-Memory is the client's peak and the largest of the workers', each in a process of its own.
+Method: the Fig. 5 job (see fig5.py), or --columns of it, once by the threads of one process and once with `--scheduler`
+on a `distributed.LocalCluster` of n processes with one thread each; templates cached, all n in turn, --rounds times,
+medians (least to most). The cluster is started and its workers have imported what they need before the clock starts:
+one small render goes ahead. Speed-up is the stages' time of one worker over that of n; with more workers than cores
+none is to be expected, and what shows is the cost of processes. Memory is the client's peak and the largest of the
+workers', each in a process of its own.
 """
 
 import json
@@ -20,7 +21,7 @@ from common import Run, machine_facts, print_table, render_command, run, scaled_
 from distributed import Client, LocalCluster
 from fig5 import SCALE, SIZE, TILE
 
-from hirez_mosaic.engine import cores, peak_memory
+from hirez_mosaic.engine.machine import cores, peak_memory
 
 
 @click.command()
@@ -30,8 +31,12 @@ from hirez_mosaic.engine import cores, peak_memory
 @click.option("--columns", default=0, help="Cells across.  [default: 330, as in Fig. 5]")
 @click.option("--memory", default="2GiB", show_default=True)
 @click.option("--rounds", default=3, show_default=True, help="Times that all take turns.")
-@click.option("--folder", type=click.Path(path_type=Path), help="Folder for source and mosaic.  [default: a temporary one]")
-def main(source: Path, templates: Path, workers: str, columns: int, memory: str, rounds: int, folder: Path | None) -> None:
+@click.option(
+    "--folder", type=click.Path(path_type=Path), help="Folder for source and mosaic.  [default: a temporary one]"
+)
+def main(
+    source: Path, templates: Path, workers: str, columns: int, memory: str, rounds: int, folder: Path | None
+) -> None:
     """Print a row for each number of processes."""
     counts = [int(one) for one in workers.split(",")]
     runs: dict[int, list[Run]] = {0: [], **{count: [] for count in counts}}
@@ -57,7 +62,10 @@ def main(source: Path, templates: Path, workers: str, columns: int, memory: str,
 
 def on_cluster(count: int, command: Callable[..., list[str]], columns: int) -> tuple[Run, int]:
     """One job on a cluster of `count` processes: how it went, and the largest worker's peak, bytes."""
-    with LocalCluster(n_workers=count, threads_per_worker=1, dashboard_address=":0") as cluster, Client(cluster) as client:
+    with (
+        LocalCluster(n_workers=count, threads_per_worker=1, dashboard_address=":0") as cluster,
+        Client(cluster) as client,
+    ):
         run(command(20, "--scheduler", cluster.scheduler_address))
         done = run(command(columns, "--scheduler", cluster.scheduler_address))
         return done, max(client.run(peak_memory).values())
@@ -68,7 +76,9 @@ def report(runs: dict[int, list[Run]], peaks: dict[int, int]) -> None:
     totals = {count: [json.loads(one.output)["total_seconds"] for one in done] for count, done in runs.items()}
     one = statistics.median(totals[min(count for count in runs if count)])
     told = json.loads(runs[0][0].output)
-    print(f"{told['cells'][0]} x {told['cells'][1]} cells, {told['templates']:,} templates, {told['size'][0]:,} x {told['size'][1]:,} px,")
+    print(
+        f"{told['cells'][0]} x {told['cells'][1]} cells, {told['templates']:,} templates, {told['size'][0]:,} x {told['size'][1]:,} px,"
+    )
     print(f"{told['precision']}; {cores()} cores; medians (least to most) of {len(runs[0])} rounds.")
     print(machine_facts() + "\n")
     rows = []

@@ -13,24 +13,24 @@ from hirez_mosaic import errors
 from hirez_mosaic.errors import HirezMosaicError
 
 if TYPE_CHECKING:
-    from hirez_mosaic.assembling import assemble_tile_map
-    from hirez_mosaic.batching import BatchListener, BatchResult, Outcome, batch
-    from hirez_mosaic.comparing import compare
-    from hirez_mosaic.job import Listener
-    from hirez_mosaic.rendering import RenderResult, render
-    from hirez_mosaic.training import train
+    from hirez_mosaic.jobs.batch import BatchListener, BatchResult, Outcome, batch
+    from hirez_mosaic.jobs.compare import compare
+    from hirez_mosaic.jobs.listener import Listener
+    from hirez_mosaic.jobs.remake import assemble_tile_map
+    from hirez_mosaic.jobs.render import RenderResult, render
+    from hirez_mosaic.jobs.train import train
 
 _LAZY = {
-    "BatchListener": "batching",
-    "BatchResult": "batching",
-    "Listener": "job",
-    "Outcome": "batching",
-    "RenderResult": "rendering",
-    "assemble_tile_map": "assembling",
-    "batch": "batching",
-    "compare": "comparing",
-    "render": "rendering",
-    "train": "training",
+    "BatchListener": "jobs.batch",
+    "BatchResult": "jobs.batch",
+    "Listener": "jobs.prepare",
+    "Outcome": "jobs.batch",
+    "RenderResult": "jobs.render",
+    "assemble_tile_map": "jobs.remake",
+    "batch": "jobs.batch",
+    "compare": "jobs.compare",
+    "render": "jobs.render",
+    "train": "jobs.train",
 }
 __version__ = version("hirez-mosaic")
 logging.getLogger(__name__).addHandler(logging.NullHandler())  # who wants to read the log, says so

@@ -2,8 +2,8 @@
 
     python pipelines/demo.py FOLDER
 
-Cuts 6,000 rotated and colour-shifted templates, then makes a mosaic of 4,096 x 4,096 px and a preview of it. The recipes beside this script
-take their pictures from FOLDER, where it is `demo`:
+Cuts 6,000 rotated and colour-shifted templates, then makes a mosaic of 4,096 x 4,096 px and a preview of it. The
+recipes beside this script take their pictures from FOLDER, where it is `demo`:
 
     astronaut.png, hubble_deep_field.png   what the demo is made of
     templates/                             what it was cut into
@@ -18,7 +18,7 @@ from skimage import data
 
 from hirez_mosaic import render
 from hirez_mosaic.cli.console import ConsoleListener, print_summary
-from hirez_mosaic.engine import cores
+from hirez_mosaic.engine.machine import cores
 from hirez_mosaic.templates.augmenting import Augmentation, augmented
 from hirez_mosaic.templates.making import write_templates
 
@@ -34,7 +34,9 @@ def main(folder: Path) -> None:
     for path, picture in {astronaut: data.astronaut, deep_field: data.hubble_deep_field, **photos}.items():
         pyvips.Image.new_from_array(picture()).write_to_file(str(path))
     shifted = Augmentation((32, 32), colour_shift=1.0)  # it is nearly black: shift far
-    write_templates(augmented([deep_field], 6000, shifted, jobs=cores(), skip=print), folder / "templates", overwrite=True)
+    write_templates(
+        augmented([deep_field], 6000, shifted, jobs=cores(), skip=print), folder / "templates", overwrite=True
+    )
     listener = ConsoleListener()
     result = render(
         astronaut,

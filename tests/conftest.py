@@ -1,4 +1,6 @@
-"""Fixtures: pictures and templates one can compute in one's head, random weights that say so, a cache of the test's own."""
+"""Fixtures: pictures and templates one can compute in one's head, random weights that say so, a cache of the test's
+own.
+"""
 
 import struct
 import zlib
@@ -33,7 +35,9 @@ def png_claiming(path: Path, width: int, height: int, *, interlaced: bool = Fals
     """Write a PNG whose header claims a size, without the px."""
     header = struct.pack(">2I5B", width, height, 8, 2, 0, 0, interlaced)
     chunks = [(b"IHDR", header), (b"IDAT", zlib.compress(bytes(100))), (b"IEND", b"")]
-    told = [struct.pack(">I", len(data)) + name + data + struct.pack(">I", zlib.crc32(name + data)) for name, data in chunks]
+    told = [
+        struct.pack(">I", len(data)) + name + data + struct.pack(">I", zlib.crc32(name + data)) for name, data in chunks
+    ]
     path.write_bytes(b"\x89PNG\r\n\x1a\n" + b"".join(told))
 
 
@@ -56,14 +60,18 @@ def own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 @pytest.fixture(scope="session")
 def random_weights() -> dict[str, torch.Tensor]:
-    """RANDOM weights in VGG-16's shapes, with activations of about 1 in every layer; for tests of arithmetic, not of pictures."""
+    """RANDOM weights in VGG-16's shapes, with activations of about 1 in every layer; for tests of arithmetic, not of
+    pictures.
+    """
     with torch.random.fork_rng():
         torch.manual_seed(1)
         net = VGG16()
         weights = {}
         for name, tensor in net.state_dict().items():
             fan = tensor[0].numel() if tensor.ndim == 4 else 0
-            weights[name.removeprefix("layers.")] = torch.randn_like(tensor) * (2 / fan) ** 0.5 if fan else torch.randn_like(tensor) * 0.1
+            weights[name.removeprefix("layers.")] = (
+                torch.randn_like(tensor) * (2 / fan) ** 0.5 if fan else torch.randn_like(tensor) * 0.1
+            )
     return weights
 
 
@@ -78,7 +86,7 @@ def random_alexnet() -> dict[str, torch.Tensor]:
 @pytest.fixture
 def with_random_weights(monkeypatch: pytest.MonkeyPatch, random_weights: dict[str, torch.Tensor]) -> None:
     """Let `render` use the RANDOM weights."""
-    for module in ("job", "training", "comparing"):
+    for module in ("jobs.prepare", "jobs.train", "jobs.compare"):
         monkeypatch.setattr(f"hirez_mosaic.{module}.resolve_weights", lambda *_, **__: random_weights)
 
 

@@ -23,7 +23,9 @@ FILES = [kind for kind in KINDS if kind not in ("bioformats2raw", "ome-zarr of f
 
 
 def mutated(data: bytes, seed: int) -> bytes:
-    """The data with some of its bytes changed, most of them in its beginning; cut, or grown; the same for the same seed."""
+    """The data with some of its bytes changed, most of them in its beginning; cut, or grown; the same for the same
+    seed.
+    """
     rng = random.Random(seed)
     made = bytearray(data)
     for _ in range(rng.choice((1, 1, 4, 16))):

@@ -1,4 +1,5 @@
-"""Renders as its argument, a JSON object of settings, says, and prints what was measured and projected, as JSON; on Linux alone.
+"""Renders as its argument, a JSON object of settings, says, and prints what was measured and projected, as JSON; on
+Linux alone.
 
 measured: by stage, (the process's peak resident bytes up to its eighth chunk, to its end), each stage on its own.
 projected: by stage, bytes. budget: bytes. chunks: how many.
@@ -10,9 +11,10 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from hirez_mosaic.engine import peak_memory
-from hirez_mosaic.job import Job, Listener
-from hirez_mosaic.rendering import render
+from hirez_mosaic.engine.machine import peak_memory
+from hirez_mosaic.jobs.job import Job
+from hirez_mosaic.jobs.listener import Listener
+from hirez_mosaic.jobs.render import render
 
 FIRST = 8
 
@@ -40,4 +42,8 @@ if __name__ == "__main__":
     render(**json.loads(sys.argv[1]), listener=listener)
     plan = listener.plan
     projected = {stage: plan.projected_of(stage) for stage in listener.measured}
-    print(json.dumps({"measured": listener.measured, "projected": projected, "budget": plan.budget, "chunks": plan.chunk_count}))
+    print(
+        json.dumps(
+            {"measured": listener.measured, "projected": projected, "budget": plan.budget, "chunks": plan.chunk_count}
+        )
+    )

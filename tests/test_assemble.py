@@ -11,11 +11,14 @@ import zarr
 from conftest import photo
 from PIL import Image
 
-from hirez_mosaic import assemble as assemble_module
-from hirez_mosaic.assemble import Mosaic, MosaicStream, assemble, check_output, output_bytes, projected_bytes, strip_rows, write_preview
 from hirez_mosaic.errors import DiskSpaceError, OutputError, OutputExistsError
-from hirez_mosaic.geometry import CellGrid
-from hirez_mosaic.spec import COMPRESSIONS
+from hirez_mosaic.outputs import appearing, mosaic_file, stream
+from hirez_mosaic.outputs.appearing import check_output
+from hirez_mosaic.outputs.mosaic_file import assemble, output_bytes, projected_bytes, write_preview
+from hirez_mosaic.outputs.stream import MosaicStream, strip_rows
+from hirez_mosaic.pixels.geometry import CellGrid
+from hirez_mosaic.settings.spec import COMPRESSIONS
+from hirez_mosaic.stages.assemble import Mosaic
 from hirez_mosaic.templates import TemplateSet
 
 FORMATS = ["a.tif", "a.dzi", "a.png", "a.jpg", "a.webp", "a.zarr"]
@@ -66,7 +69,8 @@ def quiet(cells):
     pass
 
 
-# --- every format ------------------------------------------------------------------------------------------------------
+# --- every format
+# ------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("tile", [(32, 32), (24, 16), (5, 33), (1, 1)])
@@ -111,7 +115,9 @@ def test_the_tiff_is_tiled_pyramidal_and_big(tmp_path):
     assemble(of(cells, numbered(200, 32, 32)), tmp_path / "a.tif", quiet, compression="deflate")
     with tifffile.TiffFile(tmp_path / "a.tif") as file:
         assert file.is_bigtiff
-        assert [(page.is_tiled, page.tilewidth, page.tilelength) for page in file.pages] == [(True, 256, 256)] * len(file.pages)
+        assert [(page.is_tiled, page.tilewidth, page.tilelength) for page in file.pages] == [(True, 256, 256)] * len(
+            file.pages
+        )
         assert [page.shape[:2] for page in file.pages] == [(1280, 960), (640, 480), (320, 240), (160, 120)]
         assert file.pages[0].compression == tifffile.COMPRESSION.ADOBE_DEFLATE
 
@@ -128,13 +134,14 @@ def test_names_of_any_form(tmp_path, name):
     assert {path.name for path in tmp_path.iterdir()} == parts
 
 
-# --- the stream --------------------------------------------------------------------------------------------------------
+# --- the stream
+# --------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("strip_bytes", [1, 3 * 16 * 7 * 5, 10**9])
 @pytest.mark.parametrize("height", [12, 13])
 def test_strips_of_any_height_give_the_same_px(tmp_path, strip_bytes, height, monkeypatch):
-    monkeypatch.setattr(assemble_module, "_STRIP_BYTES", strip_bytes)
+    monkeypatch.setattr(stream, "_STRIP_BYTES", strip_bytes)
     cells = index_map(6, 7)
     templates = np.random.default_rng(1).integers(0, 256, (200, height, 16, 3), dtype="u1")
     assemble(of(cells, templates), tmp_path / "a.png", quiet)
@@ -143,7 +150,7 @@ def test_strips_of_any_height_give_the_same_px(tmp_path, strip_bytes, height, mo
 
 
 def test_a_strip_is_the_largest_divisor_of_the_tile_that_fits(monkeypatch):
-    monkeypatch.setattr(assemble_module, "_STRIP_BYTES", 3 * 100 * 7)
+    monkeypatch.setattr(stream, "_STRIP_BYTES", 3 * 100 * 7)
     assert [strip_rows(height, 100) for height in (4, 7, 12, 13, 21)] == [4, 7, 6, 1, 7]
     assert strip_rows(12, 10**9) == 1
 
@@ -173,7 +180,8 @@ def test_progress_counts_every_cell_once(tmp_path, name):
     assert sum(done) == 13 * 11
 
 
-# --- what is there already ---------------------------------------------------------------------------------------------
+# --- what is there already
+# ---------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("name", FORMATS)
@@ -231,7 +239,7 @@ def test_a_full_disk_is_told_apart(tmp_path, monkeypatch):
     def full(*a, **k):
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr(assemble_module.zarr, "create_array", full)
+    monkeypatch.setattr(mosaic_file.zarr, "create_array", full)
     with pytest.raises(DiskSpaceError, match="could not be written: No space left on device"):
         assemble(of(index_map(2, 2), numbered(200, 8, 8)), tmp_path / "a.zarr", quiet)
     assert list(tmp_path.iterdir()) == []
@@ -239,7 +247,9 @@ def test_a_full_disk_is_told_apart(tmp_path, monkeypatch):
 
 def test_libvips_words_for_a_full_disk_are_known(tmp_path, monkeypatch):
     def full(*a, **k):
-        raise pyvips.Error("unable to call pngsave", "wbuffer_write: write failed\nunix error: No space left on device\n")
+        raise pyvips.Error(
+            "unable to call pngsave", "wbuffer_write: write failed\nunix error: No space left on device\n"
+        )
 
     monkeypatch.setattr(pyvips.Image, "pngsave", full, raising=False)
     with pytest.raises(DiskSpaceError, match="could not be written: unix error: No space left on device"):
@@ -250,7 +260,7 @@ def test_an_interrupt_stops_and_leaves_nothing(tmp_path, monkeypatch):
     def interrupted(*a, **k):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(assemble_module, "wait", interrupted)
+    monkeypatch.setattr(stream, "wait", interrupted)
     with pytest.raises(KeyboardInterrupt):
         assemble(of(index_map(100, 100), numbered(200, 32, 32)), tmp_path / "a.png", quiet)
     assert list(tmp_path.iterdir()) == []
@@ -269,7 +279,8 @@ def test_a_full_disk_is_told_even_if_libvips_gives_no_reason(tmp_path, monkeypat
         assemble(of(index_map(3, 4), numbered(200, 8, 8)), tmp_path / "a.tif", lambda cells: None)
 
 
-# --- before the work ---------------------------------------------------------------------------------------------------
+# --- before the work
+# ---------------------------------------------------------------------------------------------------
 
 
 def test_a_missing_output_folder_is_named(tmp_path):
@@ -278,7 +289,7 @@ def test_a_missing_output_folder_is_named(tmp_path):
 
 
 def test_an_output_folder_that_cannot_be_written_is_named(tmp_path, monkeypatch):
-    monkeypatch.setattr(assemble_module.os, "access", lambda *a: False)
+    monkeypatch.setattr(appearing.os, "access", lambda *a: False)
     with pytest.raises(OutputError, match="cannot be written to"):
         check_output(tmp_path / "a.tif", False)
 
@@ -319,9 +330,17 @@ def test_a_zarr_may_be_replaced(tmp_path, name):
 
 def test_the_bytes_on_disk_are_foreseen(tmp_path):
     size = (1000, 300)
-    assert output_bytes(size, tmp_path / "a.png", "jpeg", 90) == output_bytes(size, tmp_path / "a.zarr", "jpeg", 90) == 1_080_000
+    assert (
+        output_bytes(size, tmp_path / "a.png", "jpeg", 90)
+        == output_bytes(size, tmp_path / "a.zarr", "jpeg", 90)
+        == 1_080_000
+    )
     assert output_bytes(size, tmp_path / "a.tif", "none", 90) == 1_440_000  # a pyramid takes a third more
-    assert output_bytes(size, tmp_path / "a.tif", "jpeg", 90) == output_bytes(size, tmp_path / "a.dzi", "none", 90) == 680_000
+    assert (
+        output_bytes(size, tmp_path / "a.tif", "jpeg", 90)
+        == output_bytes(size, tmp_path / "a.dzi", "none", 90)
+        == 680_000
+    )
     assert output_bytes(size, tmp_path / "a.JPG", "none", 90) == 510_000
     assert output_bytes(size, tmp_path / "a.jpg", "none", 100) > 1_200_000
 
@@ -339,10 +358,13 @@ def test_assembly_in_little_memory_is_foreseen(tmp_path):
     assert projected_bytes(grid, tmp_path / "a.webp") > 3 * 96_000 * 32_000  # its encoder wants the whole picture
 
 
-# --- the preview -------------------------------------------------------------------------------------------------------
+# --- the preview
+# -------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(("rows", "columns", "size"), [(100, 50, (800, 1600)), (50, 100, (1600, 800)), (3, 4, (128, 96))])
+@pytest.mark.parametrize(
+    ("rows", "columns", "size"), [(100, 50, (800, 1600)), (50, 100, (1600, 800)), (3, 4, (128, 96))]
+)
 @pytest.mark.parametrize("name", ["p.png", "p.jpg", "p.webp"])
 def test_a_preview_has_1600_px_at_most(tmp_path, name, rows, columns, size):
     write_preview(of(index_map(rows, columns), numbered(200, 32, 32)), tmp_path / name)
@@ -361,7 +383,7 @@ def test_a_preview_shows_the_mosaic(tmp_path):
 
 
 def test_a_large_mosaic_is_previewed_from_small_templates(tmp_path, monkeypatch):
-    monkeypatch.setattr(assemble_module, "_PREVIEW_FROM_PX", 1000)
+    monkeypatch.setattr(mosaic_file, "_PREVIEW_FROM_PX", 1000)
     cells = np.array([[0, 1], [1, 0]], "u4")
     templates = np.zeros((2, 40, 20, 3), "u1")
     templates[1, :, 10:] = 255
@@ -379,7 +401,8 @@ def test_a_large_mosaic_is_previewed_from_small_templates(tmp_path, monkeypatch)
     assert px[60, [5, 15, 25, 35], 0].tolist() == [0, 255, 0, 0]
 
 
-# --- more than 100,000 px a side ---------------------------------------------------------------------------------------
+# --- more than 100,000 px a side
+# ---------------------------------------------------------------------------------------
 
 
 class DeepZoom:
@@ -416,12 +439,20 @@ class Tiff:
 
 
 def window_of(cells, templates, level, top, left, side):
-    """What a window of a level shows, by index map and templates: the mean of every 2 x 2 px of the level before, rounded."""
+    """What a window of a level shows, by index map and templates: the mean of every 2 x 2 px of the level before,
+    rounded.
+    """
     times, tile = 1 << level, templates.shape[1]
     first, start = top * times // tile, left * times // tile
     last, stop = -(-(top + side) * times // tile), -(-(left + side) * times // tile)
-    px = templates[cells[first:last, start:stop]].transpose(0, 2, 1, 3, 4).reshape((last - first) * tile, (stop - start) * tile, 3)
-    px = px[top * times - first * tile :, left * times - start * tile :][: side * times, : side * times].astype(np.float32)
+    px = (
+        templates[cells[first:last, start:stop]]
+        .transpose(0, 2, 1, 3, 4)
+        .reshape((last - first) * tile, (stop - start) * tile, 3)
+    )
+    px = px[top * times - first * tile :, left * times - start * tile :][: side * times, : side * times].astype(
+        np.float32
+    )
     for _ in range(level):
         px = np.floor(px.reshape(px.shape[0] // 2, 2, px.shape[1] // 2, 2, 3).mean((1, 3)) + 0.5)
     return px
@@ -430,7 +461,9 @@ def window_of(cells, templates, level, top, left, side):
 @pytest.mark.slow
 @pytest.mark.parametrize("size", [(1563, 32), (32, 1563)], ids=["high", "wide"])
 @pytest.mark.parametrize(("name", "tolerance"), [("a.tif", 0), ("a.dzi", 12)])
-def test_mosaics_of_more_than_100000_px_a_side_show_index_map_and_templates_in_every_window(tmp_path, name, tolerance, size):
+def test_mosaics_of_more_than_100000_px_a_side_show_index_map_and_templates_in_every_window(
+    tmp_path, name, tolerance, size
+):
     rng = np.random.default_rng(0)
     coarse = rng.integers(40, 216, (300, 4, 4, 1), dtype="u1")
     templates = coarse.repeat(16, 1).repeat(16, 2).repeat(3, 3)  # squares of 16 px in greys, which JPEG bears well

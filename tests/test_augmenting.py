@@ -10,8 +10,8 @@ from conftest import photo, png_claiming, save
 from PIL import Image
 
 from hirez_mosaic.cli.main import main
-from hirez_mosaic.colour import from_lab, to_lab
 from hirez_mosaic.errors import TemplateError
+from hirez_mosaic.pixels.colour import from_lab, to_lab
 from hirez_mosaic.templates import augmenting
 from hirez_mosaic.templates.augmenting import Augmentation, augmented, list_pictures
 
@@ -77,7 +77,9 @@ def test_bytes_depend_on_seed_and_pictures_alone(tmp_path: Path, monkeypatch: py
     assert not set(contents(Path("jobs1")).values()) & set(contents(Path("seed1")).values())
 
 
-def test_what_cannot_be_read_is_skipped_and_named_and_the_others_make_up_for_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_cannot_be_read_is_skipped_and_named_and_the_others_make_up_for_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.chdir(tmp_path)
     Path("photos").mkdir()
     for number in range(4):

@@ -1,4 +1,6 @@
-"""A folder of pictures: each gets the mosaic that `render` makes, whatever happens to the others and however often it is broken off."""
+"""A folder of pictures: each gets the mosaic that `render` makes, whatever happens to the others and however often it
+is broken off.
+"""
 
 import errno
 import json
@@ -23,16 +25,19 @@ import zarr
 from click.testing import CliRunner, Result
 from conftest import photo, png_claiming, save
 
-from hirez_mosaic import batching, clock, plan, rendering, stages
-from hirez_mosaic.batching import BatchListener, BatchResult, batch
 from hirez_mosaic.cli.main import main
+from hirez_mosaic.engine.store import bytes_below
 from hirez_mosaic.errors import OutputError, OutputExistsError, SettingError, SourceNotFoundError
-from hirez_mosaic.folder import list_pictures, stems_of_mosaics
-from hirez_mosaic.fresh import remove
-from hirez_mosaic.job import Listener
-from hirez_mosaic.journal import Journal, digest, open_journal
-from hirez_mosaic.rendering import render
-from hirez_mosaic.store import bytes_below
+from hirez_mosaic.files.fresh import remove
+from hirez_mosaic.jobs import batch as batching
+from hirez_mosaic.jobs import clock, plan
+from hirez_mosaic.jobs import render as rendering
+from hirez_mosaic.jobs.batch import BatchListener, BatchResult, batch
+from hirez_mosaic.jobs.journal import Journal, digest, open_journal
+from hirez_mosaic.jobs.listener import Listener
+from hirez_mosaic.jobs.render import render
+from hirez_mosaic.sources.folder import list_pictures, stems_of_mosaics
+from hirez_mosaic.stages import tasks as stages
 
 pytestmark = pytest.mark.usefixtures("own_cache", "with_random_weights")
 PLAIN: dict[str, Any] = {
@@ -51,7 +56,12 @@ def mixed(folder: Path) -> None:
     (folder / "sub" / "deep").mkdir(parents=True)
     save(folder / "rgb.png", photo(64, 80))
     save(folder / "sub" / "grey.jpg", photo(70, 50, 1)[..., :1])
-    tifffile.imwrite(folder / "sub" / "deep" / "sixteen.tif", photo(64, 64, 2).astype(np.uint16) * 257, tile=(32, 32), photometric="rgb")
+    tifffile.imwrite(
+        folder / "sub" / "deep" / "sixteen.tif",
+        photo(64, 64, 2).astype(np.uint16) * 257,
+        tile=(32, 32),
+        photometric="rgb",
+    )
     image = pyvips.Image.new_from_array(photo(56, 72, 3)).copy(interpretation="srgb")
     image.bandjoin(128).copy(interpretation="srgb").write_to_file(str(folder / "alpha.png"))
     image.icc_transform("cmyk", input_profile="srgb").tiffsave(str(folder / "cmyk.tif"))
@@ -108,7 +118,11 @@ def encoded(monkeypatch: pytest.MonkeyPatch) -> list[int]:
 
 def files(folder: Path) -> dict[str, bytes]:
     """All files but the report and the journal."""
-    found = (path for path in folder.rglob("*") if path.is_file() and path.name != "report.json" and ".hirez-mosaic" not in path.parts)
+    found = (
+        path
+        for path in folder.rglob("*")
+        if path.is_file() and path.name != "report.json" and ".hirez-mosaic" not in path.parts
+    )
     return {path.relative_to(folder).as_posix(): path.read_bytes() for path in sorted(found)}
 
 
@@ -116,7 +130,9 @@ def statuses(result: BatchResult) -> dict[str, str]:
     return {one.source: one.status for one in result.pictures}
 
 
-def test_every_picture_becomes_the_mosaic_that_render_makes_and_the_others_are_named(call: Call, tmp_path: Path) -> None:
+def test_every_picture_becomes_the_mosaic_that_render_makes_and_the_others_are_named(
+    call: Call, tmp_path: Path
+) -> None:
     folder = tmp_path / "mixed"
     mixed(folder)
     result = call(folder, folder / "out", recursive=True)  # inside, and not eaten
@@ -130,7 +146,9 @@ def test_every_picture_becomes_the_mosaic_that_render_makes_and_the_others_are_n
     made = [one for one in result.pictures if one.status == "made"]
     assert set(files(folder / "out")) == {one.output for one in made}
     for one in made:
-        single = render(folder / one.source, tmp_path / "templates-9", output=tmp_path / "single.tif", overwrite=True, **PLAIN)
+        single = render(
+            folder / one.source, tmp_path / "templates-9", output=tmp_path / "single.tif", overwrite=True, **PLAIN
+        )
         assert (folder / "out" / one.output).read_bytes() == (tmp_path / "single.tif").read_bytes(), one.source
         assert (one.source_size, one.size, one.cells) == (single.source_size, single.size, single.cells)
         assert one.bytes == (tmp_path / "single.tif").stat().st_size
@@ -140,13 +158,20 @@ def test_every_picture_becomes_the_mosaic_that_render_makes_and_the_others_are_n
     assert report["counts"] == result.counts
     assert [one["sha256"] for one in report["pictures"]] == [one.sha256 for one in result.pictures]
     assert [path.name for path in (folder / "out").glob(".*")] == [".hirez-mosaic"], "a workspace was left"
-    assert call(folder, folder / "out", recursive=True).counts == {"made": 0, "unchanged": 8, "failed": 6, "left out": 3}
+    assert call(folder, folder / "out", recursive=True).counts == {
+        "made": 0,
+        "unchanged": 8,
+        "failed": 6,
+        "left out": 3,
+    }
     shutil.move(folder / "out", tmp_path / "one at a time")
     assert call(folder, folder / "out", recursive=True, jobs=3).counts == result.counts
     assert files(folder / "out") == files(tmp_path / "one at a time")
 
 
-def test_fits_are_those_of_single_renders(call: Call, pictures: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_fits_are_those_of_single_renders(
+    call: Call, pictures: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """A fit trains its decoder in place, and yet changes none that the next picture starts from."""
     how = {**PLAIN, "decoder": "residual", "fit": 1}
     render(pictures / "c.png", tmp_path / "templates-9", output=tmp_path / "c.tif", workspace=tmp_path / "work", **how)
@@ -162,7 +187,9 @@ def test_fits_are_those_of_single_renders(call: Call, pictures: Path, tmp_path: 
 # Run again
 
 
-def test_only_what_changed_by_content_is_made_again(call: Call, pictures: Path, tmp_path: Path, encoded: list[int]) -> None:
+def test_only_what_changed_by_content_is_made_again(
+    call: Call, pictures: Path, tmp_path: Path, encoded: list[int]
+) -> None:
     call()
     assert len(encoded) == 3
     first = files(tmp_path / "out")
@@ -177,7 +204,9 @@ def test_only_what_changed_by_content_is_made_again(call: Call, pictures: Path, 
     assert {name for name in first if first[name] != second[name]} == {"b.tif"}
 
 
-def test_an_output_that_is_gone_or_edited_is_made_again_and_a_touched_one_is_not(call: Call, tmp_path: Path, encoded: list[int]) -> None:
+def test_an_output_that_is_gone_or_edited_is_made_again_and_a_touched_one_is_not(
+    call: Call, tmp_path: Path, encoded: list[int]
+) -> None:
     call(preview=True)
     first = files(tmp_path / "out")
     (tmp_path / "out" / "a.tif").unlink()
@@ -191,7 +220,9 @@ def test_an_output_that_is_gone_or_edited_is_made_again_and_a_touched_one_is_not
 
 
 @pytest.mark.parametrize(
-    "changed", [{"quality": 50}, {"tint": 0.5}, {"columns": 5}, {"background": "black"}, {"decoder": "l2"}, {"mirror": True}], ids=str
+    "changed",
+    [{"quality": 50}, {"tint": 0.5}, {"columns": 5}, {"background": "black"}, {"decoder": "l2"}, {"mirror": True}],
+    ids=str,
 )
 def test_other_settings_make_all_again(changed: dict[str, Any], call: Call, tmp_path: Path) -> None:
     call(glob="a*")
@@ -248,7 +279,10 @@ def test_a_line_of_the_journal_that_was_broken_off_does_not_count(call: Call, tm
 
 def test_names_that_collide_are_kept_whole(tmp_path: Path) -> None:
     def stems(*names: str, endings: tuple[str, ...] = (".tif",)) -> list[str]:
-        return [stem.as_posix() for stem in stems_of_mosaics([Path(name) for name in names], endings, taken=("report.json",)).values()]
+        return [
+            stem.as_posix()
+            for stem in stems_of_mosaics([Path(name) for name in names], endings, taken=("report.json",)).values()
+        ]
 
     assert stems("a.jpg", "b.jpg", "x/a.jpg") == ["a", "b", "x/a"]
     assert stems("a.jpg", "a.png", "A.webp") == ["a.jpg", "a.png", "A.webp"]
@@ -258,7 +292,10 @@ def test_names_that_collide_are_kept_whole(tmp_path: Path) -> None:
     assert stems("a.png", "a_files/b.png", endings=(".dzi", "_files")) == ["a.png", "a_files/b.png"]
     assert stems("a.png", "a.preview.png", endings=(".jpg", ".preview.jpg")) == ["a.png", "a.preview.png"]
     assert stems("report.png", endings=(".tif", ".json")) == ["report.png"]
-    with pytest.raises(SettingError, match=r"The mosaics of A\.tif and a\.tif would have the same name on some file systems; rename one"):
+    with pytest.raises(
+        SettingError,
+        match=r"The mosaics of A\.tif and a\.tif would have the same name on some file systems; rename one",
+    ):
         stems("A.tif", "a.tif")
 
 
@@ -281,8 +318,13 @@ def test_what_is_listed(tmp_path: Path) -> None:
     deep = list_pictures(tmp_path, "*", recursive=True, without={tmp_path / "sub" / "deep"})
     assert {path.as_posix() for path in deep.pictures} == flat | {"sub/grey.jpg", "sub/picture.txt"}
     assert list(deep.pictures) == sorted(deep.pictures)
-    assert [path.name for path in list_pictures(tmp_path, "*.jpg", recursive=True, without=()).pictures] == ["broken.jpg", "grey.jpg"]
-    assert [path.name for path in list_pictures(tmp_path, "sub/*.jpg", recursive=True, without=()).pictures] == ["grey.jpg"]
+    assert [path.name for path in list_pictures(tmp_path, "*.jpg", recursive=True, without=()).pictures] == [
+        "broken.jpg",
+        "grey.jpg",
+    ]
+    assert [path.name for path in list_pictures(tmp_path, "sub/*.jpg", recursive=True, without=()).pictures] == [
+        "grey.jpg"
+    ]
 
 
 @pytest.mark.parametrize(
@@ -293,7 +335,11 @@ def test_what_is_listed(tmp_path: Path) -> None:
         ({"output": Path()}, SettingError, "would lie among the pictures"),
         ({"output": Path("photos/a.png")}, OutputExistsError, "is a file; name a folder"),
         ({"output": Path("templates-9/out")}, SettingError, "would lie among the templates"),
-        ({"glob": "*.tif"}, SourceNotFoundError, r"holds no pictures that match \*\.tif; use another --glob, or --recursive"),
+        (
+            {"glob": "*.tif"},
+            SourceNotFoundError,
+            r"holds no pictures that match \*\.tif; use another --glob, or --recursive",
+        ),
         ({"format": "bmp"}, SettingError, "The format is 'bmp'; use one of tif, dzi"),
         ({"tile_map": "xls"}, SettingError, "The tile map is 'xls'; use one of csv, json"),
         ({"jobs": 0}, SettingError, "The number of jobs is 0; use 1 or more"),
@@ -302,7 +348,12 @@ def test_what_is_listed(tmp_path: Path) -> None:
     ids=lambda value: str(value) if isinstance(value, dict) else "",
 )
 def test_wrong_settings_are_refused_before_the_start(
-    settings: dict[str, Any], kind: type[Exception], message: str, call: Call, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    settings: dict[str, Any],
+    kind: type[Exception],
+    message: str,
+    call: Call,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.chdir(tmp_path)
     with pytest.raises(kind, match=message):
@@ -312,9 +363,13 @@ def test_wrong_settings_are_refused_before_the_start(
 
 def test_templates_may_lie_among_the_pictures_or_be_the_pictures(pictures: Path, tmp_path: Path, call: Call) -> None:
     shutil.copytree(tmp_path / "templates-9", pictures / "templates")
-    result = batch(pictures, pictures / "templates", pictures / "out", recursive=True, workspace=pictures / "work", **PLAIN)
+    result = batch(
+        pictures, pictures / "templates", pictures / "out", recursive=True, workspace=pictures / "work", **PLAIN
+    )
     assert len(result.pictures) == 3
-    result = batch(pictures, pictures / "templates", pictures / "out", recursive=True, workspace=pictures / "work", **PLAIN)
+    result = batch(
+        pictures, pictures / "templates", pictures / "out", recursive=True, workspace=pictures / "work", **PLAIN
+    )
     assert statuses(result) == dict.fromkeys(("a.png", "b.png", "c.png"), "unchanged")
     assert {path.name for path in (pictures / "work").iterdir()} == {"a.tif", "b.tif", "c.tif"}
     assert batch(pictures, pictures, tmp_path / "selves", **PLAIN).counts["made"] == 3
@@ -335,7 +390,10 @@ def test_every_format_is_recognised_when_it_is_unchanged(format: str, call: Call
 
 
 def test_the_second_batch_on_a_folder_is_told_so(call: Call, tmp_path: Path) -> None:
-    with open_journal(tmp_path / "out"), pytest.raises(OutputError, match=r"Another batch is at work in .*out; wait for it"):
+    with (
+        open_journal(tmp_path / "out"),
+        pytest.raises(OutputError, match=r"Another batch is at work in .*out; wait for it"),
+    ):
         call()
     assert call().counts["made"] == 3
 
@@ -358,7 +416,9 @@ class At(BatchListener):
 
 @pytest.mark.parametrize("jobs", [1, 2])
 @pytest.mark.skipif(sys.platform == "win32", reason="signals as POSIX has them")
-def test_an_interrupted_batch_goes_on_to_the_same_end(jobs: int, call: Call, tmp_path: Path, encoded: list[int]) -> None:
+def test_an_interrupted_batch_goes_on_to_the_same_end(
+    jobs: int, call: Call, tmp_path: Path, encoded: list[int]
+) -> None:
     call(chunk=5)
     whole, chunks = files(tmp_path / "out"), len(encoded)
     encoded.clear()
@@ -367,7 +427,9 @@ def test_an_interrupted_batch_goes_on_to_the_same_end(jobs: int, call: Call, tmp
         call(output=tmp_path / "again", listener=at, chunk=5, jobs=jobs)
     kept = [line for line in at.lines if "paper's decoder is untrained" not in line]
     assert kept == [line for line in kept if "the same command goes on from there" in line] != []
-    assert threading.active_count() == 1 or not any("ThreadPool" in thread.name for thread in threading.enumerate()), "something runs on"
+    assert threading.active_count() == 1 or not any("ThreadPool" in thread.name for thread in threading.enumerate()), (
+        "something runs on"
+    )
     assert len(files(tmp_path / "again")) > 0
     assert call(output=tmp_path / "again", chunk=5, jobs=jobs).counts["failed"] == 0
     assert files(tmp_path / "again") == whole
@@ -386,7 +448,9 @@ def test_the_workspace_of_another_picture_or_other_settings_is_discarded(
     assert set(files(tmp_path / "out")) == {"a.tif", "b.tif", "c.tif"}
 
 
-def test_the_next_picture_is_ingested_while_one_is_worked_on(call: Call, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_next_picture_is_ingested_while_one_is_worked_on(
+    call: Call, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Every encode but the last waits until the next picture is ingested, in its own workspace."""
     encode, waited = stages.encode_chunk, []
 
@@ -409,7 +473,9 @@ def test_nothing_is_ingested_ahead_where_memory_would_not_do(call: Call, monkeyp
     ran: list[str] = []
     run = clock.Clock._run
     monkeypatch.setattr(plan.Plan, "looking_bytes", property(lambda self: 1 << 60))
-    monkeypatch.setattr(clock.Clock, "_run", lambda self, stages, *given: (ran.append(stages[0].name), run(self, stages, *given))[1])
+    monkeypatch.setattr(
+        clock.Clock, "_run", lambda self, stages, *given: (ran.append(stages[0].name), run(self, stages, *given))[1]
+    )
     call()
     assert ran == ["ingest", "decode"] * 3
 
@@ -501,7 +567,12 @@ def test_the_command_tells_of_each_and_exits_with_3_if_some_failed(pictures: Pat
     assert command("batch", "nowhere", *words[2:]).exit_code == 1
     lines = [json.loads(line) for line in (tmp_path / "log").read_text().splitlines()]
     assert all({"time", "level", "message"} <= set(line) for line in lines)
-    assert {Path(line["picture"]).name for line in lines if "picture" in line} == {"a.png", "b.png", "c.png", "broken.png"}
+    assert {Path(line["picture"]).name for line in lines if "picture" in line} == {
+        "a.png",
+        "b.png",
+        "c.png",
+        "broken.png",
+    }
     chunks = [line for line in lines if line["message"] == "chunk finished" and line["picture"].endswith("a.png")]
     assert {line["stage"]: line["bytes"] for line in chunks} == {
         "ingest": 80 * 195,
@@ -514,7 +585,9 @@ def test_the_command_tells_of_each_and_exits_with_3_if_some_failed(pictures: Pat
     assert "broken.png is damaged or truncated" in error["message"]
 
 
-def test_a_render_and_a_recipe_are_logged_too_and_a_recipe_goes_on_after_failures(pictures: Path, tmp_path: Path, call: Call) -> None:
+def test_a_render_and_a_recipe_are_logged_too_and_a_recipe_goes_on_after_failures(
+    pictures: Path, tmp_path: Path, call: Call
+) -> None:
     (pictures / "broken.png").write_bytes((pictures / "a.png").read_bytes()[:2000])
     templates = f'templates = "{tmp_path / "templates-9"}"\ntile = 8\ndecoder = "paper"\n'
     recipe = tmp_path / "job.toml"
@@ -579,7 +652,9 @@ def break_in_20_ways(folder: Path) -> None:
     png_claiming(folder / "x15.png", 2_000_000, 2_000_000)
     (folder / "x16.png").symlink_to("nowhere.png")
     zarr.create_group(folder / "x18.zarr")
-    tifffile.imwrite(folder / "x19.tif", np.zeros((16, 16, 7), np.uint8), photometric="minisblack", planarconfig="contig")
+    tifffile.imwrite(
+        folder / "x19.tif", np.zeros((16, 16, 7), np.uint8), photometric="minisblack", planarconfig="contig"
+    )
     for name in ("whole.png", "whole.jpg", "whole.tif"):
         (folder / name).unlink()
 
@@ -590,14 +665,23 @@ def break_in_20_ways(folder: Path) -> None:
 def test_200_pictures_20_broken_killed_five_times(
     tmp_path: Path, make_templates: Callable[[int], Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """SIGKILL at random moments, real weights, processes of their own: the mosaics and errors of an undisturbed run, and nothing left."""
+    """SIGKILL at random moments, real weights, processes of their own: the mosaics and errors of an undisturbed run,
+    and nothing left.
+    """
     monkeypatch.delenv("HIREZ_MOSAIC_CACHE")
     folder, rng = tmp_path / "photos", random.Random(5)
     folder.mkdir()
-    endings = {"jpg": {}, "png": {}, "webp": {}, "tif": {"tile": True, "tile_width": 64, "tile_height": 64, "compression": "deflate"}}
+    endings = {
+        "jpg": {},
+        "png": {},
+        "webp": {},
+        "tif": {"tile": True, "tile_width": 64, "tile_height": 64, "compression": "deflate"},
+    }
     for number in range(180):
         ending = list(endings)[number % 4]
-        image = pyvips.Image.new_from_array(photo(*(rng.randrange(48, 400) for _ in range(2)), number)).copy(interpretation="srgb")
+        image = pyvips.Image.new_from_array(photo(*(rng.randrange(48, 400) for _ in range(2)), number)).copy(
+            interpretation="srgb"
+        )
         if number % 5 == 1 and ending != "jpg":
             image = image.bandjoin(200)
         if number % 3 == 1 and ending in ("png", "tif"):
@@ -605,15 +689,32 @@ def test_200_pictures_20_broken_killed_five_times(
         (folder / f"{number % 7}").mkdir(exist_ok=True)
         image.write_to_file(str(folder / f"{number % 7}" / f"{number:03d}.{ending}"), **endings[ending])
     break_in_20_ways(folder)
-    words = [folder, "--recursive", "--templates", make_templates(40), "--tile", 8, "--decoder", "paper", "--preview", "--json", "--quiet"]
+    words = [
+        folder,
+        "--recursive",
+        "--templates",
+        make_templates(40),
+        "--tile",
+        8,
+        "--decoder",
+        "paper",
+        "--preview",
+        "--json",
+        "--quiet",
+    ]
 
     def start(output: str) -> "subprocess.Popen[str]":
-        command = [str(word) for word in (sys.executable, "-m", "hirez_mosaic", "batch", *words, "-o", tmp_path / output)]
+        command = [
+            str(word) for word in (sys.executable, "-m", "hirez_mosaic", "batch", *words, "-o", tmp_path / output)
+        ]
         return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
 
     def report(output: str) -> dict[str, tuple[Any, ...]]:
         told = json.loads((tmp_path / output / "report.json").read_text())["pictures"]
-        return {one["source"]: (one["status"] == "failed", one["error"], one["output"], one["sha256"], one["cells"]) for one in told}
+        return {
+            one["source"]: (one["status"] == "failed", one["error"], one["output"], one["sha256"], one["cells"])
+            for one in told
+        }
 
     begun = time.monotonic()
     undisturbed = start("undisturbed")
@@ -665,7 +766,9 @@ def test_a_mosaic_of_a_killed_batch_stays_its_own_whatever_fails_afterwards(
     assert call().counts["made"] == 3
 
 
-def test_a_file_put_in_the_place_of_a_mosaic_that_failed_is_left_alone(call: Call, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_file_put_in_the_place_of_a_mosaic_that_failed_is_left_alone(
+    call: Call, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     with monkeypatch.context() as broken:
         broken.setattr(stages, "decode_chunk", lambda *given: 1 / 0)
         assert call().counts["failed"] == 3
@@ -687,7 +790,9 @@ def test_a_record_that_could_not_be_written_spoils_no_other(tmp_path: Path, monk
     assert Journal(tmp_path / "journal.jsonl").last("b") is not None
 
 
-def test_a_mosaic_counts_as_made_before_its_workspace_is_removed(call: Call, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_mosaic_counts_as_made_before_its_workspace_is_removed(
+    call: Call, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     class Killed(BaseException):
         """What no `except Exception` catches, as SIGKILL is not caught."""
 
@@ -710,7 +815,14 @@ def test_the_workspace_of_another_render_beside_a_made_mosaic_is_kept(
     with monkeypatch.context() as broken:
         broken.setattr(stages, "decode_chunk", lambda *_: 1 / 0)
         with pytest.raises(ZeroDivisionError):
-            render(pictures / "a.png", tmp_path / "templates-9", output=tmp_path / "out" / "a.tif", overwrite=True, **PLAIN, refine=1)
+            render(
+                pictures / "a.png",
+                tmp_path / "templates-9",
+                output=tmp_path / "out" / "a.tif",
+                overwrite=True,
+                **PLAIN,
+                refine=1,
+            )
     assert call().counts["unchanged"] == 3
     assert (tmp_path / "out" / ".a.tif.workspace").exists()
 
@@ -730,11 +842,15 @@ def test_a_mosaic_is_made_even_if_the_disk_has_no_room_for_saying_so_before_its_
     assert call().counts["unchanged"] == 3
 
 
-@pytest.mark.parametrize(("at", "vanishes"), [("0", "index_map"), ("index_map/0", "index_map/c"), ("index_map/c/0", "index_map/c/0")])
+@pytest.mark.parametrize(
+    ("at", "vanishes"), [("0", "index_map"), ("index_map/0", "index_map/c"), ("index_map/c/0", "index_map/c/0")]
+)
 def test_a_workspace_is_measured_while_its_picture_is_finished(
     at: str, vanishes: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """With --jobs a picture that begins asks what the others have yet to write, and those remove their workspaces meanwhile."""
+    """With --jobs a picture that begins asks what the others have yet to write, and those remove their workspaces
+    meanwhile.
+    """
     (tmp_path / "index_map" / "c").mkdir(parents=True)
     for name in ("0", "index_map/0", "index_map/c/0"):
         (tmp_path / name).write_bytes(bytes(10))
@@ -752,8 +868,12 @@ def test_a_workspace_is_measured_while_its_picture_is_finished(
     assert not (tmp_path / vanishes).exists()
 
 
-@pytest.mark.parametrize("written", [False, True], ids=["beside what others will write", "beside what others have written"])
-def test_pictures_at_a_time_wait_for_room_on_the_disk(written: bool, call: Call, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(
+    "written", [False, True], ids=["beside what others will write", "beside what others have written"]
+)
+def test_pictures_at_a_time_wait_for_room_on_the_disk(
+    written: bool, call: Call, monkeypatch: pytest.MonkeyPatch
+) -> None:
     needed = []
     check = plan.DiskNeeded.check
 
@@ -777,7 +897,8 @@ def test_pictures_at_a_time_wait_for_room_on_the_disk(written: bool, call: Call,
 
     monkeypatch.setattr(stages, "ingest_chunk", ingest)
     monkeypatch.setattr(
-        "shutil.disk_usage", lambda path: shutil._ntuple_diskusage(10**12, 0, most // 2 if written and running else most + most // 4)
+        "shutil.disk_usage",
+        lambda path: shutil._ntuple_diskusage(10**12, 0, most // 2 if written and running else most + most // 4),
     )
     result = call(jobs=3, overwrite=True)
     assert [one.error for one in result.pictures] == [None] * 3

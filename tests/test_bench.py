@@ -12,11 +12,11 @@ import pytest
 import pyvips
 from click.testing import CliRunner, Result
 
-from hirez_mosaic import synthetic
-from hirez_mosaic.benching import BenchResult, Loading, Measured, apart, bench
 from hirez_mosaic.cli.main import main
-from hirez_mosaic.engine import peak_memory
+from hirez_mosaic.engine.machine import peak_memory
 from hirez_mosaic.errors import WeightsError
+from hirez_mosaic.jobs import synthetic
+from hirez_mosaic.jobs.bench import BenchResult, Loading, Measured, apart, bench
 from hirez_mosaic.nets.weights import resolve_weights
 
 TINY = {"count": 20, "tile": 16}
@@ -28,19 +28,27 @@ def call(*words: str) -> Result:
 
 @pytest.fixture
 def here(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, own_cache: Path, with_random_weights: None, random_weights: dict[str, Any]
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    own_cache: Path,
+    with_random_weights: None,
+    random_weights: dict[str, Any],
 ) -> Path:
-    """An empty current folder; what is measured runs in this process, since another would not know of the RANDOM weights."""
+    """An empty current folder; what is measured runs in this process, since another would not know of the RANDOM
+    weights.
+    """
 
-    def near(work: Callable[..., Any], *arguments: Any, environment: dict[str, str] | None = None, **settings: Any) -> Any:
+    def near(
+        work: Callable[..., Any], *arguments: Any, environment: dict[str, str] | None = None, **settings: Any
+    ) -> Any:
         with pytest.MonkeyPatch.context() as inner:
             for name, value in (environment or {}).items():
                 inner.setenv(name, value)
             return work(*arguments, **settings)
 
-    monkeypatch.setattr("hirez_mosaic.benching.apart", near)
-    monkeypatch.setattr("hirez_mosaic.synthetic._BASE", 128)
-    for module in ("benching", "floor"):
+    monkeypatch.setattr("hirez_mosaic.jobs.bench.apart", near)
+    monkeypatch.setattr("hirez_mosaic.jobs.synthetic._BASE", 128)
+    for module in ("jobs.bench", "jobs.floor"):
         monkeypatch.setattr(f"hirez_mosaic.{module}.resolve_weights", lambda *_, **__: random_weights)
     folder = tmp_path / "here"
     folder.mkdir()
@@ -79,9 +87,21 @@ def made(cells: int, width: int) -> Measured:
 
 
 def test_a_projection_is_the_sum_of_the_lines(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("hirez_mosaic.assemble.projected_bytes", lambda grid, output: grid.mosaic_size[0] // 160)
+    monkeypatch.setattr(
+        "hirez_mosaic.outputs.mosaic_file.projected_bytes", lambda grid, output: grid.mosaic_size[0] // 160
+    )
     result = BenchResult(
-        2, 10**9, "cpu", "float32", (16, 16), 1.0, True, 20, 50_000, Loading(20, 5.0, 4.0, 400), (made(100, 100), made(300, 200))
+        2,
+        10**9,
+        "cpu",
+        "float32",
+        (16, 16),
+        1.0,
+        True,
+        20,
+        50_000,
+        Loading(20, 5.0, 4.0, 400),
+        (made(100, 100), made(300, 200)),
     )
     job = result.project((16_000, 1_599), 60)
     assert (job.size, job.cells, job.templates) == ((16_000, 1_600), 100_000, 60)
@@ -95,7 +115,9 @@ def test_a_projection_is_the_sum_of_the_lines(monkeypatch: pytest.MonkeyPatch) -
     assert result.project((160_000, 16)).templates == 20
 
 
-def test_own_templates_are_taken_evenly_and_projected_in_full(here: Path, make_templates: Callable[[int], Path]) -> None:
+def test_own_templates_are_taken_evenly_and_projected_in_full(
+    here: Path, make_templates: Callable[[int], Path]
+) -> None:
     folder = make_templates(9)
     result = bench((0.02,), templates=folder, count=3, tile=16)
     assert not result.synthetic
@@ -163,7 +185,13 @@ def test_bad_settings_are_one_sentence(here: Path) -> None:
 
 def test_what_runs_apart_has_its_environment_and_its_errors_arrive(tmp_path: Path) -> None:
     with pytest.raises(WeightsError, match=r"There is no weights file .*none\.pth"):
-        apart(resolve_weights, None, tmp_path, fetch=False, environment={"HIREZ_MOSAIC_WEIGHTS": str(tmp_path / "none.pth")})
+        apart(
+            resolve_weights,
+            None,
+            tmp_path,
+            fetch=False,
+            environment={"HIREZ_MOSAIC_WEIGHTS": str(tmp_path / "none.pth")},
+        )
     assert "none.pth" not in os.environ.get("HIREZ_MOSAIC_WEIGHTS", "")
 
 

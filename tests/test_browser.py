@@ -1,4 +1,6 @@
-"""Pages as a person meets them: in Debian's Chromium, by double click and from a server, with pointer, finger, keys and voice."""
+"""Pages as a person meets them: in Debian's Chromium, by double click and from a server, with pointer, finger, keys and
+voice.
+"""
 
 import csv
 import http.server
@@ -14,11 +16,11 @@ import pytest
 import pyvips
 from conftest import photo, save
 
-from hirez_mosaic.assemble import Mosaic
-from hirez_mosaic.pages import Contents, write_page
-from hirez_mosaic.paging import make_pages
+from hirez_mosaic.jobs.page import make_pages
+from hirez_mosaic.jobs.view import served
+from hirez_mosaic.outputs.pages import Contents, write_page
+from hirez_mosaic.stages.assemble import Mosaic
 from hirez_mosaic.templates import TemplateSet
-from hirez_mosaic.viewing import served
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
@@ -161,7 +163,9 @@ def test_the_pointer_over_a_cell_names_its_template(visit: Any, wall: tuple[Path
         row = rows[number]
         x, y = looking.point(int(row["column"]), int(row["row"]))
         covered = any(box["left"] <= x <= box["right"] and box["top"] <= y <= box["bottom"] for box in hidden)
-        if covered or not (0 < x < 1280 and 0 < y < 800) or (x < 480 and y > 560):  # below the card, which appears there
+        if (
+            covered or not (0 < x < 1280 and 0 < y < 800) or (x < 480 and y > 560)
+        ):  # below the card, which appears there
             continue
         looking.page.mouse.move(x, y)
         name, told = looking.card(place_of(row))
@@ -176,7 +180,9 @@ def test_the_pointer_over_a_cell_names_its_template(visit: Any, wall: tuple[Path
 def test_nothing_is_loaded_that_is_not_looked_at(visit: Any, wall: tuple[Path, list[dict[str, str]]]) -> None:
     looking = visit()
     below = [address.split("/page/")[1] for address in looking.asked if "/page/" in address]
-    assert not [name for name in below if name.split("/")[0] in ("index", "uses", "names", "search", "templates", "source")]
+    assert not [
+        name for name in below if name.split("/")[0] in ("index", "uses", "names", "search", "templates", "source")
+    ]
     tiles = [name for name in below if name.startswith("tiles/")]
     assert tiles[0] == "tiles/360x280/0/0.jpg"  # the smallest level: all of the mosaic
     first = below[: below.index(tiles[0]) + 1]
@@ -190,7 +196,9 @@ def test_nothing_is_loaded_that_is_not_looked_at(visit: Any, wall: tuple[Path, l
     assert len(more) == 4
 
 
-def test_a_click_keeps_a_cell_and_lights_up_the_others_of_its_template(visit: Any, wall: tuple[Path, list[dict[str, str]]]) -> None:
+def test_a_click_keeps_a_cell_and_lights_up_the_others_of_its_template(
+    visit: Any, wall: tuple[Path, list[dict[str, str]]]
+) -> None:
     looking, rows = visit("#cell=45,35&zoom=5"), wall[1]
     name = looking.shows("Column 45, row 35")
     assert name == rows[35 * COLUMNS + 45]["template"]
@@ -205,7 +213,11 @@ def test_a_click_keeps_a_cell_and_lights_up_the_others_of_its_template(visit: An
         " return places.map(([x, y]) => pen.getImageData(x * devicePixelRatio, y * devicePixelRatio, 1, 1).data[3]); }",
         [looking.point(column, row) for column in range(40, 51) for row in range(31, 40)],
     )
-    lit = {place for place, alpha in zip(((c, r) for c in range(40, 51) for r in range(31, 40)), alphas, strict=True) if alpha == 0}
+    lit = {
+        place
+        for place, alpha in zip(((c, r) for c in range(40, 51) for r in range(31, 40)), alphas, strict=True)
+        if alpha == 0
+    }
     assert lit == {(column, row) for column, row in others if 40 <= column <= 50 and 31 <= row <= 39}
     looking.page.mouse.move(*looking.point(47, 37))  # the pointer changes nothing now
     looking.page.wait_for_timeout(200)
@@ -297,7 +309,9 @@ def test_keys_do_all_that_the_pointer_does(visit: Any, wall: tuple[Path, list[di
     press("Enter")
     looking.page.wait_for_selector("#card.kept")
     press("n")
-    looking.page.wait_for_function("() => !document.getElementById('place').textContent.startsWith('Column 21, row 54')")
+    looking.page.wait_for_function(
+        "() => !document.getElementById('place').textContent.startsWith('Column 21, row 54')"
+    )
     press("p")
     looking.shows("Column 21, row 54")
     press("Escape")
@@ -322,7 +336,9 @@ def test_keys_do_all_that_the_pointer_does(visit: Any, wall: tuple[Path, list[di
     assert {"words", "closer", "farther", "whole", "tell", "source", "stage"} <= set(order)
 
 
-def test_on_a_phone_a_tap_shows_a_cell_and_nothing_sticks_out(visit: Any, wall: tuple[Path, list[dict[str, str]]]) -> None:
+def test_on_a_phone_a_tap_shows_a_cell_and_nothing_sticks_out(
+    visit: Any, wall: tuple[Path, list[dict[str, str]]]
+) -> None:
     looking, rows = visit(**PHONE), wall[1]
     looking.page.touchscreen.tap(*looking.point(40, 30))
     assert looking.shows("Column 40, row 30") == rows[30 * COLUMNS + 40]["template"]
@@ -368,7 +384,9 @@ def test_a_gallery_leads_to_its_pages(browser: Any, wall: tuple[Path, list[dict[
     context = browser.new_context(**DESK)
     page = context.new_page()
     page.goto((tmp_path / "pages" / "index.html").as_uri())
-    page.wait_for_function("() => document.images.length === 2 && [...document.images].every(image => image.naturalWidth > 0)")
+    page.wait_for_function(
+        "() => document.images.length === 2 && [...document.images].every(image => image.naturalWidth > 0)"
+    )
     assert [one for one in axe.Axe().run(page).response["violations"] if one["impact"] in ("serious", "critical")] == []
     page.click("text=the other")
     page.wait_for_function("() => window.hirezMosaicViewer?.world.getItemCount() === 1")
@@ -385,7 +403,9 @@ def test_a_page_works_from_a_plain_web_host(visit: Any, wall: tuple[Path, list[d
         looking = visit(address=f"http://127.0.0.1:{server.server_port}/", **DESK)
         looking.page.mouse.move(*looking.point(71, 44))
         assert looking.shows("Column 71, row 44") == "family/Aunt Mary <b>.jpg"
-        assert {address.split("/")[2] for address in looking.asked if address[:5] != "data:"} == {f"127.0.0.1:{server.server_port}"}
+        assert {address.split("/")[2] for address in looking.asked if address[:5] != "data:"} == {
+            f"127.0.0.1:{server.server_port}"
+        }
         server.shutdown()
         thread.join()
 

@@ -42,7 +42,18 @@ def listing(folder: Path) -> set[str]:
 def test_render_shows_plan_stages_and_summary_and_writes_the_default_output(here: Path) -> None:
     result = call("render", "starry.png", "--templates", "templates", "--tile", "16")
     assert result.exit_code == 0
-    for said in ("source", "templates", "cells", "decoder", "device", "chunks", "projected", "select", "Mpx/s", "8 templates used"):
+    for said in (
+        "source",
+        "templates",
+        "cells",
+        "decoder",
+        "device",
+        "chunks",
+        "projected",
+        "select",
+        "Mpx/s",
+        "8 templates used",
+    ):
         assert said in result.stderr, said
     assert result.stdout == ""
     with tifffile.TiffFile("starry.mosaic.tif") as mosaic:
@@ -52,7 +63,18 @@ def test_render_shows_plan_stages_and_summary_and_writes_the_default_output(here
 
 def test_quiet_json_is_one_line(here: Path) -> None:
     result = call(
-        "render", "starry.png", "--templates", "templates", "--tile", "10x20", "--columns", "12", "--quiet", "--json", "-o", "m.png"
+        "render",
+        "starry.png",
+        "--templates",
+        "templates",
+        "--tile",
+        "10x20",
+        "--columns",
+        "12",
+        "--quiet",
+        "--json",
+        "-o",
+        "m.png",
     )
     assert result.exit_code == 0
     assert result.stderr == ""
@@ -66,14 +88,28 @@ def test_skipped_templates_are_named_and_counted(here: Path) -> None:
     (here / "templates" / "notes.txt").write_text("no picture")
     result = call("render", "starry.png", "--templates", "templates", "--tile", "16")
     assert result.exit_code == 0
-    assert "1 file was left out: templates/notes.txt is not a picture that can be read" in " ".join(result.stderr.split())
+    assert "1 file was left out: templates/notes.txt is not a picture that can be read" in " ".join(
+        result.stderr.split()
+    )
     strict = call("render", "starry.png", "--templates", "templates", "--tile", "16", "--strict", "-o", "strict.tif")
     assert strict.exit_code == 1
     assert "1 of the files in templates cannot be read, notes.txt for one" in strict.stderr
     assert "Traceback" not in strict.stderr
     assert not (here / "strict.tif").exists()
     assert (
-        call("render", "starry.png", "--templates", "templates", "--tile", "16", "--strict", "--exclude", "*.txt", "-o", "s.tif").exit_code
+        call(
+            "render",
+            "starry.png",
+            "--templates",
+            "templates",
+            "--tile",
+            "16",
+            "--strict",
+            "--exclude",
+            "*.txt",
+            "-o",
+            "s.tif",
+        ).exit_code
         == 0
     )
 
@@ -84,11 +120,19 @@ BAD = {
     "truncated": (["truncated.jpg"], 1, "truncated.jpg is damaged or truncated"),
     "no templates": (["starry.png", "--templates", "nowhere"], 1, "The folder of templates nowhere is not there"),
     "empty templates": (["starry.png", "--templates", "empty"], 1, "holds no files"),
-    "unreadable templates": (["starry.png", "--templates", "texts"], 1, "None of the 1 files in texts is a readable picture"),
+    "unreadable templates": (
+        ["starry.png", "--templates", "texts"],
+        1,
+        "None of the 1 files in texts is a readable picture",
+    ),
     "tile of 0": (["starry.png", "--tile", "0"], 2, "The tile is 0 x 0 px; use 1 to"),
     "tile in words": (["starry.png", "--tile", "big"], 2, "use a number of px such as 32, or WxH"),
     "scale of 0": (["starry.png", "--scale", "0"], 2, "The scale is 0; use 0.000001 or more"),
-    "scale without a cell": (["starry.png", "--scale", "0.001"], 2, "gives no cell of 32 x 32 px; use a larger --scale"),
+    "scale without a cell": (
+        ["starry.png", "--scale", "0.001"],
+        2,
+        "gives no cell of 32 x 32 px; use a larger --scale",
+    ),
     "scale and columns": (["starry.png", "--scale", "2", "--columns", "4"], 2, "give one of them"),
     "output exists": (["starry.png", "-o", "there.tif"], 1, "there.tif is there already; use --overwrite"),
     "output folder missing": (["starry.png", "-o", "deep/down/x.tif"], 1, "is not there; make it first"),
@@ -99,19 +143,51 @@ BAD = {
     "no such device": (["starry.png", "--device", "abacus"], 2, "use auto, cpu, cuda or cuda:N"),
     "memory too small": (["starry.png", "--memory", "10MB"], 1, "is too small: with one chunk of"),
     "memory in words": (["starry.png", "--memory", "lots"], 2, "use for example 2GiB"),
-    "no such decoder": (["starry.png", "--decoder", "none.safetensors"], 1, "There is no decoder file none.safetensors"),
+    "no such decoder": (
+        ["starry.png", "--decoder", "none.safetensors"],
+        1,
+        "There is no decoder file none.safetensors",
+    ),
     "negative steps": (["starry.png", "--fit", "-1"], 2, "The number of steps to fit is -1; use 0 for none, or more"),
-    "fitting a baseline": (["starry.png", "--fit", "9", "--decoder", "l2"], 2, "--fit adapts the residual decoder and --decoder is l2"),
+    "fitting a baseline": (
+        ["starry.png", "--fit", "9", "--decoder", "l2"],
+        2,
+        "--fit adapts the residual decoder and --decoder is l2",
+    ),
     "far weight below 0": (["starry.png", "--far-weight", "-1"], 2, "The far weight is -1.0; use 0 or more"),
     "colour in words": (["starry.png", "--background", "mauve"], 2, "use white, black, grey, #rrggbb or r,g,b"),
-    "output is the source": (["starry.png", "-o", "starry.png", "--overwrite"], 2, "are the same or one inside the other"),
-    "source in the output": (["w_files/starry.png", "-o", "w.dzi", "--overwrite"], 2, "are the same or one inside the other"),
-    "templates in the output": (["starry.png", "-o", "w.dzi", "--templates", "w_files", "--overwrite"], 2, "would replace the templates"),
+    "output is the source": (
+        ["starry.png", "-o", "starry.png", "--overwrite"],
+        2,
+        "are the same or one inside the other",
+    ),
+    "source in the output": (
+        ["w_files/starry.png", "-o", "w.dzi", "--overwrite"],
+        2,
+        "are the same or one inside the other",
+    ),
+    "templates in the output": (
+        ["starry.png", "-o", "w.dzi", "--templates", "w_files", "--overwrite"],
+        2,
+        "would replace the templates",
+    ),
     "output at a URL": (["starry.png", "-o", "s3://bucket/w.tif"], 2, "nothing but a workspace may be at one"),
-    "preview is the output": (["starry.png", "-o", "x.png", "--preview", "x.png"], 2, "are the same or one inside the other"),
-    "output in the workspace": (["starry.png", "-o", "w/x.png", "--workspace", "w"], 2, "are the same or one inside the other"),
+    "preview is the output": (
+        ["starry.png", "-o", "x.png", "--preview", "x.png"],
+        2,
+        "are the same or one inside the other",
+    ),
+    "output in the workspace": (
+        ["starry.png", "-o", "w/x.png", "--workspace", "w"],
+        2,
+        "are the same or one inside the other",
+    ),
     "workspace around the templates": (["starry.png", "--workspace", ".."], 2, "name other"),
-    "foreign workspace": (["starry.png", "--workspace", "texts"], 1, "is not empty and not a workspace of hirez-mosaic"),
+    "foreign workspace": (
+        ["starry.png", "--workspace", "texts"],
+        1,
+        "is not empty and not a workspace of hirez-mosaic",
+    ),
 }
 
 
@@ -138,9 +214,12 @@ def test_bad_input_is_one_sentence_and_leaves_nothing(case: str, here: Path) -> 
 
 
 def test_a_full_disk_is_refused_before_the_work(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    for free, said in ((1000, "has 1000 B free and 8 templates of"), (100_000, "has 97.7 KiB free and the job takes about")):
+    for free, said in (
+        (1000, "has 1000 B free and 8 templates of"),
+        (100_000, "has 97.7 KiB free and the job takes about"),
+    ):
         usage = type("Usage", (), {"free": free})
-        monkeypatch.setattr("hirez_mosaic.plan.shutil.disk_usage", lambda _, usage=usage: usage)
+        monkeypatch.setattr("hirez_mosaic.jobs.disk.shutil.disk_usage", lambda _, usage=usage: usage)
         result = call("render", "starry.png", "--templates", "templates", "--quiet")
         assert result.exit_code == 1
         assert said in " ".join(result.stderr.split())
@@ -159,7 +238,9 @@ def test_overwrite_replaces(here: Path) -> None:
     assert call("render", "starry.png", "--templates", "templates", "-o", "m.png", "--quiet").exit_code == 0
     first = (here / "m.png").read_bytes()
     save(here / "starry.png", photo(60, 80, seed=9))
-    assert call("render", "starry.png", "--templates", "templates", "-o", "m.png", "--quiet", "--overwrite").exit_code == 0
+    assert (
+        call("render", "starry.png", "--templates", "templates", "-o", "m.png", "--quiet", "--overwrite").exit_code == 0
+    )
     assert (here / "m.png").read_bytes() != first
 
 
@@ -172,7 +253,17 @@ def test_from_python_the_same_errors_can_be_caught(here: Path) -> None:
 
 
 def test_a_workspace_is_kept_and_replaced_when_asked(here: Path) -> None:
-    words = ("render", "starry.png", "--templates", "templates", "--workspace", "work", "--overwrite", "--quiet", "--restart")
+    words = (
+        "render",
+        "starry.png",
+        "--templates",
+        "templates",
+        "--workspace",
+        "work",
+        "--overwrite",
+        "--quiet",
+        "--restart",
+    )
     for tile in ("16", "8"):
         assert call(*words, "--tile", tile).exit_code == 0
     assert {"analysis", "candidates", "scores", "best", "index_map"} <= listing(here / "work")
@@ -185,7 +276,19 @@ def test_an_interrupted_render_goes_on_at_the_next_start(
 ) -> None:
     (tmp_path / "out").mkdir()
     source = save(tmp_path / "big.png", photo(1600, 1600))
-    command = [sys.executable, "-m", "hirez_mosaic", "render", source, "--templates", make_templates(20), "--tile", "8", "-o", "out/m.tif"]
+    command = [
+        sys.executable,
+        "-m",
+        "hirez_mosaic",
+        "render",
+        source,
+        "--templates",
+        make_templates(20),
+        "--tile",
+        "8",
+        "-o",
+        "out/m.tif",
+    ]
     command += ["--chunk", "16", "--decoder", "paper"]
     monkeypatch.chdir(tmp_path)
     child = subprocess.Popen(
@@ -193,10 +296,16 @@ def test_an_interrupted_render_goes_on_at_the_next_start(
         cwd=tmp_path,
         stderr=subprocess.PIPE,
         text=True,
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # a shell ignores it for what it starts in the background
+        preexec_fn=lambda: signal.signal(
+            signal.SIGINT, signal.SIG_DFL
+        ),  # a shell ignores it for what it starts in the background
     )
     deadline = time.monotonic() + 120
-    while not list((tmp_path / "out").glob(".m.tif.workspace/done/encode/c")) and time.monotonic() < deadline and child.poll() is None:
+    while (
+        not list((tmp_path / "out").glob(".m.tif.workspace/done/encode/c"))
+        and time.monotonic() < deadline
+        and child.poll() is None
+    ):
         time.sleep(0.05)  # until a chunk is encoded
     child.send_signal(number)
     _, said = child.communicate(timeout=120)
@@ -221,7 +330,15 @@ def test_weights_verifies_what_is_there(tmp_path: Path, own_cache: Path) -> None
 
 
 @pytest.mark.parametrize(
-    "words", [["--help"], ["render", "--help"], ["weights", "--help"], ["train", "--help"], ["compare", "--help"], ["--version"]]
+    "words",
+    [
+        ["--help"],
+        ["render", "--help"],
+        ["weights", "--help"],
+        ["train", "--help"],
+        ["compare", "--help"],
+        ["--version"],
+    ],
 )
 def test_help_works(words: list[str]) -> None:
     assert call(*words).exit_code == 0
@@ -244,6 +361,11 @@ def test_nohup_is_heeded(here: Path) -> None:
 def test_a_log_on_a_full_disk_costs_its_lines_alone(here: Path) -> None:
     result = call("render", "starry.png", "--templates", "templates", "-o", "m.png", "--log-file", "/dev/full")
     assert result.exit_code == 0, result.output
-    assert " ".join(result.stderr.split()).count("/dev/full cannot be written to any more: [Errno 28] No space left on device.") == 1
+    assert (
+        " ".join(result.stderr.split()).count(
+            "/dev/full cannot be written to any more: [Errno 28] No space left on device."
+        )
+        == 1
+    )
     assert "Traceback" not in result.stderr
     assert (here / "m.png").exists()

@@ -12,11 +12,13 @@ from typing import Any
 import pytest
 from conftest import photo, save
 
-from hirez_mosaic import cluster, rendering, stages
+from hirez_mosaic.engine import cluster
+from hirez_mosaic.engine.holding import held
 from hirez_mosaic.errors import ClusterError, WorkspaceError
-from hirez_mosaic.job import Listener
-from hirez_mosaic.rendering import render
-from hirez_mosaic.store import held
+from hirez_mosaic.jobs import render as rendering
+from hirez_mosaic.jobs.listener import Listener
+from hirez_mosaic.jobs.render import render
+from hirez_mosaic.stages import tasks as stages
 
 distributed = pytest.importorskip("distributed")
 pytestmark = [
@@ -50,12 +52,21 @@ def workers(s3: str) -> Iterator[Any]:
 
 
 @pytest.fixture
-def job(tmp_path: Path, make_templates: Callable[[int], Path], own_cache: Path, with_random_weights: None) -> Callable[..., bytes]:
+def job(
+    tmp_path: Path, make_templates: Callable[[int], Path], own_cache: Path, with_random_weights: None
+) -> Callable[..., bytes]:
     """Renders a picture of 30 x 36 cells, in 9 chunks; the mosaic's bytes."""
     source, folder = save(tmp_path / "s.tif", photo(240, 288)), make_templates(9)
 
     def run(**settings: Any) -> bytes:
-        given = {"decoder": "paper", "chunk": 12, "overwrite": True, "device": "cpu", "precision": "float32", **settings}
+        given = {
+            "decoder": "paper",
+            "chunk": 12,
+            "overwrite": True,
+            "device": "cpu",
+            "precision": "float32",
+            **settings,
+        }
         return render(source, folder, 8, tmp_path / "m.png", **given).output.read_bytes()
 
     return run
@@ -70,7 +81,9 @@ def job(tmp_path: Path, make_templates: Callable[[int], Path], own_cache: Path, 
     ],
     ids=str,
 )
-def test_a_cluster_makes_what_one_machine_makes(settings: dict[str, Any], job: Callable[..., bytes], workers: Any) -> None:
+def test_a_cluster_makes_what_one_machine_makes(
+    settings: dict[str, Any], job: Callable[..., bytes], workers: Any
+) -> None:
     assert job(scheduler=workers.scheduler_address, **settings) == job(**settings)
 
 
@@ -80,7 +93,9 @@ def test_a_workspace_in_an_object_store(job: Callable[..., bytes], workers: Any,
     place = f"{s3}/one/job"
     whole = job(workspace=place, scheduler=workers.scheduler_address)
     assert whole == job()
-    assert {"zarr.json", "features", "done", "index_map"} <= {name.split("/")[-1] for name in s3fs.S3FileSystem().ls("jobs/one/job")}
+    assert {"zarr.json", "features", "done", "index_map"} <= {
+        name.split("/")[-1] for name in s3fs.S3FileSystem().ls("jobs/one/job")
+    }
     assert whole == job(workspace=place), "gone on with from another machine, everything done"
     with pytest.raises(WorkspaceError, match="that of another job: background differ"):
         job(workspace=place, background="black")
@@ -96,7 +111,9 @@ def test_a_fit_is_kept_in_an_object_store(job: Callable[..., bytes], s3: str, mo
         with pytest.raises(ZeroDivisionError):
             job(workspace=place, decoder="residual", fit=2)
     with monkeypatch.context() as elsewhere:
-        elsewhere.setattr(rendering, "fitted_decoder", lambda *_: 1 / 0)  # another machine has nothing of it in its cache
+        elsewhere.setattr(
+            rendering, "fitted_decoder", lambda *_: 1 / 0
+        )  # another machine has nothing of it in its cache
         gone_on = job(workspace=place, decoder="residual", fit=2)
     assert gone_on == job(decoder="residual", fit=2)
 
@@ -113,7 +130,9 @@ def test_what_is_no_workspace_in_an_object_store_is_left_alone(job: Callable[...
         job(workspace="s3://no-such-bucket/job")
 
 
-@pytest.mark.parametrize("after", [(11, 16), pytest.param(range(3, 33, 3), marks=pytest.mark.slow)], ids=["2 kills", "10 kills"])
+@pytest.mark.parametrize(
+    "after", [(11, 16), pytest.param(range(3, 33, 3), marks=pytest.mark.slow)], ids=["2 kills", "10 kills"]
+)
 def test_a_lost_worker_costs_its_chunks_alone(after: Sequence[int], job: Callable[..., bytes], workers: Any) -> None:
     whole, finished, killed = job(), [], []
 
@@ -148,7 +167,10 @@ def test_a_cluster_that_cannot_be_used_is_told_in_a_sentence(
         job(scheduler="tcp://127.0.0.1:9")
     with pytest.raises(ClusterError, match="No Dask scheduler answers at nonsense"):
         job(scheduler="nonsense")
-    with distributed.LocalCluster(n_workers=0, dashboard_address=":0") as empty, pytest.raises(ClusterError, match="has no workers"):
+    with (
+        distributed.LocalCluster(n_workers=0, dashboard_address=":0") as empty,
+        pytest.raises(ClusterError, match="has no workers"),
+    ):
         job(scheduler=empty.scheduler_address)
 
 
@@ -174,12 +196,14 @@ def visible() -> str:
 
 
 @pytest.mark.slow
-def test_each_gpu_of_a_host_gets_a_worker_that_sees_it_alone(job: Callable[..., bytes], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_each_gpu_of_a_host_gets_a_worker_that_sees_it_alone(
+    job: Callable[..., bytes], monkeypatch: pytest.MonkeyPatch
+) -> None:
     started = cluster.one_worker_each(2)
     engine = cluster.Cluster(started, "cpu")
     assert sorted(engine._client.run(visible).values()) == ["0", "1"]
     assert engine.threads == 2
     whole = job()
-    monkeypatch.setattr("hirez_mosaic.job.make_engine", lambda *_: engine)
+    monkeypatch.setattr("hirez_mosaic.jobs.prepare.make_engine", lambda *_: engine)
     assert job() == whole
     assert not started.workers

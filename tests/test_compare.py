@@ -11,20 +11,25 @@ import torch
 from click.testing import CliRunner, Result
 from conftest import photo, save
 
-from hirez_mosaic import compare, train, training
+from hirez_mosaic import compare, train
 from hirez_mosaic.cli.compare import SELECTIONS as ON_THE_COMMAND_LINE
 from hirez_mosaic.cli.main import main
-from hirez_mosaic.comparing import SELECTIONS, means
 from hirez_mosaic.errors import OutputError, OutputExistsError, SettingError, WeightsError
-from hirez_mosaic.job import Listener
+from hirez_mosaic.jobs import train as training
+from hirez_mosaic.jobs.compare import SELECTIONS, means
+from hirez_mosaic.jobs.listener import Listener
 
 
 @pytest.fixture
 def here(
-    tmp_path: Path, own_cache: Path, with_random_weights: None, random_alexnet: dict[str, torch.Tensor], monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path,
+    own_cache: Path,
+    with_random_weights: None,
+    random_alexnet: dict[str, torch.Tensor],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> Path:
     """A folder with two pictures and 25 templates; all weights are RANDOM."""
-    monkeypatch.setattr("hirez_mosaic.comparing.resolve_alexnet", lambda *_: random_alexnet)
+    monkeypatch.setattr("hirez_mosaic.jobs.compare.resolve_alexnet", lambda *_: random_alexnet)
     monkeypatch.chdir(tmp_path)
     (tmp_path / "templates").mkdir()
     for number in range(25):
@@ -47,7 +52,19 @@ def test_every_selection_is_judged_and_shown(here: Path, monkeypatch: pytest.Mon
     monkeypatch.setattr(training, "CROP", 64)
     monkeypatch.setattr(training, "_lack", lambda *_, **__: "")  # one step need not make it better
     train("templates", "photos", "one.safetensors", 8, steps=1, batch=1)
-    result = call("compare", "photos/a.png", "photos/b.png", "--templates", "templates", "--side", "256", "--fit", "2", "--refine", "2")
+    result = call(
+        "compare",
+        "photos/a.png",
+        "photos/b.png",
+        "--templates",
+        "templates",
+        "--side",
+        "256",
+        "--fit",
+        "2",
+        "--refine",
+        "2",
+    )
     assert result.exit_code == 0, result.output
     with Path("compared/compared.csv").open() as file:
         rows = list(csv.DictReader(file))
@@ -63,7 +80,9 @@ def test_every_selection_is_judged_and_shown(here: Path, monkeypatch: pytest.Mon
         assert row["equal neighbours"] == "" if row["selection"] == "soft" else 0 <= float(row["equal neighbours"]) <= 1
         assert float(row["seconds"]) > 0
         assert (row["distinct"] == "") == (row["selection"] == "soft")
-    fitted, refined = (float(next(row for row in rows if row["selection"] == name)["seconds"]) for name in ("fitted", "refined"))
+    fitted, refined = (
+        float(next(row for row in rows if row["selection"] == name)["seconds"]) for name in ("fitted", "refined")
+    )
     assert refined > 0.5 * fitted  # the fit counts, though it came from the cache
     assert {path.name for path in Path("compared").iterdir()} == {"compared.csv", "a.png", "b.png"}
     assert pyvips.Image.new_from_file("compared/a.png").width > 4 * 256
@@ -91,7 +110,13 @@ def test_several_trained_decoders_side_by_side(here: Path, monkeypatch: pytest.M
     monkeypatch.setattr(training, "CROP", 64)
     for name, scales in (("fine", (0,)), ("coarse", (2,))):
         train("templates", "photos", f"{name}.safetensors", 8, steps=1, batch=1, scales=scales)
-    rows = compare(["photos/a.png"], "templates", side=64, selections=["L2", "trained"], trained=["fine.safetensors", "coarse.safetensors"])
+    rows = compare(
+        ["photos/a.png"],
+        "templates",
+        side=64,
+        selections=["L2", "trained"],
+        trained=["fine.safetensors", "coarse.safetensors"],
+    )
     assert list(means(rows)) == ["L2", "trained fine", "trained coarse"]
 
 
@@ -102,7 +127,7 @@ def test_without_what_may_be_missing_it_goes_on_and_says_so(here: Path, monkeypa
     notes: list[str] = []
     listener = Listener()
     monkeypatch.setattr(listener, "note", notes.append)
-    monkeypatch.setattr("hirez_mosaic.comparing.resolve_alexnet", nowhere)
+    monkeypatch.setattr("hirez_mosaic.jobs.compare.resolve_alexnet", nowhere)
     monkeypatch.setitem(sys.modules, "pycvvdp", None)  # as if the extra were not installed
     rows = compare(["photos/a.png"], "templates", side=64, selections=["L2", "trained"], listener=listener)
     assert [row.selection for row in rows] == ["L2"]

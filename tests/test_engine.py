@@ -9,7 +9,7 @@ import time
 import pytest
 import torch
 
-from hirez_mosaic.engine import shared_cores, threads
+from hirez_mosaic.engine.threads import shared_cores, threads
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="sends a POSIX signal")

@@ -14,17 +14,22 @@ from conftest import photo, save
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from hirez_mosaic import choosing, fitting, refine, render, together
-from hirez_mosaic.choosing import POOR, RICH, is_rich, unfitted_decoder
-from hirez_mosaic.encode import encode, second_moments
-from hirez_mosaic.fit import PAPER, Objective, Picture, Recipe, Trainer, placed, soft_mosaic
-from hirez_mosaic.geometry import Box, CellGrid
-from hirez_mosaic.loss import MultiScaleLoss
+from hirez_mosaic import render
+from hirez_mosaic.nets import fitting
 from hirez_mosaic.nets.blur import blur_tiled
 from hirez_mosaic.nets.decoders import new_decoder
+from hirez_mosaic.nets.loss import MultiScaleLoss
+from hirez_mosaic.nets.objective import Objective, Picture, placed
+from hirez_mosaic.nets.training import PAPER, Recipe, Trainer, soft_mosaic
 from hirez_mosaic.nets.vgg import VGG16
+from hirez_mosaic.pixels import far_view
+from hirez_mosaic.pixels.far_view import OPPONENT
+from hirez_mosaic.pixels.geometry import Box, CellGrid
+from hirez_mosaic.stages import fit as fitting_stage
+from hirez_mosaic.stages import refine, together
+from hirez_mosaic.stages.encode import encode, second_moments
+from hirez_mosaic.stages.start import POOR, RICH, is_rich, unfitted_decoder
 from hirez_mosaic.templates import TemplateSet
-from hirez_mosaic.together import OPPONENT
 
 Weights = dict[str, torch.Tensor]
 
@@ -69,7 +74,9 @@ def test_windows_lie_in_the_picture_and_apart_from_those_held_out(rows: int, col
 def test_the_gradient_reaches_all_that_is_learned(picture: Picture, objective: Objective) -> None:
     decoder = new_decoder("residual", objective.templates.unflatten(1, (8, 8, 3)), "f")
     with torch.no_grad():
-        decoder.spread.weight += 0.01 * torch.randn(decoder.spread.weight.shape, generator=torch.Generator().manual_seed(0))
+        decoder.spread.weight += 0.01 * torch.randn(
+            decoder.spread.weight.shape, generator=torch.Generator().manual_seed(0)
+        )
     told = objective.step(decoder, [(picture, Box(2, 10, 3, 12))], 5.0)
     for name, parameter in decoder.named_parameters():
         assert parameter.grad is not None, name
@@ -97,7 +104,7 @@ def test_with_many_templates_a_step_looks_at_the_best_alone(
     decoder = new_decoder("residual", objective.templates.unflatten(1, (8, 8, 3)), "f")
     box = Box(0, 8, 0, 8)
     of_all = objective.step(decoder, [(picture, box)], 500.0)
-    monkeypatch.setattr("hirez_mosaic.fit._ALL", 10)
+    monkeypatch.setattr("hirez_mosaic.nets.objective._ALL", 10)
     of_the_best = objective.step(decoder, [(picture, box)], 500.0)
     assert of_the_best.loss == pytest.approx(of_all.loss, rel=1e-3)  # so cold that the others have no share
     assert of_the_best.distinct == of_all.distinct
@@ -118,15 +125,23 @@ def test_fitting_never_ends_worse_than_it_began_and_usually_better(picture: Pict
     start, (least, _), _ = fitting.best_start(new_decoder("residual", small, "f"), objective, [picture], box)
     assert objective.hard(start, [picture], box)[0] == least
     done: list[int] = []
-    fitted = fitting.fit(new_decoder("residual", small, "f"), picture, objective, 20, untouched=True, progress=done.append)
+    fitted = fitting.fit(
+        new_decoder("residual", small, "f"), picture, objective, 20, untouched=True, progress=done.append
+    )
     assert sum(done) == 20
     assert objective.hard(fitted, [picture], box)[0] < least
 
 
-def test_the_start_is_sharp_where_templates_match_what_lies_within_a_cell(picture: Picture, objective: Objective) -> None:
-    cells = torch.from_numpy(picture.analysis).reshape(12, 8, 16, 8, 3).transpose(1, 2).reshape(192, 8, 8, 3).float() / 255
+def test_the_start_is_sharp_where_templates_match_what_lies_within_a_cell(
+    picture: Picture, objective: Objective
+) -> None:
+    cells = (
+        torch.from_numpy(picture.analysis).reshape(12, 8, 16, 8, 3).transpose(1, 2).reshape(192, 8, 8, 3).float() / 255
+    )
     cells = torch.cat([0.5 + (cells.flip(turn) - 0.5) * strength for turn in ((), (1,), (2,)) for strength in (3, 1)])
-    rich = Objective(objective.loss, cells, 1e6)  # RANDOM weights say little; every cell has its own px among the templates
+    rich = Objective(
+        objective.loss, cells, 1e6
+    )  # RANDOM weights say little; every cell has its own px among the templates
     start, _, is_rich = fitting.best_start(new_decoder("residual", cells, "f"), rich, [picture], [picture.box])
     assert is_rich
     targets, sharp, blurred = start.template_keys()[0], cells.flatten(1), blur_tiled(cells).flatten(1)
@@ -135,9 +150,14 @@ def test_the_start_is_sharp_where_templates_match_what_lies_within_a_cell(pictur
 
 def test_without_a_fit_a_rich_set_starts_sharper(picture: Picture) -> None:
     cells = picture.analysis.reshape(12, 8, 16, 8, 3).swapaxes(1, 2).reshape(192, 8, 8, 3)
-    grid, plain = CellGrid(12, 16, (8, 8), Fraction(1)), np.broadcast_to(cells.mean((1, 2), keepdims=True), cells.shape).astype(np.uint8)
+    grid, plain = (
+        CellGrid(12, 16, (8, 8), Fraction(1)),
+        np.broadcast_to(cells.mean((1, 2), keepdims=True), cells.shape).astype(np.uint8),
+    )
     checks = np.indices((8, 8)).sum(0)[..., None] % 2 * np.uint8(255)
-    strewn = np.where(np.arange(64).reshape(8, 8, 1) % 3 == 0, 255 - cells, cells)  # far from any cell, however sharp one looks
+    strewn = np.where(
+        np.arange(64).reshape(8, 8, 1) % 3 == 0, 255 - cells, cells
+    )  # far from any cell, however sharp one looks
     for pixels, rich in ((cells, True), (strewn, False), (np.broadcast_to(checks, (5, 8, 8, 3)), False), (plain, True)):
         small = torch.from_numpy(np.ascontiguousarray(pixels)).float() / 255
         templates = TemplateSet(Path(), tuple(map(str, range(len(pixels)))), np.ascontiguousarray(pixels), "f")
@@ -145,7 +165,10 @@ def test_without_a_fit_a_rich_set_starts_sharper(picture: Picture) -> None:
         decoder = unfitted_decoder(templates, RICH if rich else POOR)
         asked = torch.rand(3, 192)
         blurred = blur_tiled(small).flatten(1)
-        channels = torch.from_numpy(OPPONENT)[:, :] * torch.tensor([1.25, 0.75, 0.75] if rich else [1.0, 1.0, 1.0]).sqrt()[:, None]
+        channels = (
+            torch.from_numpy(OPPONENT)[:, :]
+            * torch.tensor([1.25, 0.75, 0.75] if rich else [1.0, 1.0, 1.0]).sqrt()[:, None]
+        )
         seen = [(of.view(-1, 64, 3) @ channels.T).flatten(1) for of in (asked, small.flatten(1), blurred)]
         sharp = 0.5 if rich else 0.0
         wanted = sharp * torch.cdist(seen[0], seen[1]) ** 2 + (1 - sharp) * torch.cdist(seen[0], seen[2]) ** 2
@@ -154,14 +177,18 @@ def test_without_a_fit_a_rich_set_starts_sharper(picture: Picture) -> None:
         assert not decoder.reads_features
 
 
-def test_a_fit_that_goes_wrong_keeps_its_start(picture: Picture, objective: Objective, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_fit_that_goes_wrong_keeps_its_start(
+    picture: Picture, objective: Objective, monkeypatch: pytest.MonkeyPatch
+) -> None:
     for name in ("SMALL_SET", "RICH_SET"):
         monkeypatch.setattr(fitting, name, dataclasses.replace(getattr(fitting, name), rate=50.0, template_rate=50.0))
     decoder = new_decoder("residual", objective.templates.unflatten(1, (8, 8, 3)), "f")
     before = objective.hard(decoder, [picture], [picture.box])[0]
     said: list[str] = []
     done: list[int] = []
-    fitted = fitting.fit(copy.deepcopy(decoder), picture, objective, 10, untouched=False, progress=done.append, say=said.append)
+    fitted = fitting.fit(
+        copy.deepcopy(decoder), picture, objective, 10, untouched=False, progress=done.append, say=said.append
+    )
     assert "2 of 10 steps of fitting gained nothing" in said[0]  # no more are spent on it
     assert "the start is kept" in said[0]
     assert done == [1, 1, 8]
@@ -182,13 +209,17 @@ def test_a_trained_decoder_is_fitted_as_the_set_it_was_trained_for(
 
 def test_the_far_view_is_that_of_choosing_together(picture: Picture, objective: Objective) -> None:
     rows, columns = picture.box.height, picture.box.width
-    cells = picture.analysis.reshape(rows, 8, columns, 8, 3).swapaxes(1, 2).reshape(-1, 8, 8, 3).astype(np.float32) / 255
+    cells = (
+        picture.analysis.reshape(rows, 8, columns, 8, 3).swapaxes(1, 2).reshape(-1, 8, 8, 3).astype(np.float32) / 255
+    )
     source = objective.source_window(picture.analysis, picture.box)
-    values = together.far_values(objective.templates.unflatten(1, (8, 8, 3)).numpy())
+    values = far_view.far_values(objective.templates.unflatten(1, (8, 8, 3)).numpy())
     chosen = np.random.default_rng(0).integers(0, len(values), (rows, columns)).astype(np.uint32)
     nothing = np.zeros((rows, columns), np.float32)
-    far = together.FarView.of_weight(1.0)
-    expected = together.energy(chosen, together.far_values(cells).reshape(rows, columns, -1), values, nothing, far, nothing, 1)
+    far = far_view.FarView.of_weight(1.0)
+    expected = together.energy(
+        chosen, far_view.far_values(cells).reshape(rows, columns, -1), values, nothing, far, nothing, 1
+    )
     mosaic = placed(objective.templates[torch.from_numpy(chosen.astype(np.int64)).flatten()], picture.box)
     assert objective.far_energy(source, mosaic).item() == pytest.approx(expected / picture.box.area, rel=1e-4)
 
@@ -200,7 +231,10 @@ def test_fitting_weighs_the_far_view_by_that_of_the_nearest_half_cells(picture: 
     cells = picture.analysis.reshape(12, 8, 16, 8, 3).swapaxes(1, 2).reshape(192, 8, 8, 3) / 255
     errors = ((halves(cells)[:, None] - halves(objective.templates.numpy())) ** 2).mean(2)
     source = objective.source_window(picture.analysis, picture.box)
-    wanted, nearest = objective.wanted(source), placed(objective.templates[torch.from_numpy(errors.argmin(1))], picture.box)
+    wanted, nearest = (
+        objective.wanted(source),
+        placed(objective.templates[torch.from_numpy(errors.argmin(1))], picture.box),
+    )
     assert wanted.by_halves.item() == pytest.approx(objective.far_energy(source, nearest).item(), rel=1e-4)
     _, far = objective.terms(wanted, nearest)
     assert far.item() == pytest.approx(wanted.by_halves.item() / (wanted.by_halves.item() + 0.02), rel=1e-4)
@@ -219,7 +253,10 @@ def test_refining_lowers_eq3_without_giving_up_near_and_far(picture: Picture, ob
         eq3 = objective.loss.per_scale(objective.loss.activations(source), mosaic).mean().item()
         return eq3, objective.far_energy(source, mosaic).item()
 
-    (eq3, far), free = losses(-near), losses(refine.optimised(objective, source, candidates, 0 * near, 0.0, picture.box, 15))
+    (eq3, far), free = (
+        losses(-near),
+        losses(refine.optimised(objective, source, candidates, 0 * near, 0.0, picture.box, 15)),
+    )
     scored = refine.optimised(objective, source, candidates, near, 3 / far, picture.box, 15)
     assert scored.shape == candidates.shape
     assert losses(scored)[0] < eq3
@@ -237,18 +274,31 @@ def test_fit_and_refine_do_not_depend_on_chunks(
     maps = []
     for chunk in (4, 100):
         work, output = tmp_path / f"work-{chunk}", tmp_path / f"{chunk}.png"
-        result = render(source, folder, 8, output, fit=4, refine=3, chunk=chunk, workspace=work, precision="float32", device="cpu")
+        result = render(
+            source, folder, 8, output, fit=4, refine=3, chunk=chunk, workspace=work, precision="float32", device="cpu"
+        )
         assert {"fit", "refine"} <= set(result.seconds)
         assert (work / "decoder.safetensors").exists()
         maps.append(zarr.open_array(work / "index_map", mode="r")[:])
     assert (maps[0] == maps[1]).mean() > 0.97  # what remains are ties within rounding
-    plain = render(source, folder, 8, tmp_path / "plain.png", fit=4, workspace=tmp_path / "plain", precision="float32", device="cpu")
+    plain = render(
+        source,
+        folder,
+        8,
+        tmp_path / "plain.png",
+        fit=4,
+        workspace=tmp_path / "plain",
+        precision="float32",
+        device="cpu",
+    )
     assert (zarr.open_array(tmp_path / "plain" / "index_map", mode="r")[:] != maps[0]).any()
     assert "refine" not in plain.seconds
 
 
 @pytest.mark.usefixtures("with_random_weights")
-def test_a_fit_is_cached_by_source_templates_and_settings(tmp_path: Path, own_cache: Path, make_templates: Callable[[int], Path]) -> None:
+def test_a_fit_is_cached_by_source_templates_and_settings(
+    tmp_path: Path, own_cache: Path, make_templates: Callable[[int], Path]
+) -> None:
     source, folder = save(tmp_path / "source.png", photo(48, 48)), make_templates(20)
 
     def cached() -> int:
@@ -267,7 +317,11 @@ def test_a_fit_is_cached_by_source_templates_and_settings(tmp_path: Path, own_ca
 
 
 def test_the_fits_used_last_are_kept_and_damaged_ones_made_again(
-    tmp_path: Path, own_cache: Path, make_templates: Callable[[int], Path], with_random_weights: None, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path,
+    own_cache: Path,
+    make_templates: Callable[[int], Path],
+    with_random_weights: None,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     def cached() -> dict[str, int]:
         return {file.name: file.stat().st_size for file in (own_cache / "decoders").glob("fitted-*")}
@@ -281,7 +335,7 @@ def test_the_fits_used_last_are_kept_and_damaged_ones_made_again(
 
     whole = make(1)
     (first,) = cached()
-    monkeypatch.setattr(choosing, "_FITTED_BYTES", 2 * cached()[first])
+    monkeypatch.setattr(fitting_stage, "_FITTED_BYTES", 2 * cached()[first])
     make(2)
     assert len(cached()) == 2
     make(1)  # it is the one used last now
@@ -291,5 +345,7 @@ def test_the_fits_used_last_are_kept_and_damaged_ones_made_again(
     (own_cache / "decoders" / first).write_bytes(b"half")
     assert make(1) == whole
     assert cached()[first] > 4
-    monkeypatch.setattr(choosing, "_keep_latest", lambda cache: (_ for _ in ()).throw(OSError(28, "No space left on device")))
+    monkeypatch.setattr(
+        fitting_stage, "_keep_latest", lambda cache: (_ for _ in ()).throw(OSError(28, "No space left on device"))
+    )
     make(4)

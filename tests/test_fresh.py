@@ -8,8 +8,8 @@ from pathlib import Path
 import psutil
 import pytest
 
-from hirez_mosaic import fresh as module
-from hirez_mosaic.fresh import HERE, fresh, private
+from hirez_mosaic.files import fresh as module
+from hirez_mosaic.files.fresh import HERE, fresh, private
 
 GONE = 2**22 + 1  # no system gives a process such a number
 

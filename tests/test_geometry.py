@@ -6,14 +6,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from hirez_mosaic.errors import SettingError
-from hirez_mosaic.geometry import CELL, Box, CellGrid
+from hirez_mosaic.pixels.geometry import CELL, Box, CellGrid
 
 
 def grid(rows, columns):
     return CellGrid(rows, columns, (32, 32), Fraction(1))
 
 
-# --- boxes -------------------------------------------------------------------------------------------------------------
+# --- boxes
+# -------------------------------------------------------------------------------------------------------------
 
 BOX = Box(2, 5, 10, 17)
 
@@ -49,7 +50,8 @@ def test_halves_make_up_the_box_and_cut_its_longer_side(height, width):
     assert abs(first.area - second.area) <= min(height, width)
 
 
-# --- the grid ----------------------------------------------------------------------------------------------------------
+# --- the grid
+# ----------------------------------------------------------------------------------------------------------
 
 
 def test_the_grid_of_figure_5():
@@ -75,7 +77,13 @@ def test_a_tile_that_is_not_square():
     assert made.source_step == (6, 2)
 
 
-@given(st.integers(1, 5000), st.integers(1, 5000), st.integers(1, 64), st.integers(1, 64), st.fractions(1, 9, max_denominator=99))
+@given(
+    st.integers(1, 5000),
+    st.integers(1, 5000),
+    st.integers(1, 64),
+    st.integers(1, 64),
+    st.fractions(1, 9, max_denominator=99),
+)
 def test_the_grid_covers_the_source_and_no_cell_lies_outside(width, height, tile_width, tile_height, scale):
     made = CellGrid.over((width, height), (tile_width, tile_height), scale)
     assert (made.columns - 1) * tile_width < width * scale <= made.columns * tile_width
@@ -96,12 +104,15 @@ def test_a_scale_that_leaves_nothing_is_refused():
 
 
 def test_a_mosaic_beyond_libvips_is_refused():
-    with pytest.raises(SettingError, match="would be 10000032 x 32 px, and 10000000 px a side is the most; use fewer --columns"):
+    with pytest.raises(
+        SettingError, match="would be 10000032 x 32 px, and 10000000 px a side is the most; use fewer --columns"
+    ):
         CellGrid.over((10_000_001, 1), (32, 32), Fraction(1))
     assert CellGrid.over((10_000_000, 1), (32, 32), Fraction(1)).mosaic_size == (10_000_000, 32)
 
 
-# --- chunks ------------------------------------------------------------------------------------------------------------
+# --- chunks
+# ------------------------------------------------------------------------------------------------------------
 
 
 @given(st.integers(1, 60), st.integers(1, 60), st.integers(1, 70), st.integers(1, 70))

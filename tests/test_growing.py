@@ -8,9 +8,10 @@ import pytest
 import torch
 import zarr
 
-from hirez_mosaic.engine import Stage, Threads
-from hirez_mosaic.geometry import Box, CellGrid
-from hirez_mosaic.growing import Growing, StoppedError
+from hirez_mosaic.engine.graph import StageRun
+from hirez_mosaic.engine.threads import Threads
+from hirez_mosaic.pixels.geometry import Box, CellGrid
+from hirez_mosaic.stages.growing import Growing, StoppedError
 
 CHUNKS = [Box(top, top + 4, left, left + 4) for top in (0, 4, 8) for left in (0, 4)]
 
@@ -84,8 +85,10 @@ class Unmarked:
 def test_chunks_are_made_from_the_top(workers: int) -> None:
     made: list[Box] = []
     grid = CellGrid(12, 11, (8, 8), Fraction(1))
-    stages = [Stage(name, lambda device: lambda box: None, grid, Unmarked()) for name in ("decode", "select")]  # type: ignore[arg-type]
+    stages = [StageRun(name, lambda device: lambda box: None, grid, Unmarked()) for name in ("decode", "select")]  # type: ignore[arg-type]
     heard = lambda name, box, seconds: made.append(box) if name == "select" else None  # noqa: E731
     Threads(torch.device("cpu"), workers).run(stages, workers, "", heard, print)
     assert len(made) == 132
-    assert all(abs(number - (box.top * 11 + box.left)) <= 3 * workers for number, box in enumerate(made)), "the first rows come first"
+    assert all(abs(number - (box.top * 11 + box.left)) <= 3 * workers for number, box in enumerate(made)), (
+        "the first rows come first"
+    )

@@ -9,7 +9,7 @@ from conftest import photo, save
 from PIL import Image
 
 from hirez_mosaic.cli.main import main
-from hirez_mosaic.inspecting import inspect
+from hirez_mosaic.jobs.inspect import inspect
 from hirez_mosaic.templates import duplicates
 from hirez_mosaic.templates.duplicates import near_duplicates
 

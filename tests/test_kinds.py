@@ -1,4 +1,6 @@
-"""Every kind of file that people have: the right px, as a source and as a template, or one clear sentence that names the kind."""
+"""Every kind of file that people have: the right px, as a source and as a template, or one clear sentence that names
+the kind.
+"""
 
 import struct
 import sys
@@ -20,10 +22,10 @@ from PIL import Image, ImageCms
 
 from hirez_mosaic import sources
 from hirez_mosaic.errors import SettingError, SourceError
-from hirez_mosaic.folder import list_pictures
-from hirez_mosaic.geometry import Box
+from hirez_mosaic.pixels.geometry import Box
 from hirez_mosaic.sources import Reading, open_whole, unpack
 from hirez_mosaic.sources import tiff as tiff_module
+from hirez_mosaic.sources.folder import list_pictures
 from hirez_mosaic.templates import load_templates
 
 PX = photo(48, 64)
@@ -45,7 +47,14 @@ def pil(path, px, **settings):
 
 
 def jpeg_with_broken_profile(path):
-    pil(path, PX, format="jpeg", quality=100, subsampling=0, icc_profile=SRGB.replace(b"para", b"????").replace(b"curv", b"????"))
+    pil(
+        path,
+        PX,
+        format="jpeg",
+        quality=100,
+        subsampling=0,
+        icc_profile=SRGB.replace(b"para", b"????").replace(b"curv", b"????"),
+    )
 
 
 def thumbnail_first(path):
@@ -61,10 +70,16 @@ def in_ycbcr(px):
 
 def in_lab(px, bits, offset=False):
     """CIELAB under D50 by LittleCMS."""
-    lab = ImageCms.profileToProfile(Image.fromarray(px), ImageCms.createProfile("sRGB"), ImageCms.createProfile("LAB"), outputMode="LAB")
+    lab = ImageCms.profileToProfile(
+        Image.fromarray(px), ImageCms.createProfile("sRGB"), ImageCms.createProfile("LAB"), outputMode="LAB"
+    )
     values = np.asarray(lab)  # a and b are signed
     if bits == 16:
-        return (values[..., :1].astype("u2") * 257 * [1, 0, 0] + values.view("i1") * [0, 256, 256]).astype("i4").astype("u2")
+        return (
+            (values[..., :1].astype("u2") * 257 * [1, 0, 0] + values.view("i1") * [0, 256, 256])
+            .astype("i4")
+            .astype("u2")
+        )
     return values ^ np.array([0, 128, 128], "u1") if offset else values
 
 
@@ -73,7 +88,8 @@ def png_with(path, px, chunks):
     pil(file, px, format="png")
     data = file.getvalue()
     added = b"".join(
-        struct.pack(">I", len(body)) + name + body + struct.pack(">I", zlib.crc32(name + body)) for name, body in chunks.items()
+        struct.pack(">I", len(body)) + name + body + struct.pack(">I", zlib.crc32(name + body))
+        for name, body in chunks.items()
     )
     Path(path).write_bytes(data[:33] + added + data[33:])
 
@@ -131,7 +147,9 @@ def bioformats2raw(path):
     root = zarr.create_group(path, attributes={"ome": {"version": "0.5", "bioformats2raw.layout": 3}})
     for name, px in (("0", GREY), ("1", 255 - GREY)):
         scales = [{"axes": [{"name": "y"}, {"name": "x"}], "datasets": [{"path": "0"}]}]
-        root.create_group(name, attributes={"ome": {"version": "0.5", "multiscales": scales}}).create_array("0", data=px)
+        root.create_group(name, attributes={"ome": {"version": "0.5", "multiscales": scales}}).create_array(
+            "0", data=px
+        )
 
 
 def ome_zarr(path):
@@ -160,7 +178,9 @@ KINDS = {
     "tiff cielab 16-bit": (lambda path: tiff(path, in_lab(PX, 16), photometric="cielab"), PX, 14),
     "tiff icclab": (lambda path: tiff(path, in_lab(PX, 8, offset=True), photometric="icclab"), PX, 14),
     "tiff cielab with opacity": (
-        lambda path: tiff(path, np.dstack([in_lab(PX, 8), np.full((48, 64), 255, "u1")]), photometric="cielab", extrasamples=[2]),
+        lambda path: tiff(
+            path, np.dstack([in_lab(PX, 8), np.full((48, 64), 255, "u1")]), photometric="cielab", extrasamples=[2]
+        ),
         PX,
         14,
     ),
@@ -173,17 +193,23 @@ KINDS = {
     "thumbnail first": (thumbnail_first, PX, 0),
     "tiff of unspecified fourth": (lambda path: tiff(path, np.dstack([PX, GREY]), extrasamples=["unspecified"]), PX, 0),
     "tiff planar of unspecified fourth": (
-        lambda path: tiff(path, np.dstack([PX, GREY]).transpose(2, 0, 1), planarconfig="separate", extrasamples=["unspecified"]),
+        lambda path: tiff(
+            path, np.dstack([PX, GREY]).transpose(2, 0, 1), planarconfig="separate", extrasamples=["unspecified"]
+        ),
         PX,
         0,
     ),
     "tiff opacity and spot": (
-        lambda path: tiff(path, np.dstack([PX, np.full_like(GREY, 255), GREY]), extrasamples=["unassalpha", "unspecified"]),
+        lambda path: tiff(
+            path, np.dstack([PX, np.full_like(GREY, 255), GREY]), extrasamples=["unassalpha", "unspecified"]
+        ),
         PX,
         0,
     ),
     "tiff spot and opacity": (
-        lambda path: tiff(path, np.dstack([PX, GREY, np.full_like(GREY, 255)]), extrasamples=["unspecified", "unassalpha"]),
+        lambda path: tiff(
+            path, np.dstack([PX, GREY, np.full_like(GREY, 255)]), extrasamples=["unspecified", "unassalpha"]
+        ),
         PX,
         0,
     ),
@@ -196,10 +222,22 @@ KINDS = {
         GREYS,
         2,
     ),
-    "png gAMA 1": (lambda path: png_with(path, np.round(LINEAR * 255).astype("u1"), {b"gAMA": struct.pack(">I", 100_000)}), PX, 13),
+    "png gAMA 1": (
+        lambda path: png_with(path, np.round(LINEAR * 255).astype("u1"), {b"gAMA": struct.pack(">I", 100_000)}),
+        PX,
+        13,
+    ),
     "png gAMA of sRGB": (lambda path: png_with(path, PX, {b"gAMA": struct.pack(">I", 45_455)}), PX, 0),
-    "png sRGB before gAMA": (lambda path: png_with(path, PX, {b"sRGB": b"\0", b"gAMA": struct.pack(">I", 100_000)}), PX, 0),
-    "png cICP of sRGB": (lambda path: png_with(path, PX, {b"cICP": bytes([1, 13, 0, 1]), b"gAMA": struct.pack(">I", 9)}), PX, 0),
+    "png sRGB before gAMA": (
+        lambda path: png_with(path, PX, {b"sRGB": b"\0", b"gAMA": struct.pack(">I", 100_000)}),
+        PX,
+        0,
+    ),
+    "png cICP of sRGB": (
+        lambda path: png_with(path, PX, {b"cICP": bytes([1, 13, 0, 1]), b"gAMA": struct.pack(">I", 9)}),
+        PX,
+        0,
+    ),
     "bmp": (lambda path: pil(path, PX, format="bmp"), PX, 0),
     "ppm": (lambda path: ppm(path, PX), PX, 0),
     "ppm 16-bit": (lambda path: ppm(path, (PX.astype(">u2") * 257), 65535), PX, 0),
@@ -207,7 +245,11 @@ KINDS = {
     "pgm 16-bit": (lambda path: Image.fromarray(GREY.astype("u2") * 257).save(path, format="ppm"), GREYS, 0),
     "psd": (lambda path: psd(path, PX), PX, 0),
     "jpeg xl": (lambda path: pil(path, PX, format="jxl", lossless=True), PX, 0),
-    "jpeg 2000": (lambda path: path.write_bytes(imagecodecs.jpeg2k_encode(PX, level=0, reversible=True, codecformat="jp2")), PX, 0),
+    "jpeg 2000": (
+        lambda path: path.write_bytes(imagecodecs.jpeg2k_encode(PX, level=0, reversible=True, codecformat="jp2")),
+        PX,
+        0,
+    ),
     "jpeg 2000 codestream": (
         lambda path: path.write_bytes(imagecodecs.jpeg2k_encode(PX, level=0, reversible=True, codecformat="j2k")),
         PX,
@@ -284,7 +326,9 @@ def test_channels_planes_and_pages_can_be_chosen(tmp_path):
     tiff(tmp_path / "z.ome.tif", stack, metadata={"axes": "ZYX"}, **OME)
     tiff(tmp_path / "pages.tif", np.stack([PX, 255 - PX]))
     pil(tmp_path / "rgb.png", PX)
-    Image.fromarray(PX).save(tmp_path / "a.webp", save_all=True, append_images=[Image.fromarray(255 - PX)], lossless=True)
+    Image.fromarray(PX).save(
+        tmp_path / "a.webp", save_all=True, append_images=[Image.fromarray(255 - PX)], lossless=True
+    )
     bioformats2raw(tmp_path / "b.zarr")
     ome_zarr(tmp_path / "c.zarr")
     for name, reading, right in (
@@ -355,7 +399,10 @@ REFUSED = {
     "film": (lambda path: path.write_bytes(b"\0\0\0\x18ftypqt  \0\0\0\0qt  "), r"is a film \(MP4 or QuickTime\)"),
     "fits": (lambda path: path.write_bytes(b"SIMPLE  =                    T"), "is FITS; convert it to TIFF"),
     "psb": (lambda path: path.write_bytes(b"8BPS\0\2" + bytes(30)), "is a PSB"),
-    "lfs": (lambda path: path.write_bytes(b"version https://git-lfs.github.com/spec/v1\n"), "is a pointer to a file of Git LFS"),
+    "lfs": (
+        lambda path: path.write_bytes(b"version https://git-lfs.github.com/spec/v1\n"),
+        "is a pointer to a file of Git LFS",
+    ),
     "text": (lambda path: path.write_bytes(b"hello"), "is not a picture that can be read: not a known file format"),
 }
 

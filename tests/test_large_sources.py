@@ -15,9 +15,9 @@ import tifffile
 import zarr
 from conftest import photo, save
 
-from hirez_mosaic.geometry import CellGrid
-from hirez_mosaic.ingest import ingest_chunk
+from hirez_mosaic.pixels.geometry import CellGrid
 from hirez_mosaic.sources import open_source, unpack
+from hirez_mosaic.stages.ingest import ingest_chunk
 
 
 def make_templates(folder: Path) -> Path:
@@ -29,7 +29,15 @@ def make_templates(folder: Path) -> Path:
 
 def rendered(source: Path, folder: Path, *options: str | Path) -> dict[str, Any]:
     """What `render --json` told of a mosaic of 100 templates, made by a process of its own."""
-    command = [sys.executable, "-m", "hirez_mosaic", "render", source, "--templates", make_templates(folder / "templates")]
+    command = [
+        sys.executable,
+        "-m",
+        "hirez_mosaic",
+        "render",
+        source,
+        "--templates",
+        make_templates(folder / "templates"),
+    ]
     command += ["-o", folder / "m.tif", "--quiet", "--json", *options]
     done = subprocess.run([*map(str, command)], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
@@ -47,7 +55,9 @@ def square_numbers() -> np.ndarray:
 def square(number: int, side: int) -> np.ndarray:
     """(side, side, 3): red grows from left to right by 16 about 100, green is 4 times the number, blue the rest of 255."""
     px = np.empty((side, side, 3), np.uint8)
-    px[...] = np.stack([92 + np.arange(side) * 16 // side, np.full(side, 4 * number), np.full(side, 255 - 4 * number)], 1)
+    px[...] = np.stack(
+        [92 + np.arange(side) * 16 // side, np.full(side, 4 * number), np.full(side, 255 - 4 * number)], 1
+    )
     return px
 
 
@@ -67,8 +77,15 @@ def numbered_source(kind: str, path: Path, side: int) -> Path:
         storage = {"chunks": (small * 2, small * 2, 3), "shards": (small * 8, small * 8, 3)}
         if compression != "sharded":
             storage = {"chunks": (small * 4, small * 4, 3)}
-        attributes = {"ome": {"version": "0.5", "multiscales": [{"axes": [{"name": axis} for axis in "yxc"], "datasets": [{"path": "0"}]}]}}
-        array = zarr.create_group(path, attributes=attributes).create_array("0", shape=(side, side, 3), dtype="u1", **storage)
+        attributes = {
+            "ome": {
+                "version": "0.5",
+                "multiscales": [{"axes": [{"name": axis} for axis in "yxc"], "datasets": [{"path": "0"}]}],
+            }
+        }
+        array = zarr.create_group(path, attributes=attributes).create_array(
+            "0", shape=(side, side, 3), dtype="u1", **storage
+        )
         for top in range(0, SQUARES, 8):
             rows = [np.concatenate([squares[number] for number in numbers[row]], 1) for row in range(top, top + 8)]
             array[top * small : (top + 8) * small] = np.concatenate(rows)
@@ -78,10 +95,17 @@ def numbered_source(kind: str, path: Path, side: int) -> Path:
         encoded = [encode(px) for px in squares]
         pieces, shape = (encoded[number] for number in numbers.flat), {"tile": (small, small)}
     else:
-        lines = [np.concatenate([squares[number][:16] for number in row], 1) for row in numbers]  # all lines of a square are alike
+        lines = [
+            np.concatenate([squares[number][:16] for number in row], 1) for row in numbers
+        ]  # all lines of a square are alike
         encoded = [encode(px) for px in lines]
         pieces, shape = (encoded[row] for row in range(SQUARES) for _ in range(small // 16)), {"rowsperstrip": 16}
-    settings = {"photometric": "rgb", "compression": compression if compression in ENCODERS else None, "bigtiff": True, **shape}
+    settings = {
+        "photometric": "rgb",
+        "compression": compression if compression in ENCODERS else None,
+        "bigtiff": True,
+        **shape,
+    }
     tifffile.imwrite(path, pieces, shape=(side, side, 3), dtype="u1", **settings)
     return path
 
@@ -89,11 +113,22 @@ def numbered_source(kind: str, path: Path, side: int) -> Path:
 def check_squares(analysis: np.ndarray, tolerance: int) -> None:
     """The middle of each cell of the analysis image, which depends on its own square alone, shows its number."""
     middle = analysis[3::8, 3::8].astype(int)
-    off = np.abs(middle - np.stack([np.full((SQUARES, SQUARES), 99), 4 * square_numbers(), 255 - 4 * square_numbers()], -1))
+    off = np.abs(
+        middle - np.stack([np.full((SQUARES, SQUARES), 99), 4 * square_numbers(), 255 - 4 * square_numbers()], -1)
+    )
     assert off.max() <= tolerance
 
 
-HUGE = ["tiles deflate", "tiles lzw", "tiles jpeg", "strips deflate", "strips jpeg", "strips raw", "Zarr", "Zarr sharded"]
+HUGE = [
+    "tiles deflate",
+    "tiles lzw",
+    "tiles jpeg",
+    "strips deflate",
+    "strips jpeg",
+    "strips raw",
+    "Zarr",
+    "Zarr sharded",
+]
 
 
 @pytest.mark.parametrize("kind", HUGE)
@@ -101,7 +136,9 @@ def test_a_source_in_the_layouts_of_large_ones_is_read_right(kind: str, tmp_path
     source = open_source(numbered_source(kind, tmp_path / "source", 1024))
     grid = CellGrid.over(source.size, (8, 8), columns=SQUARES)
     analysis, colours = np.empty((8 * SQUARES, 8 * SQUARES, 3), np.uint8), np.empty((SQUARES, SQUARES, 3), np.uint8)
-    ingest_chunk(unpack(source, zarr.create_group(store={}), "source", lambda px: None), grid, analysis, colours, grid.box)
+    ingest_chunk(
+        unpack(source, zarr.create_group(store={}), "source", lambda px: None), grid, analysis, colours, grid.box
+    )
     source.close()
     check_squares(analysis, 2 if "jpeg" in kind else 1)
 
@@ -113,7 +150,12 @@ def test_a_source_of_32768_px_a_side_is_read_right_within_the_budget(kind: str, 
     options = ["--columns", str(SQUARES), "--decoder", "l2", "--memory", "1300MiB", "--workspace", tmp_path / "work"]
     try:
         told = rendered(source, tmp_path, *options)
-        print(kind, told["seconds"], {stage: peak >> 20 for stage, peak in told["peak_bytes"].items()}, told["projected_bytes"] >> 20)
+        print(
+            kind,
+            told["seconds"],
+            {stage: peak >> 20 for stage, peak in told["peak_bytes"].items()},
+            told["projected_bytes"] >> 20,
+        )
         assert max(told["peak_bytes"].values()) <= told["projected_bytes"] <= 1300 << 20
         check_squares(zarr.open_array(tmp_path / "work" / "analysis", mode="r")[:], 2 if "jpeg" in kind else 1)
     finally:

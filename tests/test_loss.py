@@ -5,7 +5,7 @@ import pytest
 import torch
 from scipy import ndimage
 
-from hirez_mosaic.loss import TAPS, MultiScaleLoss, blur, multi_scale_loss, pyramid_level
+from hirez_mosaic.nets.loss import TAPS, MultiScaleLoss, blur, multi_scale_loss, pyramid_level
 from hirez_mosaic.nets.vgg import VGG16
 
 
@@ -18,7 +18,9 @@ def kernel(side: int, sigma: float) -> np.ndarray:
 def scipy_blur(plane: np.ndarray, side: int, sigma: float) -> np.ndarray:
     for axis in (0, 1):
         # "SAME": (side - 1) // 2 px before; scipy puts an even kernel's middle at side // 2
-        plane = ndimage.correlate1d(plane, kernel(side, sigma), axis, mode="constant", origin=-1 if side % 2 == 0 else 0)
+        plane = ndimage.correlate1d(
+            plane, kernel(side, sigma), axis, mode="constant", origin=-1 if side % 2 == 0 else 0
+        )
     return plane
 
 

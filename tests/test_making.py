@@ -24,7 +24,9 @@ def test_glyphs_are_ink_on_paper_one_baseline_and_all_different() -> None:
         assert pixels.shape == (32, 24, 3)
         assert (pixels[0, 0] == (0, 0, 64)).all()
     lowest = {
-        name[6:10]: np.nonzero((pixels[..., 0] > 128).any(1))[0].max(initial=-1) for name, pixels in made.items() if "u0020" not in name
+        name[6:10]: np.nonzero((pixels[..., 0] > 128).any(1))[0].max(initial=-1)
+        for name, pixels in made.items()
+        if "u0020" not in name
     }
     letters = [lowest[f"{ord(letter):04x}"] for letter in "HExiM"]
     assert max(letters) - min(letters) <= 1
@@ -60,7 +62,12 @@ def test_from_the_command_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     with Image.open("edges/flat-000.png") as image:
         assert image.size == (9, 7)
     Path("words.txt").write_text("mosaic\nmosaic\n")
-    assert call("glyphs", "--chars", "words.txt", "--colours", "white/black", "--colours", "grey/black", "-o", "words").exit_code == 0
+    assert (
+        call(
+            "glyphs", "--chars", "words.txt", "--colours", "white/black", "--colours", "grey/black", "-o", "words"
+        ).exit_code
+        == 0
+    )
     assert len(list(Path("words").iterdir())) == 2 * len(set("mosaic")) + 1
     again = call("edges", "-o", "edges")
     assert again.exit_code == 1

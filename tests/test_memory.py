@@ -21,7 +21,12 @@ def noise(height: int, width: int, bands: int) -> pyvips.Image:
 
 
 def make_source(kind: str, folder: Path) -> Path:
-    path = folder / {"progressive JPEG": "s.jpg", "tiled TIFF with alpha": "s.tif", "PNG": "s.png", "WebP": "s.webp"}.get(kind, "s.zarr")
+    path = folder / {
+        "progressive JPEG": "s.jpg",
+        "tiled TIFF with alpha": "s.tif",
+        "PNG": "s.png",
+        "WebP": "s.webp",
+    }.get(kind, "s.zarr")
     if kind == "progressive JPEG":
         noise(5000, 6000, 3).jpegsave(str(path), interlace=True)
     elif kind == "tiled TIFF with alpha":
@@ -60,9 +65,13 @@ EVERYTHING = {"memory": "4GiB", "fit": 3, "refine": 2, "max_uses": 200, "no_repe
 
 @pytest.mark.parametrize("kind", ["progressive JPEG", "tiled TIFF with alpha", "PNG", "WebP", "Zarr in high chunks"])
 @pytest.mark.parametrize("settings", [LEAST, EVERYTHING], ids=["least", "everything"])
-def test_every_stage_stays_below_its_projection_and_that_below_the_budget(kind: str, settings: dict[str, Any], tmp_path: Path) -> None:
+def test_every_stage_stays_below_its_projection_and_that_below_the_budget(
+    kind: str, settings: dict[str, Any], tmp_path: Path
+) -> None:
     told = peaks_of(tmp_path, make_source(kind, tmp_path), scale=0.7, tile_map=str(tmp_path / "map.csv"), **settings)
-    stages = {"ingest", "encode", "decode", "tile map", "assemble"} | ({"fit", "refine", "rules"} if settings is EVERYTHING else {"select"})
+    stages = {"ingest", "encode", "decode", "tile map", "assemble"} | (
+        {"fit", "refine", "rules"} if settings is EVERYTHING else {"select"}
+    )
     check(told, stages | ({"unpack"} if kind in ("progressive JPEG", "PNG", "WebP") else set()))
 
 

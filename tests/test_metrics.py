@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 import torch
 
-from hirez_mosaic.loss import MultiScaleLoss, multi_scale_loss
-from hirez_mosaic.metrics import SIGMAS, Eye, Judge, Judgement, delta_e, equal_neighbours, mean_judgement
+from hirez_mosaic.nets.loss import MultiScaleLoss, multi_scale_loss
+from hirez_mosaic.nets.metrics import SIGMAS, Eye, Judge, Judgement, delta_e, equal_neighbours, mean_judgement
 from hirez_mosaic.nets.vgg import VGG16
 
 
@@ -49,7 +49,9 @@ def test_the_judge_gives_eq_3_and_a_picture_is_no_distance_from_itself(
     assert other.equal_neighbours is None
 
 
-def test_a_picture_too_small_for_a_measure_goes_without_it(vgg: VGG16, random_alexnet: dict[str, torch.Tensor], eye: Eye) -> None:
+def test_a_picture_too_small_for_a_measure_goes_without_it(
+    vgg: VGG16, random_alexnet: dict[str, torch.Tensor], eye: Eye
+) -> None:
     found = Judge(MultiScaleLoss(vgg), random_alexnet, eye)(*torch.rand(2, 1, 3, 64, 512))
     assert found.lpips is None
     assert [value is None for value in found.jod] == [value is None for value in found.flip] == [False, False, True]
@@ -72,7 +74,9 @@ def test_delta_e_in_the_head(sigma: int) -> None:
     assert delta_e(flat(0.0), flat(119 / 255), sigma) == pytest.approx(50, abs=0.1)  # of the grey in the middle 50
     red, green = (torch.tensor(colour).view(1, 3, 1, 1).expand(1, 3, 64, 64) for colour in ([1.0, 0, 0], [0, 1.0, 0]))
     # (53.2, 80.1, 67.2) and (87.7, -86.2, 83.2), as every table has them
-    assert delta_e(red, green, sigma) == pytest.approx(((87.7 - 53.2) ** 2 + (86.2 + 80.1) ** 2 + (83.2 - 67.2) ** 2) ** 0.5, abs=0.5)
+    assert delta_e(red, green, sigma) == pytest.approx(
+        ((87.7 - 53.2) ** 2 + (86.2 + 80.1) ** 2 + (83.2 - 67.2) ** 2) ** 0.5, abs=0.5
+    )
 
 
 @pytest.mark.parametrize("sigma", SIGMAS)
@@ -113,7 +117,15 @@ def test_the_mean_is_that_of_what_is_there() -> None:
 
 
 def test_making_the_eye_says_nothing_and_sets_up_no_log(tmp_path: Path) -> None:
-    program = "import logging, torch; from hirez_mosaic.metrics import Eye; Eye(torch.device('cpu')); print(logging.getLogger().handlers)"
-    compiler = {"CUDA_HOME": str(tmp_path), "CUDA_VISIBLE_DEVICES": ""}  # a compiler without a GPU is what PyTorch warns of
-    done = subprocess.run([sys.executable, "-c", program], env=os.environ | compiler, capture_output=True, text=True, check=True)
+    program = (
+        "import logging, torch; from hirez_mosaic.nets.metrics import Eye; "
+        "Eye(torch.device('cpu')); print(logging.getLogger().handlers)"
+    )
+    compiler = {
+        "CUDA_HOME": str(tmp_path),
+        "CUDA_VISIBLE_DEVICES": "",
+    }  # a compiler without a GPU is what PyTorch warns of
+    done = subprocess.run(
+        [sys.executable, "-c", program], env=os.environ | compiler, capture_output=True, text=True, check=True
+    )
     assert (done.stdout, done.stderr) == ("[]\n", "")

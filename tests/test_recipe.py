@@ -1,4 +1,6 @@
-"""Recipes: they do what the command line does, `--print-recipe` writes them, and what is wrong with one is said with its line."""
+"""Recipes: they do what the command line does, `--print-recipe` writes them, and what is wrong with one is said with
+its line.
+"""
 
 import contextlib
 import json
@@ -89,7 +91,13 @@ def understood(command: click.Command, words: list[str], folder: Path) -> dict[s
             value = context.params[str(parameter.name)]
             is_path = isinstance(parameter.type, click.Path) or (isinstance(parameter.type, FileOr) and value in FILES)
             if is_path and context.get_parameter_source(str(parameter.name)) is ParameterSource.COMMANDLINE:
-                value = [folder / one for one in value] if isinstance(value, tuple) else None if value is None else folder / value
+                value = (
+                    [folder / one for one in value]
+                    if isinstance(value, tuple)
+                    else None
+                    if value is None
+                    else folder / value
+                )
             found[str(parameter.name)] = str(value)
     return found
 
@@ -114,12 +122,27 @@ def test_a_call_and_its_recipe_mean_the_same(label: str, data: st.DataObject) ->
         assert job.label == label
         meant = understood(command, words, here)
         assert understood(command, job.words, elsewhere) == meant
-        assert call(*job.line[: len(label.split("."))], "--print-recipe", *job.words).stdout_bytes == printed.stdout_bytes
+        assert (
+            call(*job.line[: len(label.split("."))], "--print-recipe", *job.words).stdout_bytes == printed.stdout_bytes
+        )
 
 
 def test_every_command_but_run_prints_its_recipe_and_no_default(here: Path) -> None:
     assert all(isinstance(command, RecipeCommand) for command in COMMANDS.values())
-    printed = call("render", "a.png", "--templates", "t", "--tile", "32", "--quality", "90", "--columns", "9", "--mirror", "--print-recipe")
+    printed = call(
+        "render",
+        "a.png",
+        "--templates",
+        "t",
+        "--tile",
+        "32",
+        "--quality",
+        "90",
+        "--columns",
+        "9",
+        "--mirror",
+        "--print-recipe",
+    )
     source, templates = json.dumps(str(here / "a.png")), json.dumps(str(here / "t"))
     assert printed.stdout == f"[render]\nsource = {source}\ntemplates = {templates}\ncolumns = 9\nmirror = true\n"
     assert list(here.iterdir()) == []
@@ -194,9 +217,21 @@ def words_of(folder: Path, text: str) -> list[str]:
 def test_jobs_run_in_the_order_they_are_written_in(here: Path) -> None:
     job = 'source = "a.png"\ntemplates = "t"\n'
     last = '[templates]\nglyphs.output = "g"\nglyphs.chars = """\n[render]\n"""\n'
-    tables = [f"[[render]]\n{job}", '[templates.edges] # twelve\n"output" = "e"\n', f"[[render]]\n{job}columns = 4\n", last, "[weights]\n"]
+    tables = [
+        f"[[render]]\n{job}",
+        '[templates.edges] # twelve\n"output" = "e"\n',
+        f"[[render]]\n{job}columns = 4\n",
+        last,
+        "[weights]\n",
+    ]
     found = words_of(here, "\n".join(tables))
-    assert [line.split(" --")[0] for line in found] == ["render", "templates edges", "render", "templates glyphs", "weights"]
+    assert [line.split(" --")[0] for line in found] == [
+        "render",
+        "templates edges",
+        "render",
+        "templates glyphs",
+        "weights",
+    ]
     assert "--columns 4" in found[2]
 
 
@@ -225,23 +260,40 @@ def test_patterns_are_expanded_unless_they_name_a_file(here: Path) -> None:
     for name in ("b1.png", "a1.png", "a[1].png"):
         (here / name).touch()
     (line,) = words_of(here, '[compare]\nsources = ["?1.png", "a[1].png", "none*.png"]\ntemplates = "t"\n')
-    assert shlex.split(line.split(" -- ")[1]) == [str(here / name) for name in ("a1.png", "b1.png", "a[1].png", "none*.png")]
+    assert shlex.split(line.split(" -- ")[1]) == [
+        str(here / name) for name in ("a1.png", "b1.png", "a[1].png", "none*.png")
+    ]
 
 
 RENDER = '[render]\nsource = "a.png"\ntemplates = "t"\n'
 BAD = {
     "unknown job": ("# one\n[rendre]\n", "jobs.toml, line 2: there is no job [rendre]; did you mean render"),
     "unknown maker": ("\n\n[templates.edgs]\n", "line 3: there is no job [templates.edgs]; did you mean edges"),
-    "no job of its own": ('[run]\nrecipe = "jobs.toml"\n', "line 1: there is no job [run]; use some of assemble, batch"),
+    "no job of its own": (
+        '[run]\nrecipe = "jobs.toml"\n',
+        "line 1: there is no job [run]; use some of assemble, batch",
+    ),
     "no table": ('render = "a.png"\n', "line 1: render is no table; write [render] and its options below"),
-    "unknown key": (RECIPE.replace('decoder = "l2"', 'decodr = "l2"'), "line 14: render has no option decodr; did you mean decoder"),
+    "unknown key": (
+        RECIPE.replace('decoder = "l2"', 'decodr = "l2"'),
+        "line 14: render has no option decodr; did you mean decoder",
+    ),
     "a key of another command": (f"{RENDER}images = 'x'\n", "line 4: render has no option images"),
     "the key of printing": (f"{RENDER}print-recipe = true\n", "line 4: render has no option print-recipe"),
     "wrong value": (RECIPE.replace("fit = 0", 'fit = "many"'), "line 7: Invalid value for '--fit'"),
-    "no whole number": (f"{RENDER}columns = 2.5\n", "line 4: Invalid value for '--columns': '2.5' is not a valid integer"),
+    "no whole number": (
+        f"{RENDER}columns = 2.5\n",
+        "line 4: Invalid value for '--columns': '2.5' is not a valid integer",
+    ),
     "no number": (f"{RENDER}columns = nan\n", "line 4: Invalid value for '--columns': 'nan' is not a valid integer"),
-    "wrong word": (f"{RENDER}\nprecision = 'half'\n", "line 5: Invalid value for '--precision': 'half' is not one of 'auto'"),
-    "out of range": ("[templates.edges]\noutput = 'e'\ngreys = 99999999999999999999\n", "line 3: Invalid value for '--greys'"),
+    "wrong word": (
+        f"{RENDER}\nprecision = 'half'\n",
+        "line 5: Invalid value for '--precision': 'half' is not one of 'auto'",
+    ),
+    "out of range": (
+        "[templates.edges]\noutput = 'e'\ngreys = 99999999999999999999\n",
+        "line 3: Invalid value for '--greys'",
+    ),
     "wrong flag": (RECIPE.replace("quiet = true", 'quiet = "yes"'), "line 15: quiet is 'yes'; use true or false"),
     "a flag for a number": (f"{RENDER}columns = true\n", "line 4: columns is true or false; write text or a number"),
     "a table": (f"{RENDER}tile = {{ width = 3 }}\n", "line 4: tile is a table; write text or a number"),
@@ -249,7 +301,10 @@ BAD = {
     "a dotted key": (f"{RENDER}tile.width = 3\n", "line 4: tile is a table; write text or a number"),
     "a date": (f"{RENDER}output = 2024-05-27\n", "line 4: output is a date or time; write text or a number"),
     "a list": (f"{RENDER}output = [\n'a.tif',\n'b.tif']\n", "line 4: output is a list; write one value"),
-    "a list in a list": (f"{RENDER}tile = [\n[3],\n4]\n", "line 4: tile is a list within a list; write text or a number"),
+    "a list in a list": (
+        f"{RENDER}tile = [\n[3],\n4]\n",
+        "line 4: tile is a list within a list; write text or a number",
+    ),
     "two sources": (RENDER.replace('"a.png"', '["a.png", "b.png"]'), "line 1: Got unexpected extra argument"),
     "empty": (f"{RENDER}output = ''\n", "line 4: output is empty; name a path"),
     "null": (f'{RENDER}output = "a\\u0000.tif"\n', "line 4: output holds a null character; leave it out"),
@@ -257,7 +312,10 @@ BAD = {
         f'{RENDER}decoder = """\n[render]\ncolumns = 1\n"""\ncolumns = "x"\n',
         "line 8: Invalid value for '--columns'",
     ),
-    "in the second of three": (f"[[render]]\n{RENDER[9:]}[[render]]\nsource = 1\n[[render]]\n", "line 4: Missing option '--templates'"),
+    "in the second of three": (
+        f"[[render]]\n{RENDER[9:]}[[render]]\nsource = 1\n[[render]]\n",
+        "line 4: Missing option '--templates'",
+    ),
     "missing option": ('[render]\nsource = "photos/a.png"\n', "line 1: Missing option '--templates'"),
     "missing source": ('[compare]\ntemplates = "t"\nsources = []\n', "line 3: Missing argument 'SOURCES...'"),
     "twice the key": (f"{RENDER}tile = 3\ntile = 4\n", "is no TOML: Cannot overwrite a value (at line 5, column 9)"),
@@ -307,6 +365,8 @@ def test_a_job_finds_what_the_jobs_before_it_made(here: Path) -> None:
 
 
 def test_an_error_is_told_once(here: Path) -> None:
-    done = subprocess.run([sys.executable, "-m", "hirez_mosaic", "run", "none.toml"], capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        [sys.executable, "-m", "hirez_mosaic", "run", "none.toml"], capture_output=True, text=True, check=False
+    )
     assert done.returncode == 2
     assert done.stderr.splitlines() == ["Error: The recipe none.toml cannot be read: No such file or directory."]

@@ -6,7 +6,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from hirez_mosaic.resample import resample, span
+from hirez_mosaic.pixels.resample import resample, span
 
 ONE = Fraction(1)
 
@@ -34,7 +34,14 @@ def noise(height, width, seed=0):
 
 @pytest.mark.parametrize(
     ("size", "wanted"),
-    [((64, 48), (32, 24)), ((64, 48), (64, 96)), ((50, 70), (33, 100)), ((90, 31), (13, 77)), ((97, 101), (7, 5)), ((40, 40), (40, 39))],
+    [
+        ((64, 48), (32, 24)),
+        ((64, 48), (64, 96)),
+        ((50, 70), (33, 100)),
+        ((90, 31), (13, 77)),
+        ((97, 101), (7, 5)),
+        ((40, 40), (40, 39)),
+    ],
 )
 def test_equals_pillow_within_one_level(size, wanted):
     picture = noise(*size)

@@ -15,17 +15,26 @@ import pytest
 import zarr
 from conftest import photo, save
 
-from hirez_mosaic import job as job_module
-from hirez_mosaic import rendering, select, stages, store, together
-from hirez_mosaic.engine import Stage
+from hirez_mosaic.engine import store
+from hirez_mosaic.engine.graph import StageRun
+from hirez_mosaic.engine.holding import held
 from hirez_mosaic.errors import DiskSpaceError, SourceError, WorkspaceError
-from hirez_mosaic.geometry import Box
-from hirez_mosaic.job import Listener
-from hirez_mosaic.rendering import RenderResult, render
-from hirez_mosaic.store import held
+from hirez_mosaic.jobs import prepare as job_module
+from hirez_mosaic.jobs import render as rendering
+from hirez_mosaic.jobs.listener import Listener
+from hirez_mosaic.jobs.render import RenderResult, render
+from hirez_mosaic.pixels.geometry import Box
+from hirez_mosaic.stages import select, together
+from hirez_mosaic.stages import tasks as stages
 
 pytestmark = pytest.mark.usefixtures("own_cache", "with_random_weights")
-STAGES = {"ingest": "ingest_chunk", "encode": "encode_chunk", "decode": "decode_chunk", "select": "choose_block", "refine": "refine_window"}
+STAGES = {
+    "ingest": "ingest_chunk",
+    "encode": "encode_chunk",
+    "decode": "decode_chunk",
+    "select": "choose_block",
+    "refine": "refine_window",
+}
 
 PLAIN = {name: getattr(stages, function) for name, function in STAGES.items()}
 
@@ -56,7 +65,14 @@ def job(tmp_path: Path, make_templates: Callable[[int], Path], monkeypatch: pyte
     (tmp_path / "out").mkdir()
 
     def run(**settings: Any) -> RenderResult:
-        given = {"decoder": "paper", "chunk": 12, "overwrite": True, "device": "cpu", "precision": "float32", **settings}
+        given = {
+            "decoder": "paper",
+            "chunk": 12,
+            "overwrite": True,
+            "device": "cpu",
+            "precision": "float32",
+            **settings,
+        }
         return render(source, folder, 8, tmp_path / "out" / "m.png", **given)
 
     return run
@@ -103,7 +119,12 @@ def break_off(monkeypatch: pytest.MonkeyPatch, stage: str, after: int, error: Ba
     ids=repr,
 )
 def test_it_goes_on_with_the_last_finished_chunk(
-    stage: str, error: BaseException, job: Job, made: dict[str, list[Box]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    stage: str,
+    error: BaseException,
+    job: Job,
+    made: dict[str, list[Box]],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     settings = {"refine": 1} if stage == "refine" else {}
     job(**settings)
@@ -133,7 +154,10 @@ def test_a_mosaic_broken_off_while_it_is_assembled_is_assembled_again(
     for boxes in made.values():
         boxes.clear()
     with monkeypatch.context() as broken:
-        broken.setattr("hirez_mosaic.assemble._Reader.px", lambda *_, **__: (_ for _ in ()).throw(OSError(errno.ENOSPC, "No space left")))
+        broken.setattr(
+            "hirez_mosaic.stages.assemble._Reader.px",
+            lambda *_, **__: (_ for _ in ()).throw(OSError(errno.ENOSPC, "No space left")),
+        )
         with pytest.raises(DiskSpaceError):
             job(**settings)
     assert listing(tmp_path / "out") == {".m.png.workspace", "m.png"}
@@ -164,7 +188,9 @@ def test_the_workspace_of_another_job_is_refused(changed: dict[str, Any], named:
     job(workspace=place, **changed)
 
 
-def test_another_source_version_or_schema_is_another_job(job: Job, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_another_source_version_or_schema_is_another_job(
+    job: Job, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     place = tmp_path / "work"
     job(workspace=place)
     with monkeypatch.context() as later:
@@ -180,7 +206,10 @@ def test_another_source_version_or_schema_is_another_job(job: Job, tmp_path: Pat
 
 
 def test_the_second_render_in_a_workspace_is_told_so(job: Job, tmp_path: Path) -> None:
-    with held(str(tmp_path / "work")), pytest.raises(WorkspaceError, match="Another render is at work in the workspace"):
+    with (
+        held(str(tmp_path / "work")),
+        pytest.raises(WorkspaceError, match="Another render is at work in the workspace"),
+    ):
         job(workspace=tmp_path / "work")
     job(workspace=tmp_path / "work")
 
@@ -204,12 +233,16 @@ def test_beginning_anew_removes_what_a_job_made_and_no_more(job: Job, tmp_path: 
     assert (tmp_path / "work" / "notes.txt").read_text() == "dear"
 
 
-def test_a_workspace_that_cannot_be_discarded_is_not_gone_on_with(job: Job, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_workspace_that_cannot_be_discarded_is_not_gone_on_with(
+    job: Job, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Its marks may belong to workers of another user."""
     job(workspace=tmp_path / "work")
     with monkeypatch.context() as forbidden:
         forbidden.setattr(store, "remove", lambda path: None)
-        with pytest.raises(WorkspaceError, match="cannot be discarded, as done in it cannot be removed; remove it by hand"):
+        with pytest.raises(
+            WorkspaceError, match="cannot be discarded, as done in it cannot be removed; remove it by hand"
+        ):
             job(workspace=tmp_path / "work", restart=True, background="black")
     assert job(workspace=tmp_path / "work").chunk == (12, 12), "it is still there"
     with monkeypatch.context() as forbidden:
@@ -220,7 +253,9 @@ def test_a_workspace_that_cannot_be_discarded_is_not_gone_on_with(job: Job, tmp_
     assert (tmp_path / "out" / "m.png").exists()
 
 
-def test_a_disk_that_fails_for_a_moment_loses_nothing(job: Job, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_disk_that_fails_for_a_moment_loses_nothing(
+    job: Job, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     with monkeypatch.context() as broken:
         break_off(broken, "ingest", 2, OSError(errno.ESTALE, "Stale file handle"))
         with pytest.raises(OSError, match="Stale"):
@@ -275,13 +310,13 @@ def test_a_mark_follows_its_chunk(tmp_path: Path) -> None:
     """A stage that fails leaves no mark, so a half-written chunk is written again."""
     from fractions import Fraction
 
-    from hirez_mosaic.geometry import CellGrid
-    from hirez_mosaic.store import open_workspace
+    from hirez_mosaic.engine.store import open_workspace
+    from hirez_mosaic.pixels.geometry import CellGrid
 
     grid = CellGrid(4, 4, (8, 8), Fraction(1))
     (tmp_path / "work").mkdir()
     workspace = open_workspace(str(tmp_path / "work"), {}, grid, (2, 2))
-    stage = Stage("ingest", lambda device: lambda box: 1 / 0, grid, workspace.marks("ingest"))  # type: ignore[arg-type, return-value]
+    stage = StageRun("ingest", lambda device: lambda box: 1 / 0, grid, workspace.marks("ingest"))  # type: ignore[arg-type, return-value]
     import torch
 
     with pytest.raises(ZeroDivisionError):
@@ -305,13 +340,30 @@ MOMENTS = {
 @pytest.mark.slow
 @pytest.mark.skipif(sys.platform == "win32", reason="kills as POSIX does")
 @pytest.mark.timeout(1500)
-def test_forty_kills_at_random_moments(tmp_path: Path, make_templates: Callable[[int], Path], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_forty_kills_at_random_moments(
+    tmp_path: Path, make_templates: Callable[[int], Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
     """SIGKILL in every stage, real weights, processes of their own: the same bytes, and nothing left."""
     monkeypatch.setenv("HIREZ_MOSAIC_CACHE", str(tmp_path / "other cache"))
     source, out, rng = save(tmp_path / "s.png", photo(480, 640)), tmp_path / "out", random.Random(5)
-    words = ["--templates", make_templates(40), "--tile", "8", "--fit", "4", "--refine", "2", "--chunk", "12", "--min-distance", "1"]
+    words = [
+        "--templates",
+        make_templates(40),
+        "--tile",
+        "8",
+        "--fit",
+        "4",
+        "--refine",
+        "2",
+        "--chunk",
+        "12",
+        "--min-distance",
+        "1",
+    ]
     words += ["--tile-map", out / "map.csv", "--overwrite", "--quiet"]
-    command = [str(word) for word in [sys.executable, "-m", "hirez_mosaic", "render", source, *words, "-o", out / "m.tif"]]
+    command = [
+        str(word) for word in [sys.executable, "-m", "hirez_mosaic", "render", source, *words, "-o", out / "m.tif"]
+    ]
     out.mkdir()
     subprocess.run(command, check=True, capture_output=True)
     whole = {name: (out / name).read_bytes() for name in ("m.tif", "map.csv")}

@@ -13,25 +13,28 @@ from conftest import photo, save
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from hirez_mosaic import rules as rules_module
-from hirez_mosaic.decode import best_k
 from hirez_mosaic.errors import SettingError, TemplateError
-from hirez_mosaic.geometry import Box, CellGrid
-from hirez_mosaic.rendering import render
-from hirez_mosaic.ruled import Terms, improve_ruled
-from hirez_mosaic.rules import RuledMap, Rules
-from hirez_mosaic.together import REPEATS, FarView, energy, far_values, near_costs, repeat_prices
+from hirez_mosaic.jobs.render import render
+from hirez_mosaic.nets.scoring import best_k
+from hirez_mosaic.pixels.far_view import FarView, far_values
+from hirez_mosaic.pixels.geometry import Box, CellGrid
+from hirez_mosaic.stages import rules as rules_module
+from hirez_mosaic.stages.ruled_search import Terms, improve_ruled
+from hirez_mosaic.stages.rules import RuledMap, Rules
+from hirez_mosaic.stages.together import REPEATS, energy, near_costs, repeat_prices
 
 
 @pytest.fixture(autouse=True, scope="module")
 def _small_sets_pay() -> Iterator[None]:
     """Repeats have a price in small sets as well."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("hirez_mosaic.together._FEW", 1)
+        patch.setattr("hirez_mosaic.stages.together._FEW", 1)
         yield
 
 
-def filled(folder: Path, grid: CellGrid, rules: Rules, templates: int, poses: int, seed: int, chunk: int = 100, k: int = 4) -> RuledMap:
+def filled(
+    folder: Path, grid: CellGrid, rules: Rules, templates: int, poses: int, seed: int, chunk: int = 100, k: int = 4
+) -> RuledMap:
     """A map over random queries and keys, with few candidates, so that many cells run out of them."""
     generator = torch.Generator().manual_seed(seed)
     keys = torch.rand(templates * poses, 3, generator=generator)
@@ -45,7 +48,16 @@ def filled(folder: Path, grid: CellGrid, rules: Rules, templates: int, poses: in
     made = RuledMap(rules, grid, templates * poses, poses, 3)
     boxes = list(grid.chunks((chunk, chunk)))
     done = list(
-        made.fill(candidates[..., 0], candidates, scores, boxes, lambda box: asked[box.slices].flatten(0, 1), score, folder, refined=False)
+        made.fill(
+            candidates[..., 0],
+            candidates,
+            scores,
+            boxes,
+            lambda box: asked[box.slices].flatten(0, 1),
+            score,
+            folder,
+            refined=False,
+        )
     )
     assert sum(done) == grid.cells
     assert not list(folder.iterdir())
@@ -55,7 +67,9 @@ def filled(folder: Path, grid: CellGrid, rules: Rules, templates: int, poses: in
 def searched(
     folder: Path, grid: CellGrid, rules: Rules, templates: int, poses: int, seed: int, gap: float = 0.1
 ) -> tuple[np.ndarray, np.ndarray, float, float]:
-    """(the map before the search, and after it; E before and after), of random cells and templates, whose px are their queries and keys."""
+    """(the map before the search, and after it; E before and after), of random cells and templates, whose px are their
+    queries and keys.
+    """
     rng = np.random.default_rng(seed)
     px, shades = (rng.random((count, 8, 8, 3), np.float32) ** 2 for count in (grid.cells, templates * poses))
     keys, bias = 2 * shades.reshape(-1, 192), -np.square(shades).reshape(-1, 192).sum(1)
@@ -71,19 +85,35 @@ def searched(
     cells = np.arange(grid.cells).reshape(grid.rows, grid.columns)
     queries = lambda box: asked[torch.from_numpy(cells[box.slices].copy()).flatten()]  # noqa: E731
     if rules.min_uses:
-        assert sum(made.place_required(candidates[..., 0], px.mean((1, 2)), shades[::poses].mean((1, 2)))) == templates * rules.min_uses
+        assert (
+            sum(made.place_required(candidates[..., 0], px.mean((1, 2)), shades[::poses].mean((1, 2))))
+            == templates * rules.min_uses
+        )
     for _ in made.fill(candidates[..., 0], candidates, scores, [grid.box], queries, score, folder, refined=True):
         pass
     prices = repeat_prices(near_costs(scores, 1.0), gap, templates)
-    values, source, before = far_values(shades), far_values(px).reshape(grid.rows, grid.columns, -1), made.index_map.copy()
+    values, source, before = (
+        far_values(shades),
+        far_values(px).reshape(grid.rows, grid.columns, -1),
+        made.index_map.copy(),
+    )
     terms = Terms(values, FarView.of_weight(1.0), 1.0, gap, REPEATS, poses, (keys, bias))
     for _ in improve_ruled(
-        made.index_map, made.counts, terms, grid, candidates, scores, lambda box: source[box.slices], lambda box: queries(box).numpy()
+        made.index_map,
+        made.counts,
+        terms,
+        grid,
+        candidates,
+        scores,
+        lambda box: source[box.slices],
+        lambda box: queries(box).numpy(),
     ):
         pass
 
     def total(index_map: np.ndarray) -> float:
-        distances = np.square(shades.reshape(-1, 192)[index_map.ravel()] - px.reshape(-1, 192)).sum(1).reshape(index_map.shape)
+        distances = (
+            np.square(shades.reshape(-1, 192)[index_map.ravel()] - px.reshape(-1, 192)).sum(1).reshape(index_map.shape)
+        )
         return energy(index_map, source, values, distances / 16, terms.far, prices, poses)
 
     return before, made.index_map, total(before), total(made.index_map)
@@ -210,16 +240,28 @@ def test_a_small_map_gets_the_best_assignment(tmp_path: Path, monkeypatch: pytes
 
 
 def test_too_few_templates_is_said_with_the_numbers() -> None:
-    with pytest.raises(TemplateError, match=r"100 cells with each used once take 100 templates and there are 99, 1 too few; add templates"):
+    with pytest.raises(
+        TemplateError,
+        match=r"100 cells with each used once take 100 templates and there are 99, 1 too few; add templates",
+    ):
         Rules(1).check(10, 10, 99)
-    with pytest.raises(TemplateError, match=r"100 cells with each used 4 times at most and 1 cells between two uses take 33 .* 13 too few"):
+    with pytest.raises(
+        TemplateError,
+        match=r"100 cells with each used 4 times at most and 1 cells between two uses take 33 .* 13 too few",
+    ):
         Rules(4, 1).check(10, 10, 20)
     Rules(None, 1).check(1, 100, 3)  # on a single row three take turns
     with pytest.raises(TemplateError, match="1 too few"):
         Rules(None, 1).check(1, 100, 2)
-    with pytest.raises(TemplateError, match=r"60 templates with each used 2 times at least take 120 cells and there are 100, 20 too few"):
+    with pytest.raises(
+        TemplateError,
+        match=r"60 templates with each used 2 times at least take 120 cells and there are 100, 20 too few",
+    ):
         Rules(None, 0, 2).check(10, 10, 60)
-    with pytest.raises(TemplateError, match=r"40 templates .* 2 times at least and 2 cells between two uses take 104 cells .* 4 too few"):
+    with pytest.raises(
+        TemplateError,
+        match=r"40 templates .* 2 times at least and 2 cells between two uses take 104 cells .* 4 too few",
+    ):
         Rules(None, 2, 2).check(10, 10, 40)
     Rules(None, 2, 1).check(10, 10, 100)
 
@@ -243,16 +285,28 @@ def test_a_render_keeps_the_rules_whatever_the_chunks_and_workers(
     monkeypatch.setattr(rules_module, "_EXACT", 0)
     maps = []
     for number, (chunk, workers) in enumerate([(3, 1), (5, 2), (100, 2)]):
-        monkeypatch.setattr("hirez_mosaic.engine.cores", lambda workers=workers: workers)
+        monkeypatch.setattr("hirez_mosaic.engine.threads.cores", lambda workers=workers: workers)
         work = tmp_path / f"work{number}"
         result = render(
-            source, folder, 8, tmp_path / f"{number}.png", fit=0, chunk=chunk, workspace=work, precision="float32", device="cpu", **how
+            source,
+            folder,
+            8,
+            tmp_path / f"{number}.png",
+            fit=0,
+            chunk=chunk,
+            workspace=work,
+            precision="float32",
+            device="cpu",
+            **how,
         )
         maps.append(zarr.open_array(work / "ruled_map", mode="r")[:])
         assert result.rules_cost is not None
     assert (maps[0] == maps[1]).all()
     assert (maps[0] == maps[2]).all()
-    distance, least = max(how.get("min_distance", 0), int("no_repeat_neighbours" in how)), how.get("min_uses", int("use_all" in how))
+    distance, least = (
+        max(how.get("min_distance", 0), int("no_repeat_neighbours" in how)),
+        how.get("min_uses", int("use_all" in how)),
+    )
     rules = Rules(1 if "unique" in how else how.get("max_uses"), distance, least)
     assert broken(rules, maps[0], 2 if "mirror" in how else 1, 130) == ""
 
@@ -285,7 +339,9 @@ def test_scratch_files_have_all_their_room_at_once(tmp_path: Path) -> None:
 
 
 @pytest.mark.usefixtures("own_cache", "with_random_weights")
-def test_preferred_templates_are_taken_where_they_are_nearly_as_good(tmp_path: Path, make_templates: Callable[[int], Path]) -> None:
+def test_preferred_templates_are_taken_where_they_are_nearly_as_good(
+    tmp_path: Path, make_templates: Callable[[int], Path]
+) -> None:
     source, folder = save(tmp_path / "source.png", photo(200, 200)), make_templates(60)
     wanted = tmp_path / "wanted.txt"
     uses = []

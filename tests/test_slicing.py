@@ -63,7 +63,9 @@ def test_random_crops_are_pieces_and_depend_on_the_seed_alone(tmp_path: Path) ->
     assert sorted(made) == [f"{number:06d}.png" for number in range(40)]
     sizes = [np.ptp(pixels[..., 0].astype(int)) for pixels in list(made.values())[:20]]
     assert 10 <= min(sizes) < 20 < max(sizes) <= 125
-    assert all(np.ptp(pixels, axis=0)[..., 0].max() <= 1 for pixels in made.values())  # columns keep to themselves: nothing is turned
+    assert all(
+        np.ptp(pixels, axis=0)[..., 0].max() <= 1 for pixels in made.values()
+    )  # columns keep to themselves: nothing is turned
     assert (made["000001.png"] == 77).all()
     again = dict(random_crops([big, small], (12, 10), 40, 1))
     assert all((made[name] == again[name]).all() for name in made)
@@ -82,7 +84,10 @@ def test_sheets_that_cannot_be_cut_are_refused(tmp_path: Path) -> None:
     (tmp_path / "no.png").write_text("no picture")
     with pytest.raises(TemplateError, match=r"no\.png is not a picture that can be read"):
         list(sprites([tmp_path / "no.png"], Grid((4, 6))))
-    with pytest.raises(TemplateError, match=r"12 x 12 px, too small for a sprite of 4 x 13 px and a margin of 0 px; use a smaller --grid"):
+    with pytest.raises(
+        TemplateError,
+        match=r"12 x 12 px, too small for a sprite of 4 x 13 px and a margin of 0 px; use a smaller --grid",
+    ):
         list(sprites([sheet(tmp_path / "a.png")], Grid((4, 13))))
     blank = save(tmp_path / "blank.png", np.zeros((8, 8, 3), np.uint8))
     with pytest.raises(TemplateError, match=r"All 4 sprites of 4 x 4 px in .*blank\.png are empty"):

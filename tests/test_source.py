@@ -17,11 +17,11 @@ from PIL import Image, ImageCms, ImageOps
 
 from hirez_mosaic import sources
 from hirez_mosaic.errors import SourceError, SourceNotFoundError
-from hirez_mosaic.geometry import CELL, Box, CellGrid
-from hirez_mosaic.ingest import ingest_chunk
+from hirez_mosaic.pixels.geometry import CELL, Box, CellGrid
 from hirez_mosaic.sources import source as source_module
 from hirez_mosaic.sources import tiff as tiff_module
 from hirez_mosaic.sources import unpack, with_vips
+from hirez_mosaic.stages.ingest import ingest_chunk
 
 WHITE = (255, 255, 255)
 ROWS, COLUMNS = 120, 200
@@ -95,10 +95,14 @@ LOSSLESS = {
     "webp": lambda path: pil(path, RAMP, format="webp", lossless=True),
     "tiff strips": lambda path: tiff(path, RAMP, rowsperstrip=7),
     "tiff strips of pillow": lambda path: pil(path, RAMP, format="tiff", compression="tiff_lzw"),
-    "tiff strips planar": lambda path: tiff(path, RAMP.transpose(2, 0, 1), photometric="rgb", planarconfig="separate", rowsperstrip=7),
+    "tiff strips planar": lambda path: tiff(
+        path, RAMP.transpose(2, 0, 1), photometric="rgb", planarconfig="separate", rowsperstrip=7
+    ),
     "tiff strips big-endian 16-bit": lambda path: tiff(path, RAMP.astype("u2") * 257, byteorder=">", rowsperstrip=7),
     "tiff one strip": lambda path: tiff(path, RAMP),
-    "tiff tiles planar": lambda path: tiff(path, RAMP.transpose(2, 0, 1), photometric="rgb", planarconfig="separate", **TILED),
+    "tiff tiles planar": lambda path: tiff(
+        path, RAMP.transpose(2, 0, 1), photometric="rgb", planarconfig="separate", **TILED
+    ),
     "tiff tiles big-endian 16-bit": lambda path: tiff(path, RAMP.astype("u2") * 257, byteorder=">", **TILED),
     "tiff tiles float": lambda path: tiff(path, RAMP.astype("f4") / 255, **TILED),
     "tiff predictor": lambda path: tiff(path, RAMP, compression="lzw", predictor=True, **TILED),
@@ -111,7 +115,11 @@ LOSSLESS = {
         path, RAMP.transpose(2, 0, 1), photometric="minisblack", ome=True, metadata={"axes": "CYX"}, **TILED
     ),
     "ome-tiff stack": lambda path: tiff(
-        path, np.stack([RAMP, 255 - RAMP]).transpose(0, 3, 1, 2), photometric="minisblack", ome=True, metadata={"axes": "ZCYX"}
+        path,
+        np.stack([RAMP, 255 - RAMP]).transpose(0, 3, 1, 2),
+        photometric="minisblack",
+        ome=True,
+        metadata={"axes": "ZCYX"},
     ),
     "zarr v2": lambda path: zarr_array(path, RAMP, chunks=(50, 70, 3), zarr_format=2),
     "zarr v3": lambda path: zarr_array(path, RAMP, chunks=(50, 70, 3)),
@@ -123,7 +131,9 @@ LOSSLESS = {
     "zarr group of one array": lambda path: zarr.create_group(path).create_array("picture", data=RAMP),
     "ome-zarr 0.4": lambda path: ome_zarr(path, RAMP, 2),
     "ome-zarr 0.5": lambda path: ome_zarr(path, RAMP, 3),
-    "ome-zarr stack": lambda path: ome_zarr(path, np.stack([RAMP, 255 - RAMP])[:, None].transpose(0, 4, 1, 2, 3), 3, "tczyx"),
+    "ome-zarr stack": lambda path: ome_zarr(
+        path, np.stack([RAMP, 255 - RAMP])[:, None].transpose(0, 4, 1, 2, 3), 3, "tczyx"
+    ),
 }
 for compression in ("lzw", "deflate", "zstd", "packbits", "lzma"):
     LOSSLESS[f"tiff strips {compression}"] = lambda path, c=compression: tiff(path, RAMP, compression=c, rowsperstrip=7)
@@ -134,9 +144,13 @@ LOSSY = {
     "jpeg progressive": lambda path: pil(path, RAMP, format="jpeg", quality=95, progressive=True),
     "webp lossy": lambda path: pil(path, RAMP, format="webp", quality=95),
     "tiff tiles jpeg": lambda path: vips(path, RAMP, ".tif[tile,tile_width=64,tile_height=64,compression=jpeg,Q=95]"),
-    "tiff tiles jpeg ycbcr": lambda path: vips(path, RAMP, ".tif[tile,tile_width=64,tile_height=64,compression=jpeg,Q=85]"),
+    "tiff tiles jpeg ycbcr": lambda path: vips(
+        path, RAMP, ".tif[tile,tile_width=64,tile_height=64,compression=jpeg,Q=85]"
+    ),
     "tiff strips jpeg": lambda path: vips(path, RAMP, ".tif[compression=jpeg,Q=95]"),
-    "tiff tiles jpeg of tifffile": lambda path: tiff(path, RAMP, compression="jpeg", compressionargs={"level": 95}, **TILED),
+    "tiff tiles jpeg of tifffile": lambda path: tiff(
+        path, RAMP, compression="jpeg", compressionargs={"level": 95}, **TILED
+    ),
     "tiff tiles webp": lambda path: tiff(path, RAMP, compression="webp", compressionargs={"level": 90}, **TILED),
 }
 
@@ -162,7 +176,9 @@ def test_lossy_pictures_are_read_closely(tmp_path, kind):
 
 
 @pytest.mark.parametrize("kind", ["png", "tiff strips", "tiff tiles lzw", "zarr v3"])
-@pytest.mark.parametrize("box", [(-5, 10, -7, 20), (100, 140, 190, 230), (-9, 150, -9, 250), (130, 135, 210, 213), (-8, -2, -8, -2)])
+@pytest.mark.parametrize(
+    "box", [(-5, 10, -7, 20), (100, 140, 190, 230), (-9, 150, -9, 250), (130, 135, 210, 213), (-8, -2, -8, -2)]
+)
 def test_boxes_beyond_the_picture_repeat_its_edge(tmp_path, kind, box):
     LOSSLESS[kind](tmp_path / "picture")
     top, bottom, left, right = box
@@ -212,7 +228,8 @@ def test_unpacking_in_many_bands_gives_the_same_px(tmp_path, kind, monkeypatch):
     np.testing.assert_array_equal(source.read(Box(0, ROWS, 0, COLUMNS)), RAMP)
 
 
-# --- levels ------------------------------------------------------------------------------------------------------------
+# --- levels
+# ------------------------------------------------------------------------------------------------------------
 
 PHOTO = photo(302, 407)
 
@@ -238,12 +255,19 @@ def tiff_levels(path, levels, subifds=True, **settings):
 def zarr_levels(path, levels, version, axes="yxc", scales=None):
     datasets = [{"path": str(number)} for number in range(len(levels))]
     for dataset, scale in zip(datasets, scales or [], strict=bool(scales)):
-        dataset["coordinateTransformations"] = [{"type": "scale", "scale": scale}, {"type": "translation", "translation": [0.0] * 3}]
+        dataset["coordinateTransformations"] = [
+            {"type": "scale", "scale": scale},
+            {"type": "translation", "translation": [0.0] * 3},
+        ]
     multiscales = [{"axes": [{"name": axis} for axis in axes], "datasets": datasets}]
-    attributes = {"multiscales": multiscales} if version == 2 else {"ome": {"version": "0.5", "multiscales": multiscales}}
+    attributes = (
+        {"multiscales": multiscales} if version == 2 else {"ome": {"version": "0.5", "multiscales": multiscales}}
+    )
     group = zarr.create_group(path, zarr_format=version, attributes=attributes)
     for number, level in enumerate(levels):
-        group.create_array(str(number), data=np.ascontiguousarray(level), chunks=tuple(min(64, length) for length in level.shape))
+        group.create_array(
+            str(number), data=np.ascontiguousarray(level), chunks=tuple(min(64, length) for length in level.shape)
+        )
 
 
 def channels_first(levels):
@@ -252,19 +276,29 @@ def channels_first(levels):
 
 TWICE = [[0.25 * 2**number, 0.25 * 2**number, 1.0] for number in range(4)]  # micrometres a px
 PYRAMIDS = {
-    "pages of libvips": ("TIFF", lambda path: vips(path, PHOTO, ".tif[tile,tile_width=64,tile_height=64,pyramid,depth=onepixel]")),
+    "pages of libvips": (
+        "TIFF",
+        lambda path: vips(path, PHOTO, ".tif[tile,tile_width=64,tile_height=64,pyramid,depth=onepixel]"),
+    ),
     "subifds of libvips": (
         "TIFF",
-        lambda path: vips(path, PHOTO, ".tif[tile,tile_width=64,tile_height=64,pyramid,depth=onepixel,subifd,compression=deflate]"),
+        lambda path: vips(
+            path, PHOTO, ".tif[tile,tile_width=64,tile_height=64,pyramid,depth=onepixel,subifd,compression=deflate]"
+        ),
     ),
-    "pages of a BigTIFF": ("BigTIFF", lambda path: vips(path, PHOTO, ".tif[tile,tile_width=64,tile_height=64,pyramid,bigtiff]")),
+    "pages of a BigTIFF": (
+        "BigTIFF",
+        lambda path: vips(path, PHOTO, ".tif[tile,tile_width=64,tile_height=64,pyramid,bigtiff]"),
+    ),
     "subifds": ("TIFF", lambda path: tiff_levels(path, LEVELS)),
     "pages": ("TIFF", lambda path: tiff_levels(path, LEVELS, subifds=False, compression="lzw")),
     "strips": ("TIFF", lambda path: tiff_levels(path, LEVELS, tile=None, rowsperstrip=16, compression="deflate")),
     "ome-tiff": ("OME-TIFF", lambda path: tiff_levels(path, LEVELS, ome=True)),
     "ome-tiff channel pages": (
         "OME-TIFF",
-        lambda path: tiff_levels(path, channels_first(LEVELS), ome=True, photometric="minisblack", metadata={"axes": "CYX"}),
+        lambda path: tiff_levels(
+            path, channels_first(LEVELS), ome=True, photometric="minisblack", metadata={"axes": "CYX"}
+        ),
     ),
     "ome-zarr 0.4": ("OME-Zarr", lambda path: zarr_levels(path, LEVELS, 2)),
     "ome-zarr 0.5": ("OME-Zarr", lambda path: zarr_levels(path, LEVELS, 3, scales=TWICE)),
@@ -273,7 +307,9 @@ PYRAMIDS = {
 
 
 def analysed(source, columns, chunk=None):
-    """((8 rows, 8 columns, 3) uint8 the analysis image of a source at so many cells across, the level it was made from)."""
+    """((8 rows, 8 columns, 3) uint8 the analysis image of a source at so many cells across, the level it was made
+    from).
+    """
     grid = CellGrid.over(source.size, (32, 32), columns=columns)
     source = unpack(source.for_step(grid.source_step), zarr.create_group(store={}), "source", lambda px: None)
     analysis = np.empty((CELL * grid.rows, CELL * grid.columns, 3), np.uint8)
@@ -338,7 +374,12 @@ def test_the_level_has_4_px_for_each_px_in_both_directions(tmp_path):
 
 @pytest.mark.parametrize(
     ("sides", "times"),
-    [((203, 151), (2, 2)), ((204, 151), (2, 2)), ((135, 101), (3, 3)), ((271, 201), (Fraction(407, 271), Fraction(302, 201)))],
+    [
+        ((203, 151), (2, 2)),
+        ((204, 151), (2, 2)),
+        ((135, 101), (3, 3)),
+        ((271, 201), (Fraction(407, 271), Fraction(302, 201))),
+    ],
 )
 def test_a_level_is_a_whole_number_of_times_smaller_rounded_down_or_up_or_of_any_other_size(tmp_path, sides, times):
     zarr_levels(tmp_path / "a.zarr", [PHOTO, np.zeros((sides[1], sides[0], 3), "u1")], 3)
@@ -368,7 +409,9 @@ NO_LEVELS = {
     "zarr of fewer channels": lambda path: zarr_levels(path, [PHOTO, SMALL[..., :1]], 3),
     "zarr of fewer axes": lambda path: zarr_levels(path, [PHOTO, SMALL[..., 0]], 3),
     "zarr whose scale is another": lambda path: zarr_levels(path, [PHOTO, SMALL], 3, scales=[[1, 1, 1], [4, 4, 1]]),
-    "palette": lambda path: tiff_levels(path, [PHOTO[..., 0], SMALL[..., 0]], photometric="palette", colormap=np.zeros((3, 256), "u2")),
+    "palette": lambda path: tiff_levels(
+        path, [PHOTO[..., 0], SMALL[..., 0]], photometric="palette", colormap=np.zeros((3, 256), "u2")
+    ),
     "bilevel": lambda path: tiff_levels(path, [PHOTO[..., 0] > 99, SMALL[..., 0] > 99], photometric="minisblack"),
 }
 
@@ -387,7 +430,9 @@ def test_a_zarr_level_that_is_named_and_not_there_is_left_out(tmp_path):
     assert [level.size for level in open_source(tmp_path / "a.zarr").levels] == [(407, 302), (101, 75), (50, 37)]
 
 
-@pytest.mark.parametrize("datasets", [[], [{}], 7, [{"path": "0", "coordinateTransformations": [{"type": "scale", "scale": "a"}]}] * 2])
+@pytest.mark.parametrize(
+    "datasets", [[], [{}], 7, [{"path": "0", "coordinateTransformations": [{"type": "scale", "scale": "a"}]}] * 2]
+)
 def test_an_ome_zarr_that_describes_itself_wrongly_is_refused(tmp_path, datasets):
     group = zarr.create_group(tmp_path / "g.zarr", attributes={"multiscales": [{"datasets": datasets}]})
     group.create_array("0", data=RAMP)
@@ -402,7 +447,8 @@ def test_a_truncated_level_is_refused(tmp_path):
         open_source(tmp_path / "a.tif")
 
 
-# --- orientation -------------------------------------------------------------------------------------------------------
+# --- orientation
+# -------------------------------------------------------------------------------------------------------
 
 
 def upright(px, orientation):
@@ -419,8 +465,14 @@ def jpeg_turned(path, px, orientation):
 
 TURNED = {
     "jpeg": (jpeg_turned, 6),
-    "tiff tiles": (lambda path, px, orientation: tiff(path, px, extratags=[(274, 3, 1, orientation, True)], **TILED), 0),
-    "tiff strips": (lambda path, px, orientation: tiff(path, px, extratags=[(274, 3, 1, orientation, True)], rowsperstrip=7), 0),
+    "tiff tiles": (
+        lambda path, px, orientation: tiff(path, px, extratags=[(274, 3, 1, orientation, True)], **TILED),
+        0,
+    ),
+    "tiff strips": (
+        lambda path, px, orientation: tiff(path, px, extratags=[(274, 3, 1, orientation, True)], rowsperstrip=7),
+        0,
+    ),
 }
 
 
@@ -435,7 +487,9 @@ def test_exif_orientation_is_applied(tmp_path, kind, orientation):
     whole = source.read(Box(0, height, 0, width))
     assert np.abs(whole.astype(int) - expected).max() <= tolerance
     np.testing.assert_array_equal(source.read(Box(30, 95, 11, 100)), whole[30:95, 11:100])
-    np.testing.assert_array_equal(source.read(Box(-2, 9, width - 9, width + 2)), np.pad(whole, ((2, 0), (0, 2), (0, 0)), "edge")[:11, -11:])
+    np.testing.assert_array_equal(
+        source.read(Box(-2, 9, width - 9, width + 2)), np.pad(whole, ((2, 0), (0, 2), (0, 0)), "edge")[:11, -11:]
+    )
 
 
 def test_an_orientation_that_does_not_exist_is_none(tmp_path):
@@ -443,7 +497,8 @@ def test_an_orientation_that_does_not_exist_is_none(tmp_path):
     np.testing.assert_array_equal(read(tmp_path / "a.tif"), RAMP)
 
 
-# --- samples and colour models -----------------------------------------------------------------------------------------
+# --- samples and colour models
+# -----------------------------------------------------------------------------------------
 
 GREY = np.dstack([Y + X // 2] * 3)
 FINE = (Y.astype("u2") + X // 2) * 257
@@ -459,18 +514,30 @@ SAMPLES = {
     "grey float": (lambda path: tiff(path, GREY[..., 0].astype("f4") / 255, **TILED), GREY),
     "grey half float": (lambda path: tiff(path, (BLACK_OR_WHITE[..., 0] / 255).astype("f2"), **TILED), BLACK_OR_WHITE),
     "grey double": (lambda path: tiff(path, GREY[..., 0] / 255.0), GREY),
-    "12-bit": (lambda path: tiff(path, np.round(FINE / 65535 * 4095).astype("u2"), bitspersample=12, rowsperstrip=8), GREY),
+    "12-bit": (
+        lambda path: tiff(path, np.round(FINE / 65535 * 4095).astype("u2"), bitspersample=12, rowsperstrip=8),
+        GREY,
+    ),
     "4-bit": (lambda path: tiff(path, GREY[..., 0] // 16, bitspersample=4, rowsperstrip=8), GREY // 16 * 17),
     "bilevel": (lambda path: tiff(path, GREY[..., 0] > 90), BLACK_OR_WHITE),
     "bilevel tiles": (lambda path: tiff(path, GREY[..., 0] > 90, **TILED), BLACK_OR_WHITE),
     "bilevel png": (lambda path: Image.fromarray(GREY[..., 0] > 90).save(path, format="png"), BLACK_OR_WHITE),
-    "bilevel fax": (lambda path: Image.fromarray(GREY[..., 0] > 90).save(path, format="tiff", compression="group4"), BLACK_OR_WHITE),
+    "bilevel fax": (
+        lambda path: Image.fromarray(GREY[..., 0] > 90).save(path, format="tiff", compression="group4"),
+        BLACK_OR_WHITE,
+    ),
     "bilevel zarr": (lambda path: zarr_array(path, GREY[..., 0] > 90), BLACK_OR_WHITE),
     "min is white": (lambda path: tiff(path, 255 - GREY[..., 0], photometric="miniswhite", **TILED), GREY),
     "min is white 16-bit": (lambda path: tiff(path, 65535 - FINE, photometric="miniswhite", **TILED), GREY),
     "min is white bilevel": (lambda path: tiff(path, GREY[..., 0] <= 90, photometric="miniswhite"), BLACK_OR_WHITE),
-    "palette": (lambda path: tiff(path, GREY[..., 0], photometric="palette", colormap=PALETTE.astype("u2") * 257, **TILED), INDEXED),
-    "palette of 8 bits": (lambda path: tiff(path, GREY[..., 0], photometric="palette", colormap=PALETTE.astype("u2"), **TILED), INDEXED),
+    "palette": (
+        lambda path: tiff(path, GREY[..., 0], photometric="palette", colormap=PALETTE.astype("u2") * 257, **TILED),
+        INDEXED,
+    ),
+    "palette of 8 bits": (
+        lambda path: tiff(path, GREY[..., 0], photometric="palette", colormap=PALETTE.astype("u2"), **TILED),
+        INDEXED,
+    ),
 }
 
 
@@ -506,7 +573,9 @@ def test_one_high_strip_reads_like_low_strips(tmp_path, dtype, photometric, monk
 
 
 @pytest.mark.parametrize(
-    "settings", [{"bitspersample": 12}, {"photometric": "rgb", "extrasamples": ("unspecified",)}], ids=["12-bit", "unspecified channel"]
+    "settings",
+    [{"bitspersample": 12}, {"photometric": "rgb", "extrasamples": ("unspecified",)}],
+    ids=["12-bit", "unspecified channel"],
 )
 def test_one_high_strip_that_libvips_reads_otherwise_is_not_left_to_it(tmp_path, settings, monkeypatch):
     px = FINE // 16 if "bitspersample" in settings else np.dstack([RAMP, GREY[..., :1]])
@@ -522,7 +591,9 @@ def test_cmyk_is_converted_as_libvips_does(tmp_path, kind):
     if kind == "jpeg":
         Image.fromarray(cmyk, "CMYK").save(tmp_path / "picture", format="jpeg", quality=95)
     else:
-        tiff(tmp_path / "picture", cmyk if kind == "tiff" else cmyk.astype("u2") * 257, photometric="separated", **TILED)
+        tiff(
+            tmp_path / "picture", cmyk if kind == "tiff" else cmyk.astype("u2") * 257, photometric="separated", **TILED
+        )
     expected = pyvips.Image.new_from_file(str(tmp_path / "picture")).colourspace("srgb").numpy()
     np.testing.assert_array_equal(read(tmp_path / "picture"), expected)
 
@@ -549,7 +620,11 @@ def test_a_profile_of_other_primaries_is_applied(tmp_path, kind):
     flags = ImageCms.Flags.BLACKPOINTCOMPENSATION
     intent = ImageCms.Intent.RELATIVE_COLORIMETRIC
     made = ImageCms.profileToProfile(
-        Image.fromarray(px), ImageCms.ImageCmsProfile(BytesIO(p3)), ImageCms.createProfile("sRGB"), renderingIntent=intent, flags=flags
+        Image.fromarray(px),
+        ImageCms.ImageCmsProfile(BytesIO(p3)),
+        ImageCms.createProfile("sRGB"),
+        renderingIntent=intent,
+        flags=flags,
     )
     expected = np.asarray(made)
     assert expected[0, 0, 0] < 90  # the same colour has less red in the smaller space
@@ -570,14 +645,22 @@ TRANSPARENT = {
     "png 16-bit": (lambda path: vips(path, HALF_RED.astype("u2") * 257, ".png"), (128, 0, 127)),
     "webp": (lambda path: pil(path, HALF_RED, format="webp", lossless=True), (128, 0, 127)),
     "tiff straight": (lambda path: tiff(path, HALF_RED, extrasamples=["unassalpha"], **TILED), (128, 0, 127)),
-    "tiff straight 16-bit": (lambda path: tiff(path, HALF_RED.astype("u2") * 257, extrasamples=["unassalpha"], **TILED), (128, 0, 127)),
-    "tiff associated": (lambda path: tiff(path, HALF_RED_ASSOCIATED, extrasamples=["assocalpha"], **TILED), (128, 0, 127)),
+    "tiff straight 16-bit": (
+        lambda path: tiff(path, HALF_RED.astype("u2") * 257, extrasamples=["unassalpha"], **TILED),
+        (128, 0, 127),
+    ),
+    "tiff associated": (
+        lambda path: tiff(path, HALF_RED_ASSOCIATED, extrasamples=["assocalpha"], **TILED),
+        (128, 0, 127),
+    ),
     "tiff neither": (lambda path: tiff(path, HALF_RED, extrasamples=["unspecified"], **TILED), (255, 0, 0)),
     "zarr": (lambda path: zarr_array(path, HALF_RED), (128, 0, 127)),
     "zarr channels first": (lambda path: zarr_array(path, HALF_RED.transpose(2, 0, 1)), (128, 0, 127)),
     "grey png": (lambda path: pil(path, HALF_GREY, format="png"), (20, 20, 224)),
     "grey tiff": (
-        lambda path: tiff(path, HALF_GREY, photometric="minisblack", planarconfig="contig", extrasamples=["unassalpha"], **TILED),
+        lambda path: tiff(
+            path, HALF_GREY, photometric="minisblack", planarconfig="contig", extrasamples=["unassalpha"], **TILED
+        ),
         (20, 20, 224),
     ),
     "grey zarr": (lambda path: zarr_array(path, HALF_GREY), (20, 20, 224)),
@@ -598,7 +681,8 @@ def test_clear_px_are_the_background_and_solid_px_are_not(tmp_path, extra):
     np.testing.assert_array_equal(read(tmp_path / "a.tif", (1, 2, 3)), [[(1, 2, 3), (10, 20, 30)]])
 
 
-# --- what cannot be read -----------------------------------------------------------------------------------------------
+# --- what cannot be read
+# -----------------------------------------------------------------------------------------------
 
 
 def test_a_missing_file_is_named(tmp_path):
@@ -710,7 +794,9 @@ def test_an_ome_zarr_without_its_array_is_refused(tmp_path):
 @pytest.mark.parametrize("shape", [(), (9,), (9, 9, 5), (5, 9, 9), (2, 9, 9, 3), (2, 3, 1, 9, 9)])
 def test_a_zarr_of_an_odd_shape_is_refused(tmp_path, shape):
     zarr.create_array(tmp_path / "a.zarr", shape=shape, dtype="u1")
-    with pytest.raises(SourceError, match=r"has the shape \(.*\); use \(rows, columns\) or \(rows, columns, channels\)"):
+    with pytest.raises(
+        SourceError, match=r"has the shape \(.*\); use \(rows, columns\) or \(rows, columns, channels\)"
+    ):
         open_source(tmp_path / "a.zarr")
 
 
@@ -728,7 +814,8 @@ def test_complex_samples_are_refused(tmp_path):
             open_source(tmp_path / name)
 
 
-# --- headers that lie --------------------------------------------------------------------------------------------------
+# --- headers that lie
+# --------------------------------------------------------------------------------------------------
 
 
 def tiff_claiming(path, width, height, **settings):
@@ -743,16 +830,23 @@ CLAIMS = {
     "png": png_claiming,
     "tiff tiles": lambda path, width, height: tiff_claiming(path, width, height, compression="deflate", **TILED),
     "tiff tiles not compressed": lambda path, width, height: tiff_claiming(path, width, height, **TILED),
-    "tiff strips": lambda path, width, height: tiff_claiming(path, width, height, compression="deflate", rowsperstrip=16),
+    "tiff strips": lambda path, width, height: tiff_claiming(
+        path, width, height, compression="deflate", rowsperstrip=16
+    ),
     "tiff one strip": tiff_claiming,
-    "zarr": lambda path, width, height: zarr.create_array(path, shape=(height, width, 3), chunks=(64, 64, 3), dtype="u1"),
+    "zarr": lambda path, width, height: zarr.create_array(
+        path, shape=(height, width, 3), chunks=(64, 64, 3), dtype="u1"
+    ),
 }
 
 
 @pytest.mark.parametrize("kind", CLAIMS)
 def test_a_header_that_claims_an_absurd_size_is_refused(tmp_path, kind):
     CLAIMS[kind](tmp_path / "picture", 2_000_000, 1_000_000)
-    with pytest.raises(SourceError, match=r"claims to have 2,000,000 x 1,000,000 px, and more than 1,000,000,000,000 px are not believed"):
+    with pytest.raises(
+        SourceError,
+        match=r"claims to have 2,000,000 x 1,000,000 px, and more than 1,000,000,000,000 px are not believed",
+    ):
         open_source(tmp_path / "picture")
 
 
@@ -760,7 +854,10 @@ def test_the_limit_of_what_is_believed_can_be_raised_and_lowered(tmp_path):
     CLAIMS["zarr"](tmp_path / "a.zarr", 2_000_000, 1_000_000)
     assert open_source(tmp_path / "a.zarr", max_px=2 * 10**12).size == (2_000_000, 1_000_000)
     pil(tmp_path / "a.png", RAMP)
-    with pytest.raises(SourceError, match="claims to have 200 x 120 px, and more than 23,999 px are not believed; raise --max-source-px"):
+    with pytest.raises(
+        SourceError,
+        match="claims to have 200 x 120 px, and more than 23,999 px are not believed; raise --max-source-px",
+    ):
         open_source(tmp_path / "a.png", max_px=23_999)
 
 
@@ -769,7 +866,10 @@ def test_the_limit_of_what_is_believed_can_be_raised_and_lowered(tmp_path):
 def test_a_header_that_lies_within_belief_is_found_out_before_memory_or_disk_are_taken(tmp_path, kind):
     CLAIMS[kind](tmp_path / "picture", 1_000_000, 1_000_000)
     done = subprocess.run(
-        [sys.executable, "-c", LIE, str(tmp_path / "picture"), str(tmp_path / "unpacked.zarr")], capture_output=True, text=True, check=False
+        [sys.executable, "-c", LIE, str(tmp_path / "picture"), str(tmp_path / "unpacked.zarr")],
+        capture_output=True,
+        text=True,
+        check=False,
     )
     assert done.returncode == 0, done.stderr
     megabytes, told = done.stdout.split(maxsplit=1)
@@ -782,9 +882,9 @@ LIE = """
 import sys
 from pathlib import Path
 import zarr
-from hirez_mosaic.engine import peak_memory
+from hirez_mosaic.engine.threads import peak_memory
 from hirez_mosaic.errors import SourceError
-from hirez_mosaic.geometry import Box
+from hirez_mosaic.pixels.geometry import Box
 from hirez_mosaic.sources import open_source, unpack
 before = peak_memory()
 try:
@@ -797,13 +897,14 @@ print((peak_memory() - before) >> 20, told)
 """
 
 
-# --- memory ------------------------------------------------------------------------------------------------------------
+# --- memory
+# ------------------------------------------------------------------------------------------------------------
 
 GROWTH = """
 import sys
 from pathlib import Path
 import zarr
-from hirez_mosaic.engine import peak_memory
+from hirez_mosaic.engine.threads import peak_memory
 from hirez_mosaic.sources import open_source, unpack
 before = peak_memory()
 source = unpack(open_source(Path(sys.argv[1])), zarr.open_group(sys.argv[2], mode="w"), "source", lambda px: None)
@@ -818,7 +919,9 @@ def test_a_large_picture_is_unpacked_in_little_memory(tmp_path, kind):
     if kind == "png":
         pyvips.Image.black(width, height, bands=3).pngsave(str(tmp_path / "picture"), compression=1)
     else:
-        tifffile.imwrite(tmp_path / "picture", shape=(height, width, 3), dtype="u1", photometric="rgb", rowsperstrip=height)
+        tifffile.imwrite(
+            tmp_path / "picture", shape=(height, width, 3), dtype="u1", photometric="rgb", rowsperstrip=height
+        )
     command = [sys.executable, "-c", GROWTH, str(tmp_path / "picture"), str(tmp_path / "unpacked.zarr")]
     megabytes = int(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
     assert megabytes < 150

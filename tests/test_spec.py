@@ -4,16 +4,27 @@ from pathlib import Path
 import pytest
 
 from hirez_mosaic.errors import OutputError, SettingError
-from hirez_mosaic.spec import RenderSpec, default_output, format_bytes, parse_bytes, parse_colour, parse_scale, parse_tile
+from hirez_mosaic.settings.parsing import format_bytes, parse_bytes, parse_colour, parse_scale, parse_tile
+from hirez_mosaic.settings.spec import RenderSpec, default_output
 
 
 def spec(**settings):
-    return RenderSpec(**{"source": Path("a.jpg"), "templates": Path("t"), "tile": (32, 32), "output": Path("a.tif"), **settings})
+    return RenderSpec(
+        **{"source": Path("a.jpg"), "templates": Path("t"), "tile": (32, 32), "output": Path("a.tif"), **settings}
+    )
 
 
 @pytest.mark.parametrize(
     ("text", "tile"),
-    [(32, (32, 32)), ("32", (32, 32)), ("48x32", (48, 32)), (" 48X32 ", (48, 32)), ((5, 7), (5, 7)), (1, (1, 1)), (4096, (4096, 4096))],
+    [
+        (32, (32, 32)),
+        ("32", (32, 32)),
+        ("48x32", (48, 32)),
+        (" 48X32 ", (48, 32)),
+        ((5, 7), (5, 7)),
+        (1, (1, 1)),
+        (4096, (4096, 4096)),
+    ],
 )
 def test_tiles(text, tile):
     assert parse_tile(text) == tile
@@ -38,7 +49,14 @@ def test_tiles_that_are_none(text, message):
 
 @pytest.mark.parametrize(
     ("value", "scale"),
-    [(2, 2), ("2", 2), (0.1, Fraction(1, 10)), ("0.25", Fraction(1, 4)), ("1/3", Fraction(1, 3)), (Fraction(2, 7), Fraction(2, 7))],
+    [
+        (2, 2),
+        ("2", 2),
+        (0.1, Fraction(1, 10)),
+        ("0.25", Fraction(1, 4)),
+        ("1/3", Fraction(1, 3)),
+        (Fraction(2, 7), Fraction(2, 7)),
+    ],
 )
 def test_scales_are_exact(value, scale):
     assert parse_scale(value) == scale
@@ -52,7 +70,16 @@ def test_scales_that_are_none(value):
 
 @pytest.mark.parametrize(
     ("text", "count"),
-    [(17, 17), ("17", 17), ("17b", 17), ("2GiB", 2 << 30), ("2 gib", 2 << 30), ("2G", 2 * 10**9), ("500MB", 5 * 10**8), ("1.5KiB", 1536)],
+    [
+        (17, 17),
+        ("17", 17),
+        ("17b", 17),
+        ("2GiB", 2 << 30),
+        ("2 gib", 2 << 30),
+        ("2G", 2 * 10**9),
+        ("500MB", 5 * 10**8),
+        ("1.5KiB", 1536),
+    ],
 )
 def test_bytes(text, count):
     assert parse_bytes(text) == count
@@ -96,7 +123,8 @@ def test_colours_that_are_none(text, message):
 
 
 @pytest.mark.parametrize(
-    ("count", "text"), [(0, "0 B"), (1023, "1023 B"), (1024, "1.0 KiB"), (1536, "1.5 KiB"), (3 << 30, "3.0 GiB"), (5 << 40, "5.0 TiB")]
+    ("count", "text"),
+    [(0, "0 B"), (1023, "1023 B"), (1024, "1.0 KiB"), (1536, "1.5 KiB"), (3 << 30, "3.0 GiB"), (5 << 40, "5.0 TiB")],
 )
 def test_bytes_for_people(count, text):
     assert format_bytes(count) == text
@@ -110,7 +138,11 @@ def test_the_output_is_named_after_the_source_and_lies_here():
 @pytest.mark.parametrize(
     ("settings", "error", "message"),
     [
-        ({"scale": Fraction(2), "columns": 9}, SettingError, "--scale and --columns both settle the size of the mosaic; give one"),
+        (
+            {"scale": Fraction(2), "columns": 9},
+            SettingError,
+            "--scale and --columns both settle the size of the mosaic; give one",
+        ),
         ({"scale": Fraction(0)}, SettingError, "The scale is 0; use 0.000001 or more"),
         ({"scale": Fraction(-1, 2)}, SettingError, r"The scale is -0\.5"),
         ({"columns": 0}, SettingError, "The number of columns is 0; use 1 or more"),
@@ -122,7 +154,11 @@ def test_the_output_is_named_after_the_source_and_lies_here():
         ({"compression": "rar"}, SettingError, "The compression is 'rar'; use one of jpeg, deflate"),
         ({"output": Path("a.bmp")}, SettingError, r"The output a\.bmp has no known suffix; use one of \.tif"),
         ({"output": Path("a")}, SettingError, "The output a has no known suffix"),
-        ({"preview": Path("p.tif")}, SettingError, r"The preview p\.tif has no known suffix; use \.png, \.jpg or \.webp"),
+        (
+            {"preview": Path("p.tif")},
+            SettingError,
+            r"The preview p\.tif has no known suffix; use \.png, \.jpg or \.webp",
+        ),
     ],
 )
 def test_settings_out_of_range(settings, error, message):
@@ -144,7 +180,9 @@ def test_every_suffix_is_known_in_either_case(output):
 def test_formats_that_end_at_a_size_refuse_more(output, limit):
     made = spec(output=Path(output))
     made.check_mosaic_size((limit, limit))
-    with pytest.raises(OutputError, match=rf"The mosaic is {limit + 1} x 5 px and \.\w+ ends at {limit} px a side; use \.tif"):
+    with pytest.raises(
+        OutputError, match=rf"The mosaic is {limit + 1} x 5 px and \.\w+ ends at {limit} px a side; use \.tif"
+    ):
         made.check_mosaic_size((limit + 1, 5))
     with pytest.raises(OutputError, match=f"ends at {limit} px"):
         made.check_mosaic_size((5, limit + 1))

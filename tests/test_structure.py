@@ -14,25 +14,20 @@ from hirez_mosaic.cli.main import main
 
 ROOT = Path(hirez_mosaic.__file__).parent
 LEVELS = [
-    {"errors"},
-    {"geometry", "cache", "compiled", "fresh", "listing", "profiles", "vips", "journal", "package_index"},
-    {"spec", "colour", "resample"},
-    {"sources"},
-    {"store", "templates", "nets", "photos", "together"},
-    {"folder", "growing", "ingest", "encode", "decode", "select", "synthetic", "tint", "loss", "tilemap"},
-    {"fit", "metrics", "assemble", "ruled"},
-    {"fitting", "refine", "rules"},
-    {"choosing", "engine"},
-    {"pages"},
-    {"cluster", "floor", "pace", "plan", "stages"},
-    {"job"},
-    {"clock"},
-    {"rendering"},
-    {"training", "batching", "comparing", "assembling", "inspecting", "benching", "viewing"},
-    {"paging"},
-    {"cli"},
+    "errors",
+    "files",
+    "pixels",
+    "settings",
+    "nets",
+    "sources",
+    "templates",
+    "engine",
+    "stages",
+    "outputs",
+    "jobs",
+    "cli",
 ]
-LEVEL = {room: level for level, rooms in enumerate(LEVELS) for room in rooms}
+LEVEL = {room: level for level, room in enumerate(LEVELS)}
 
 
 def own_imports(tree: ast.AST) -> list[str]:
@@ -109,7 +104,9 @@ def test_every_command_stands_in_the_readme() -> None:
 
 def documented() -> list[str]:
     """Every line that shows a call: in the READMEs, and in the commands' own help."""
-    texts = [(ROOT.parent / place).read_text() for place in ("README.md", "pipelines/README.md", "benchmarks/README.md")]
+    texts = [
+        (ROOT.parent / place).read_text() for place in ("README.md", "pipelines/README.md", "benchmarks/README.md")
+    ]
     texts += ["    " + line.strip() for command in commands().values() for line in (command.help or "").splitlines()]
     lines = [line.strip() for text in texts for line in text.splitlines() if line.startswith("    hirez-mosaic ")]
     return sorted(set(lines))
@@ -122,7 +119,9 @@ def test_what_the_documents_call_can_be_called(line: str) -> None:
         words = words[: words.index(">")]
     name = next(name for name in commands() if words[: len(name.split())] == name.split())
     command, given = commands()[name], words[len(name.split()) :]
-    with command.make_context(name, given) as context:  # raises UsageError for an option that is not there, or an argument that lacks
+    with command.make_context(
+        name, given
+    ) as context:  # raises UsageError for an option that is not there, or an argument that lacks
         assert context.params
 
 

@@ -39,10 +39,13 @@ def assert_flat(pixels, colour, tolerance=0):
     assert np.abs(pixels.astype(int) - colour).max() <= tolerance
 
 
-# --- how one template is made ------------------------------------------------------------------------------------------
+# --- how one template is made
+# ------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(("size", "middle"), [((60, 20), (slice(None), slice(20, 40))), ((20, 60), (slice(20, 40), slice(None)))])
+@pytest.mark.parametrize(
+    ("size", "middle"), [((60, 20), (slice(None), slice(20, 40))), ((20, 60), (slice(20, 40), slice(None)))]
+)
 def test_the_centre_is_cut_out(folder, load, size, middle):
     px = np.full((size[1], size[0], 3), RED, "u1")
     px[middle] = GREEN
@@ -80,7 +83,9 @@ def test_a_picture_of_tile_size_is_taken_as_it_is(folder, load):
 
 @pytest.mark.parametrize("name", ["a.png", "a.webp", "a.tif"])
 def test_transparent_px_show_the_background(folder, load, name):
-    Image.new("RGBA", (20, 20), (255, 0, 0, 128)).save(folder / name, **({"lossless": True} if name == "a.webp" else {}))
+    Image.new("RGBA", (20, 20), (255, 0, 0, 128)).save(
+        folder / name, **({"lossless": True} if name == "a.webp" else {})
+    )
     assert_flat(load(background=BLUE).pixels[0], (128, 0, 127), 1)
     assert_flat(load().pixels[0], (255, 127, 127), 1)
 
@@ -143,7 +148,8 @@ def test_a_profile_is_applied(folder, load):
     assert_flat(load().pixels[0], expected, 2)
 
 
-# --- which files count -------------------------------------------------------------------------------------------------
+# --- which files count
+# -------------------------------------------------------------------------------------------------
 
 
 def test_templates_are_in_the_order_of_their_paths(folder, load):
@@ -227,7 +233,9 @@ def test_an_empty_folder_is_refused(folder, load):
 def test_a_folder_without_a_readable_picture_is_refused(folder, load, tmp_path):
     (folder / "a.txt").write_text("no picture")
     (folder / "b.txt").write_text("neither")
-    with pytest.raises(TemplateError, match=r"None of the 2 files in .* is a readable picture \(a.txt: .*not a known file format"):
+    with pytest.raises(
+        TemplateError, match=r"None of the 2 files in .* is a readable picture \(a.txt: .*not a known file format"
+    ):
         load()
 
 
@@ -238,7 +246,8 @@ def test_a_cache_that_cannot_be_written_is_named(folder, tmp_path):
         load_templates(folder, (8, 8), cache=tmp_path / "file", jobs=1)
 
 
-# --- fingerprint and cache ---------------------------------------------------------------------------------------------
+# --- fingerprint and cache
+# ---------------------------------------------------------------------------------------------
 
 
 @pytest.fixture
@@ -456,7 +465,8 @@ def test_the_short_way_is_for_small_plain_jpegs_alone(folder):
     assert [path.name for path in folder.iterdir() if quick_jpeg(path) is not None] == []
 
 
-# --- as a cell sees them -----------------------------------------------------------------------------------------------
+# --- as a cell sees them
+# -----------------------------------------------------------------------------------------------
 
 
 def template_set(pixels):

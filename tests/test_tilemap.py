@@ -13,16 +13,17 @@ import zarr
 from click.testing import CliRunner
 from conftest import photo, save
 
-from hirez_mosaic.assemble import Mosaic, assemble
-from hirez_mosaic.assembling import assemble_tile_map
 from hirez_mosaic.cli.main import main
-from hirez_mosaic.colour import to_lab
 from hirez_mosaic.errors import SettingError, TileMapError
-from hirez_mosaic.rendering import render
+from hirez_mosaic.jobs.remake import assemble_tile_map
+from hirez_mosaic.jobs.render import render
+from hirez_mosaic.outputs.mosaic_file import assemble
+from hirez_mosaic.pixels.colour import to_lab
+from hirez_mosaic.stages.assemble import Mosaic
+from hirez_mosaic.stages.tint import Tint, tinted
 from hirez_mosaic.templates import TemplateSet
+from hirez_mosaic.templates.names import named, read_ban
 from hirez_mosaic.templates.template_set import Pose, area_averages
-from hirez_mosaic.tilemap import named, read_ban
-from hirez_mosaic.tint import Tint, tinted
 
 pytestmark = pytest.mark.usefixtures("own_cache", "with_random_weights")
 
@@ -51,7 +52,9 @@ def made(tmp_path: Path, make_templates: Callable[[int], Path]) -> tuple[Path, P
 
 @pytest.mark.parametrize("suffix", ["csv", "json", "parquet"])
 @pytest.mark.parametrize("how", [{}, {"mirror": True, "rotate": True, "tint": 0.4, "no_repeat_neighbours": True}])
-def test_a_mosaic_is_made_again_byte_by_byte(tmp_path: Path, made: tuple[Path, Path], suffix: str, how: dict[str, bool]) -> None:
+def test_a_mosaic_is_made_again_byte_by_byte(
+    tmp_path: Path, made: tuple[Path, Path], suffix: str, how: dict[str, bool]
+) -> None:
     source, folder = made
     table = tmp_path / f"map.{suffix}"
     result = render(source, folder, 12, tmp_path / "one.png", fit=0, tile_map=table, chunk=3, **how)
@@ -72,7 +75,9 @@ def test_the_map_tells_what_the_workspace_holds(tmp_path: Path, made: tuple[Path
     assert [row["runner_up"] for row in rows] == [names[number] for number in candidates[..., 1].ravel()]
     assert [float(row["score"]) for row in rows] == pytest.approx(work["scores"][..., 0].ravel().tolist())
     colours = work["analysis"][:].reshape(index_map.shape[0], 8, index_map.shape[1], 8, 3).mean((1, 3))
-    assert np.abs(np.array([list(bytes.fromhex(row["colour"][1:])) for row in rows]) - colours.reshape(-1, 3)).max() <= 0.5
+    assert (
+        np.abs(np.array([list(bytes.fromhex(row["colour"][1:])) for row in rows]) - colours.reshape(-1, 3)).max() <= 0.5
+    )
 
 
 def test_people_swap_ban_resize_and_tint(tmp_path: Path, made: tuple[Path, Path]) -> None:
@@ -109,8 +114,14 @@ BAD = {
     "wrong suffix": ("map.txt", "has no known suffix; use one of .csv, .json, .parquet"),
     "a cell is missing": (lambda rows: rows[:-1], "has 29 rows and its 5 x 6 cells want one each"),
     "a cell is there twice": (lambda rows: [rows[0], *rows[:-1]], "There are two lines for row 0, column 0"),
-    "an unknown template": (lambda rows: [{**rows[0], "template": "cat.png"}, *rows[1:]], "cat.png of row 0, column 0 .* is not in"),
-    "a turn there is not": (lambda rows: [{**rows[0], "rotate": "45"}, *rows[1:]], "Entry 1 of the tile map .* rotate 45"),
+    "an unknown template": (
+        lambda rows: [{**rows[0], "template": "cat.png"}, *rows[1:]],
+        "cat.png of row 0, column 0 .* is not in",
+    ),
+    "a turn there is not": (
+        lambda rows: [{**rows[0], "rotate": "45"}, *rows[1:]],
+        "Entry 1 of the tile map .* rotate 45",
+    ),
     "a colour there is not": (lambda rows: [{**rows[0], "colour": "#12"}, *rows[1:]], "colour #12"),
     "a tint there is not": (lambda rows: [{**rows[0], "tint": "nan"}, *rows[1:]], "tint nan"),
     "no such column": (lambda rows: [{"row": "0", "template": "x"}], "has no column 'column'"),
@@ -187,7 +198,9 @@ def test_nothing_is_written_among_the_templates_or_over_the_ban_file(tmp_path: P
         with pytest.raises(SettingError, match="would lie among the templates"):
             render(source, folder, 12, overwrite=True, **settings)
     with pytest.raises(SettingError, match="are the same"):
-        render(source, folder, 12, tmp_path / "a.png", ban=tmp_path / "m.csv", tile_map=tmp_path / "m.csv", overwrite=True)
+        render(
+            source, folder, 12, tmp_path / "a.png", ban=tmp_path / "m.csv", tile_map=tmp_path / "m.csv", overwrite=True
+        )
     assert len(list(folder.iterdir())) == 30
 
 
@@ -195,18 +208,35 @@ def test_the_command_tells_and_the_output_is_safe(tmp_path: Path, made: tuple[Pa
     source, folder = made
     table, output = tmp_path / "map.csv", tmp_path / "b.png"
     render(source, folder, 12, tmp_path / "a.png", fit=0, tile_map=table)
-    words = ["assemble", "--tile-map", str(table), "--templates", str(folder), "--tile", "12", "-o", str(output), "--json"]
+    words = [
+        "assemble",
+        "--tile-map",
+        str(table),
+        "--templates",
+        str(folder),
+        "--tile",
+        "12",
+        "-o",
+        str(output),
+        "--json",
+    ]
     done = CliRunner().invoke(main, words)
     assert done.exit_code == 0, done.output
     assert json.loads(done.stdout.splitlines()[-1])["cells"] == [6, 5]
     assert CliRunner().invoke(main, words).exit_code == 1  # it is there already
     assert CliRunner().invoke(main, [*words[:-3], str(table), "--overwrite"]).exit_code == 2  # .csv is no picture
     before = table.read_bytes()
-    assert CliRunner().invoke(main, ["render", str(source), "--templates", str(folder), "--tile-map", str(table)]).exit_code == 1
+    assert (
+        CliRunner()
+        .invoke(main, ["render", str(source), "--templates", str(folder), "--tile-map", str(table)])
+        .exit_code
+        == 1
+    )
     assert table.read_bytes() == before
 
 
-# --- tint and poses ----------------------------------------------------------------------------------------------------
+# --- tint and poses
+# ----------------------------------------------------------------------------------------------------
 
 
 def template_set(pixels: np.ndarray) -> TemplateSet:
@@ -237,8 +267,10 @@ def test_tint_keeps_what_is_within_a_template() -> None:
 
 @pytest.mark.parametrize("suffix", ["png", "zarr"])
 @pytest.mark.parametrize("strip", [1, 10**9])
-def test_poses_are_laid_as_they_are_told(tmp_path: Path, suffix: str, strip: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("hirez_mosaic.assemble._STRIP_BYTES", strip)
+def test_poses_are_laid_as_they_are_told(
+    tmp_path: Path, suffix: str, strip: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("hirez_mosaic.outputs.stream._STRIP_BYTES", strip)
     pixels = np.random.default_rng(0).integers(0, 256, (3, 12, 12, 3), np.uint8)
     templates = template_set(pixels).in_poses(mirror=True, rotate=True)
     index_map = np.random.default_rng(1).integers(0, len(templates), (5, 7), "u4")
@@ -259,7 +291,10 @@ def test_subsets_and_poses_at_cell_size_are_those_of_the_px() -> None:
     assert (some.names, len(some)) == (("1", "4"), 16)
     np.testing.assert_allclose(some.at_cell_size(), area_averages(some.take(np.arange(16)).swapaxes(0, 1)), atol=1e-6)
     np.testing.assert_array_equal(some.shrunk().take(np.arange(16)).swapaxes(0, 1), np.round(some.at_cell_size() * 255))
-    prints = {each.fingerprint for each in (whole, some, whole.subset(np.array([1])), whole.in_poses(mirror=True, rotate=False))}
+    prints = {
+        each.fingerprint
+        for each in (whole, some, whole.subset(np.array([1])), whole.in_poses(mirror=True, rotate=False))
+    }
     assert len(prints) == 4
     assert whole.in_poses(mirror=False, rotate=False) is whole
     assert whole.in_poses(mirror=True, rotate=False).poses == (Pose(), Pose(True))

@@ -11,25 +11,14 @@ from conftest import photo, save
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from hirez_mosaic import together
-from hirez_mosaic.compiled import compiled
 from hirez_mosaic.errors import SettingError
-from hirez_mosaic.geometry import Box, CellGrid
-from hirez_mosaic.rendering import render
-from hirez_mosaic.select import neighbours
-from hirez_mosaic.together import (
-    BLOCK,
-    REACH,
-    FarView,
-    choice_gap,
-    colour_of,
-    energy,
-    far_values,
-    half_cells,
-    improve,
-    near_costs,
-    repeat_prices,
-)
+from hirez_mosaic.jobs.render import render
+from hirez_mosaic.pixels.compiled import compiled
+from hirez_mosaic.pixels.far_view import REACH, FarView, far_values, half_cells
+from hirez_mosaic.pixels.geometry import Box, CellGrid
+from hirez_mosaic.stages import together
+from hirez_mosaic.stages.select import neighbours
+from hirez_mosaic.stages.together import BLOCK, choice_gap, colour_of, energy, improve, near_costs, repeat_prices
 
 FAR = FarView.of_weight(1.0)
 
@@ -53,7 +42,13 @@ def problem(
 
 
 def total(
-    index_map: np.ndarray, source: np.ndarray, values: np.ndarray, candidates: np.ndarray, near: np.ndarray, prices: np.ndarray, poses: int
+    index_map: np.ndarray,
+    source: np.ndarray,
+    values: np.ndarray,
+    candidates: np.ndarray,
+    near: np.ndarray,
+    prices: np.ndarray,
+    poses: int,
 ) -> float:
     mine = np.take_along_axis(near, (candidates == index_map[..., None]).argmax(2)[..., None], 2)
     return energy(index_map, source, values, mine, FAR, prices, poses)
@@ -85,7 +80,9 @@ def test_walsh_functions_diagonalise_the_kernel_within_a_cell() -> None:
     places = np.array([(0, 0), (0, 1), (1, 0), (1, 1)])
     offsets = places[:, None] - places[None]
     within = FAR.kernel[:, mid + offsets[..., 0], mid + offsets[..., 1]]
-    assert np.einsum("ka,kab,kb->", halves, within, halves) == pytest.approx(float((FAR.own * values.ravel() ** 2).sum()), rel=1e-4)
+    assert np.einsum("ka,kab,kb->", halves, within, halves) == pytest.approx(
+        float((FAR.own * values.ravel() ** 2).sum()), rel=1e-4
+    )
 
 
 @settings(max_examples=25, deadline=None)
@@ -97,7 +94,9 @@ def test_walsh_functions_diagonalise_the_kernel_within_a_cell() -> None:
     price=st.sampled_from([0.0, 0.4]),
     seed=st.integers(0, 99),
 )
-def test_no_single_cell_can_do_better_in_the_end(rows: int, columns: int, k: int, poses: int, price: float, seed: int) -> None:
+def test_no_single_cell_can_do_better_in_the_end(
+    rows: int, columns: int, k: int, poses: int, price: float, seed: int
+) -> None:
     first, source, values, candidates, near = problem(rows, columns, 8, k, seed)
     index_map = first.copy()
     everything = Box(0, rows, 0, columns)
@@ -133,7 +132,9 @@ def test_equal_templates_keep_apart_where_others_are_as_good() -> None:
     candidates = np.broadcast_to(np.arange(16, dtype=np.uint32), (24, 24, 16)).copy()
     index_map = np.zeros((24, 24), np.uint32)
     prices = np.full((24, 24), 0.01, np.float32)
-    improve(index_map, Box(0, 24, 0, 24), source, values, candidates, np.zeros((24, 24, 16), np.float32), FAR, prices, 1)
+    improve(
+        index_map, Box(0, 24, 0, 24), source, values, candidates, np.zeros((24, 24, 16), np.float32), FAR, prices, 1
+    )
     assert (index_map[1:] == index_map[:-1]).sum() + (index_map[:, 1:] == index_map[:, :-1]).sum() == 0
 
 
@@ -143,7 +144,15 @@ def test_poses_of_one_template_count_as_equal() -> None:
     candidates = np.array([[[0, 1], [1, 2]]], np.uint32)  # of templates 0 and 0, 0 and 1
     index_map = np.array([[0, 1]], np.uint32)
     improve(
-        index_map, Box(0, 1, 0, 2), source, values, candidates, np.zeros((1, 2, 2), np.float32), FAR, np.full((1, 2), 0.01, np.float32), 2
+        index_map,
+        Box(0, 1, 0, 2),
+        source,
+        values,
+        candidates,
+        np.zeros((1, 2, 2), np.float32),
+        FAR,
+        np.full((1, 2), 0.01, np.float32),
+        2,
     )
     assert index_map[0, 1] == 2
 
@@ -151,7 +160,9 @@ def test_poses_of_one_template_count_as_equal() -> None:
 def test_the_price_is_in_the_cells_own_units_and_at_least_the_sets() -> None:
     near = np.arange(12, dtype=np.float32) * np.array([[[1.0], [100.0]]], np.float32)
     assert np.array_equal(repeat_prices(near, 20.0, 5000), together.REPEATS * np.array([[20.0, 900.0]]))
-    assert np.array_equal(repeat_prices(near[..., ::-1], 20.0, 5000), repeat_prices(near, 20.0, 5000))  # refined scores come in any order
+    assert np.array_equal(
+        repeat_prices(near[..., ::-1], 20.0, 5000), repeat_prices(near, 20.0, 5000)
+    )  # refined scores come in any order
 
 
 def test_the_gap_of_a_set_knows_no_rounding() -> None:
@@ -183,7 +194,7 @@ def test_the_map_is_the_same_whatever_the_chunks_and_workers(
 ) -> None:
     source, folder, maps = save(tmp_path / "source.png", photo(600, 1100)), make_templates(60), []
     for number, (chunk, workers) in enumerate([(17, 2), (64, 1), (104, 2)]):
-        monkeypatch.setattr("hirez_mosaic.engine.cores", lambda workers=workers: workers)
+        monkeypatch.setattr("hirez_mosaic.engine.threads.cores", lambda workers=workers: workers)
         work = tmp_path / f"work{number}"
         render(source, folder, 8, tmp_path / f"{number}.png", chunk=chunk, workspace=work, device="cpu", mirror=True)
         maps.append(np.asarray(zarr.open_array(work / "index_map", mode="r")[:]))
@@ -228,6 +239,6 @@ def test_where_nothing_may_be_kept_functions_are_compiled_each_time(monkeypatch:
             raise RuntimeError("cannot cache function: no locator available")
         return lambda function: function
 
-    monkeypatch.setattr("hirez_mosaic.compiled.njit", nowhere)
+    monkeypatch.setattr("hirez_mosaic.pixels.compiled.njit", nowhere)
     assert compiled(lambda number: number + 1)(1) == 2
     assert asked == [True, False]

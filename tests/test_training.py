@@ -16,10 +16,11 @@ import tifffile
 import torch
 from conftest import photo, save
 
-from hirez_mosaic import render, train, training
+from hirez_mosaic import render, train
 from hirez_mosaic.errors import DecoderError, OutputExistsError, SettingError, TrainingError
-from hirez_mosaic.job import Listener
-from hirez_mosaic.photos import Photos
+from hirez_mosaic.jobs import train as training
+from hirez_mosaic.jobs.listener import Listener
+from hirez_mosaic.jobs.photos import Photos
 
 
 class Hearing(Listener):
@@ -36,7 +37,9 @@ class Hearing(Listener):
 
 
 @pytest.fixture
-def folders(tmp_path: Path, own_cache: Path, with_random_weights: None, monkeypatch: pytest.MonkeyPatch) -> tuple[Path, Path]:
+def folders(
+    tmp_path: Path, own_cache: Path, with_random_weights: None, monkeypatch: pytest.MonkeyPatch
+) -> tuple[Path, Path]:
     """Templates and pictures; crops of 128 px instead of 512, a checkpoint every 4 steps."""
     monkeypatch.setattr(training, "CROP", 128)
     monkeypatch.setattr(training, "EVERY", 4)
@@ -46,7 +49,10 @@ def folders(tmp_path: Path, own_cache: Path, with_random_weights: None, monkeypa
     for number in range(30):
         save(tmp_path / "templates" / f"{number:02d}.png", photo(16, 16, seed=number))
     for number in range(6):
-        save(tmp_path / "images" / ("deep" if number % 2 else "") / f"{number}.png", photo(150 + 20 * number, 240, seed=50 + number))
+        save(
+            tmp_path / "images" / ("deep" if number % 2 else "") / f"{number}.png",
+            photo(150 + 20 * number, 240, seed=50 + number),
+        )
     (tmp_path / "images" / "labels.json").write_text("{}")
     save(tmp_path / "images" / "small.png", photo(20, 20))
     return tmp_path / "templates", tmp_path / "images"
@@ -61,7 +67,9 @@ def test_a_trained_decoder_renders_and_is_taken_from_the_cache(
     decoder: str, folders: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     lack = training._lack
-    monkeypatch.setattr(training, "_lack", lambda *given, better: lack(*given, better=True))  # six steps need not make it better
+    monkeypatch.setattr(
+        training, "_lack", lambda *given, better: lack(*given, better=True)
+    )  # six steps need not make it better
     heard = Hearing()
     result = train(*folders, "d.safetensors", decoder=decoder, steps=6, listener=heard, **small())
     assert result.pictures == 6
@@ -87,7 +95,10 @@ def test_a_trained_decoder_renders_and_is_taken_from_the_cache(
         assert Path("m.png").read_bytes() == Path("n.png").read_bytes()
     else:
         assert "residual, not fitted" in told.decoder
-        assert "because it is the paper's, which is there to be compared; name it to them with --decoder d.safetensors" in heard.notes[-1]
+        assert (
+            "because it is the paper's, which is there to be compared; name it to them with --decoder d.safetensors"
+            in heard.notes[-1]
+        )
     assert "fit" in render(source, folders[0], 8, "o.png", decoder="residual", fit=1).seconds
     with pytest.raises(DecoderError, match="was made for 30 other templates"):
         render(source, folders[0], 16, "p.png", decoder="d.safetensors")
@@ -102,7 +113,9 @@ def test_a_trained_decoder_renders_and_is_taken_from_the_cache(
     ],
     ids=str,
 )
-def test_what_no_render_should_take_unasked_is_told(settings: dict[str, object], lack: str, folders: tuple[Path, Path]) -> None:
+def test_what_no_render_should_take_unasked_is_told(
+    settings: dict[str, object], lack: str, folders: tuple[Path, Path]
+) -> None:
     heard = Hearing()
     train(*folders, "d.safetensors", steps=2, listener=heard, **small(**settings))
     assert lack in heard.notes[-1]
@@ -111,11 +124,13 @@ def test_what_no_render_should_take_unasked_is_told(settings: dict[str, object],
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="sends a POSIX signal")
-def test_killed_and_resumed(folders: tuple[Path, Path], tmp_path: Path, random_weights: dict[str, torch.Tensor]) -> None:
+def test_killed_and_resumed(
+    folders: tuple[Path, Path], tmp_path: Path, random_weights: dict[str, torch.Tensor]
+) -> None:
     """In a process of its own that is killed with SIGKILL once it has a checkpoint."""
     torch.save(random_weights, tmp_path / "random.pt")
     code = (  # windows smaller than crops, and checkpoints between the steps that share crops
-        "import dataclasses, sys, torch, hirez_mosaic.training as t\n"
+        "import dataclasses, sys, torch, hirez_mosaic.jobs.train as t\n"
         "t.CROP, t.EVERY, t.RECIPES['default'] = 128, 3, dataclasses.replace(t.RECIPES['default'], window=12)\n"
         f"t.resolve_weights = lambda *a, **k: torch.load({str(tmp_path / 'random.pt')!r})\n"
         "t.train('templates', 'images', sys.argv[1], 8, batch=2, steps=12, device='cpu', precision='float32', resume='go' in sys.argv)\n"
@@ -126,7 +141,9 @@ def test_killed_and_resumed(folders: tuple[Path, Path], tmp_path: Path, random_w
 
     child = start("broken.safetensors")
     log, deadline = tmp_path / "broken.safetensors.training" / "log.csv", time.monotonic() + 120
-    while time.monotonic() < deadline and child.poll() is None and (not log.exists() or log.read_text().count("\n") < 6):
+    while (
+        time.monotonic() < deadline and child.poll() is None and (not log.exists() or log.read_text().count("\n") < 6)
+    ):
         time.sleep(0.02)
     os.kill(child.pid, signal.SIGKILL)
     child.communicate()
@@ -141,7 +158,9 @@ def test_killed_and_resumed(folders: tuple[Path, Path], tmp_path: Path, random_w
     assert logs[0] == logs[1]
 
 
-def test_a_loss_that_is_no_number_stops_and_names_the_checkpoint(folders: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_loss_that_is_no_number_stops_and_names_the_checkpoint(
+    folders: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
     run = training.Trainer.run
 
     def poisoned(self: training.Trainer, *arguments: object) -> object:
@@ -150,14 +169,17 @@ def test_a_loss_that_is_no_number_stops_and_names_the_checkpoint(folders: tuple[
 
     monkeypatch.setattr(training.Trainer, "run", poisoned)
     with pytest.raises(
-        TrainingError, match=r"Step 6 ended with a loss of nan; the last good checkpoint is d.safetensors.training.*\(step 4\)"
+        TrainingError,
+        match=r"Step 6 ended with a loss of nan; the last good checkpoint is d.safetensors.training.*\(step 4\)",
     ):
         train(*folders, "d.safetensors", steps=8, **small())
     assert Path("d.safetensors.training/checkpoint.safetensors").exists()
     assert not Path("d.safetensors").exists()
 
 
-def test_weights_that_are_no_numbers_never_reach_the_checkpoint(folders: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_weights_that_are_no_numbers_never_reach_the_checkpoint(
+    folders: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
     run = training.Trainer.run
 
     def poisoned(self: training.Trainer, *arguments: object) -> object:

@@ -8,8 +8,9 @@ import pytest
 import zarr
 from conftest import photo, save
 
-from hirez_mosaic import assemble_tile_map, batch, render
+from hirez_mosaic import batch, render
 from hirez_mosaic.errors import HirezMosaicError
+from hirez_mosaic.jobs.remake import assemble_tile_map
 
 pytestmark = pytest.mark.usefixtures("own_cache", "with_random_weights")
 FAST = {"decoder": "l2", "device": "cpu", "precision": "float32"}
@@ -48,7 +49,14 @@ def test_an_ome_zarr_does_not_lead_outside(place: str, yard: Path) -> None:
 
 @pytest.mark.parametrize("name", ["../../secret.png", "{yard}/secret.png", "./../../secret.png"])
 def test_a_tile_map_does_not_name_what_is_no_template(name: str, yard: Path) -> None:
-    render(yard / "in" / "s.png", yard / "in" / "templates", 16, yard / "out" / "m.png", tile_map=yard / "out" / "m.json", **FAST)
+    render(
+        yard / "in" / "s.png",
+        yard / "in" / "templates",
+        16,
+        yard / "out" / "m.png",
+        tile_map=yard / "out" / "m.json",
+        **FAST,
+    )
     told = (yard / "out" / "m.json").read_text()
     assert '"0.png"' in told or '"1.png"' in told
     for number in range(4):
@@ -56,7 +64,9 @@ def test_a_tile_map_does_not_name_what_is_no_template(name: str, yard: Path) -> 
     (yard / "out" / "evil.json").write_text(told)
     before = state(yard)
     with pytest.raises(HirezMosaicError, match=r"secret\.png"):
-        assemble_tile_map(yard / "out" / "evil.json", yard / "in" / "templates", tile=16, output=yard / "out" / "evil.png")
+        assemble_tile_map(
+            yard / "out" / "evil.json", yard / "in" / "templates", tile=16, output=yard / "out" / "evil.png"
+        )
     assert state(yard) == before
     assert not (yard / "out" / "evil.png").exists()
 
@@ -70,7 +80,16 @@ def test_names_of_templates_and_pictures_are_names_and_nothing_else(yard: Path) 
         save(yard / "in" / "plain.png", photo(64, 64, seed=40 + number)).rename(yard / "in" / name)
     (yard / "in" / "link").symlink_to(yard / "out")
     before = state(yard)
-    made = batch(yard / "in", yard / "in" / "templates", tile=16, output=yard / "out", format="png", tile_map="csv", recursive=True, **FAST)
+    made = batch(
+        yard / "in",
+        yard / "in" / "templates",
+        tile=16,
+        output=yard / "out",
+        format="png",
+        tile_map="csv",
+        recursive=True,
+        **FAST,
+    )
     assert {one.source for one in made.pictures} >= {name for name in NAMES if not name.startswith(".")} | {"s.png"}
     assert not [one.error for one in made.pictures if one.error]
     assert all((yard / "out" / one.output).resolve().is_relative_to(yard / "out") for one in made.pictures)

@@ -19,8 +19,8 @@ import zarr
 from conftest import photo, save
 
 from hirez_mosaic.errors import SettingError, SourceError, SourceNotFoundError
-from hirez_mosaic.paging import make_pages
-from hirez_mosaic.viewing import served
+from hirez_mosaic.jobs.page import make_pages
+from hirez_mosaic.jobs.view import served
 
 SECRET = b"secret"
 
@@ -176,7 +176,10 @@ def test_bad_input_is_a_sentence(tmp_path: Path, page: Path) -> None:
     (tmp_path / "bad.dzi").write_text("<Image/>")
     with pytest.raises(SourceNotFoundError, match="There is no file or folder"), served(tmp_path / "none.tif"):
         pass
-    with pytest.raises(SourceError, match="is no Deep Zoom file that can be read: it has no size"), served(tmp_path / "bad.dzi"):
+    with (
+        pytest.raises(SourceError, match="is no Deep Zoom file that can be read: it has no size"),
+        served(tmp_path / "bad.dzi"),
+    ):
         pass
     with pytest.raises(SourceError), served(tmp_path / "page-of-another"):
         pass
@@ -184,7 +187,10 @@ def test_bad_input_is_a_sentence(tmp_path: Path, page: Path) -> None:
         taken.bind(("127.0.0.1", 0))
         taken.listen()
         port = taken.getsockname()[1]
-        with pytest.raises(SettingError, match=f"The port {port} cannot be had: Address already in use"), served(page, port):
+        with (
+            pytest.raises(SettingError, match=f"The port {port} cannot be had: Address already in use"),
+            served(page, port),
+        ):
             pass
     with pytest.raises(SettingError, match="The port 70000 cannot be had"), served(page, 70000):
         pass

@@ -10,12 +10,16 @@ from hirez_mosaic.cli.recipe import RecipeCommand
 
 
 @click.command(cls=RecipeCommand, short_help="Make a mosaic again from its tile map.")
-@click.option("--tile-map", required=True, type=click.Path(), help="As render wrote it, perhaps edited: .csv, .json or .parquet.")
+@click.option(
+    "--tile-map", required=True, type=click.Path(), help="As render wrote it, perhaps edited: .csv, .json or .parquet."
+)
 @click.option("--templates", required=True, type=click.Path(), help="Folder of pictures that the tile map names.")
 @tile(32, "Size of a template in the mosaic")
 @click.option("-o", "--output", required=True, type=click.Path(), help="Mosaic file: .tif .dzi .png .jpg .webp .zarr.")
 @click.option("--tint", type=float, help="Instead of the map's, for all cells: 0 (none) to 1.")
-@click.option("--ban", type=click.Path(), help="Text file of templates, one path a line, that give way to their runner-up.")
+@click.option(
+    "--ban", type=click.Path(), help="Text file of templates, one path a line, that give way to their runner-up."
+)
 @exclude("template files")
 @STRICT
 @writes_a_mosaic
@@ -26,9 +30,9 @@ def assemble(as_json: bool, quiet: bool, **settings: object) -> None:
     hirez-mosaic render photo.jpg --templates album/ --tile-map photo.csv
     hirez-mosaic assemble --tile-map photo.csv --templates album/ --tile 64 -o wall.tif
     """
-    from hirez_mosaic.assembling import assemble_tile_map
     from hirez_mosaic.cli.console import ConsoleListener
-    from hirez_mosaic.job import Listener
+    from hirez_mosaic.jobs.listener import Listener
+    from hirez_mosaic.jobs.remake import assemble_tile_map
 
     result = assemble_tile_map(**settings, listener=Listener() if quiet else ConsoleListener())  # type: ignore[arg-type]
     if not quiet:

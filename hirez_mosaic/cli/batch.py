@@ -7,7 +7,7 @@ import click
 
 from hirez_mosaic.cli.options import batch_options
 from hirez_mosaic.cli.recipe import RecipeCommand
-from hirez_mosaic.spec import FORMATS
+from hirez_mosaic.settings.spec import FORMATS
 
 SOME_FAILED = 3
 """The exit code of a batch that made all mosaics but some."""
@@ -15,25 +15,38 @@ SOME_FAILED = 3
 
 @click.command(cls=RecipeCommand, short_help="Make a mosaic of every picture in a folder.")
 @click.argument("folder", type=click.Path())
-@click.option("-o", "--output", required=True, type=click.Path(), help="Folder for the mosaics, which mirrors FOLDER; made if need be.")
-@click.option("--glob", default="*", show_default=True, help="Which pictures: a pattern of names; with a slash, of paths below FOLDER.")
+@click.option(
+    "-o",
+    "--output",
+    required=True,
+    type=click.Path(),
+    help="Folder for the mosaics, which mirrors FOLDER; made if need be.",
+)
+@click.option(
+    "--glob",
+    default="*",
+    show_default=True,
+    help="Which pictures: a pattern of names; with a slash, of paths below FOLDER.",
+)
 @click.option("--recursive", is_flag=True, help="Subfolders count.")
 @click.option("--format", type=click.Choice(FORMATS), default="tif", show_default=True, help="Of the mosaics.")
 @batch_options
 @click.pass_context
-def batch(context: click.Context, /, as_json: bool, quiet: bool, log_file: str | None, verbose: bool, **settings: object) -> None:
+def batch(
+    context: click.Context, /, as_json: bool, quiet: bool, log_file: str | None, verbose: bool, **settings: object
+) -> None:
     """Make a photomosaic of every picture in FOLDER.
 
-    Run again, it goes on where it was broken off, leaves what is finished and unchanged as it is, and tries again what failed. Exit code 3
-    says that some pictures failed; report.json in the output folder tells of each.
+    Run again, it goes on where it was broken off, leaves what is finished and unchanged as it is, and tries again what
+    failed. Exit code 3 says that some pictures failed; report.json in the output folder tells of each.
 
     \b
     hirez-mosaic batch photos/ --templates hubble/ --tile 32 -o mosaics/
     hirez-mosaic batch photos/ --recursive --templates emoji/ --tile 8 -o mosaics/ --format dzi --jobs 4
     """
-    from hirez_mosaic import batching
     from hirez_mosaic.cli.console import BatchConsole, print_report
     from hirez_mosaic.cli.logs import logged
+    from hirez_mosaic.jobs import batch as batching
 
     listener = batching.BatchListener() if quiet else BatchConsole()
     with logged(log_file, verbose), listener if isinstance(listener, BatchConsole) else nullcontext():
@@ -41,5 +54,7 @@ def batch(context: click.Context, /, as_json: bool, quiet: bool, log_file: str |
     if isinstance(listener, BatchConsole):
         print_report(listener.console, result)
     if as_json:
-        click.echo(json.dumps({"counts": result.counts, "report": str(result.report), "seconds": round(result.seconds, 3)}))
+        click.echo(
+            json.dumps({"counts": result.counts, "report": str(result.report), "seconds": round(result.seconds, 3)})
+        )
     context.exit(SOME_FAILED if result.counts["failed"] else 0)

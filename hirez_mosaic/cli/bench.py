@@ -9,30 +9,44 @@ import click
 from hirez_mosaic.cli.options import DEVICE, JSON, QUIET, precision, tile
 from hirez_mosaic.cli.recipe import RecipeCommand
 from hirez_mosaic.errors import SettingError
-from hirez_mosaic.spec import format_bytes
+from hirez_mosaic.settings.parsing import format_bytes
 
 if TYPE_CHECKING:
-    from hirez_mosaic.benching import BenchResult, Projection
+    from hirez_mosaic.jobs.bench import BenchResult, Projection
 
 
 @click.command(cls=RecipeCommand, short_help="Measure this machine, and project a job.")
 @click.option("--sizes", default="2,8,24", show_default=True, help="Mosaics to make, Mpx, growing.")
 @click.option("--templates", type=click.Path(), help="Folder of pictures to make them of.  [default: synthetic ones]")
 @click.option(
-    "--count", type=int, default=5000, show_default=True, help="Templates: so many synthetic ones, or at most so many of the folder."
+    "--count",
+    type=int,
+    default=5000,
+    show_default=True,
+    help="Templates: so many synthetic ones, or at most so many of the folder.",
 )
 @tile(32, "Size of a template in the mosaic")
 @click.option("--scale", default="1", show_default=True, help="Mosaic px per source px.")
-@click.option("--fit", type=click.IntRange(0), default=0, show_default=True, help="Steps of fitting, a cost that no size changes.")
+@click.option(
+    "--fit", type=click.IntRange(0), default=0, show_default=True, help="Steps of fitting, a cost that no size changes."
+)
 @click.option("--project", metavar="WxH", help="End with time, memory and disk of a mosaic of this size, px.")
 @click.option(
-    "--project-templates", type=click.IntRange(1), help="Of so many templates.  [default: all of the folder; as many as are measured]"
+    "--project-templates",
+    type=click.IntRange(1),
+    help="Of so many templates.  [default: all of the folder; as many as are measured]",
 )
 @DEVICE
 @precision("Of the encoder.")
 @click.option("--memory", default="2GiB", show_default=True, help="Memory budget.")
-@click.option("--folder", type=click.Path(), help="For sources and mosaics, which are deleted.  [default: the system's temporary one]")
-@click.option("--seed", type=click.IntRange(0), default=0, show_default=True, help="Another seed, other sources and templates.")
+@click.option(
+    "--folder",
+    type=click.Path(),
+    help="For sources and mosaics, which are deleted.  [default: the system's temporary one]",
+)
+@click.option(
+    "--seed", type=click.IntRange(0), default=0, show_default=True, help="Another seed, other sources and templates."
+)
 @click.option("-o", "--output", type=click.Path(path_type=Path), help="Plot to draw: .png, .svg or .pdf.")
 @click.option("--overwrite", is_flag=True, help="Replace a plot that is there.")
 @JSON
@@ -53,16 +67,18 @@ def bench(
     hirez-mosaic bench --project 100000x100000 -o bench.png
     hirez-mosaic bench --templates photos/ --tile 64 --project 60000x40000
     """
-    from hirez_mosaic import benching
     from hirez_mosaic.cli.console import ConsoleListener
-    from hirez_mosaic.job import Listener
+    from hirez_mosaic.jobs import bench as benching
+    from hirez_mosaic.jobs.listener import Listener
 
     try:
         mpx = [float(one) for one in sizes.split(",")]
     except ValueError as error:
         raise SettingError(f"The sizes are {sizes!r}; use numbers of Mpx such as 2,8,24.") from error
     if project_templates is not None and project is None:
-        raise SettingError("--project-templates are those of the mosaic that --project names; name its size: --project 60000x40000.")
+        raise SettingError(
+            "--project-templates are those of the mosaic that --project names; name its size: --project 60000x40000."
+        )
     wanted = None if project is None else benching.parse_size(project)
     if output is not None:
         benching.check_plot(output, overwrite)
@@ -72,7 +88,9 @@ def bench(
     if output is not None:
         benching.write_plot(result, output)
     if isinstance(listener, ConsoleListener):
-        listener.console.print("\n".join(_report(result) + ([] if job is None else _projected(result, job))), soft_wrap=True, markup=False)
+        listener.console.print(
+            "\n".join(_report(result) + ([] if job is None else _projected(result, job))), soft_wrap=True, markup=False
+        )
         if output is not None:
             listener.console.print(str(output), style="bold green")
     if as_json:
@@ -105,12 +123,20 @@ def _report(result: "BenchResult") -> list[str]:
     whole = largest.result.total_seconds
     peak = format_bytes(max(largest.result.peak_bytes.values()))
     totals = "".join(f"{run.result.total_seconds:>11.2f}" for run in result.runs)
-    lines.append(f"{'total':<10}{totals}{_rate(largest.work('total'), whole)}{_floor(whole, sum(largest.floor.values()))}{peak:>11}")
+    lines.append(
+        f"{'total':<10}{totals}{_rate(largest.work('total'), whole)}{_floor(whole, sum(largest.floor.values()))}{peak:>11}"
+    )
     lines.append(f"{'start-up':<10}" + "".join(f"{run.start_up:>11.2f}" for run in result.runs))
-    lines.append(f"{'peak':<10}" + "".join(f"{format_bytes(max(run.result.peak_bytes.values())):>11}" for run in result.runs))
+    lines.append(
+        f"{'peak':<10}" + "".join(f"{format_bytes(max(run.result.peak_bytes.values())):>11}" for run in result.runs)
+    )
     if "decode" in stages:
-        lines.append(f"decode scores {largest.cells * load.templates / stages['decode'] / 1e6:,.0f} million templates a second")
-    lines.append("Rate, floor, ratio and peak are those of the largest; the floor is the same networks and libvips alone.")
+        lines.append(
+            f"decode scores {largest.cells * load.templates / stages['decode'] / 1e6:,.0f} million templates a second"
+        )
+    lines.append(
+        "Rate, floor, ratio and peak are those of the largest; the floor is the same networks and libvips alone."
+    )
     return lines
 
 
@@ -125,7 +151,7 @@ def _floor(seconds: float, floor: float | None) -> str:
 
 
 def _projected(result: "BenchResult", job: "Projection") -> list[str]:
-    from hirez_mosaic.benching import duration
+    from hirez_mosaic.jobs.bench import duration
 
     parts = ", ".join(f"{stage} {duration(seconds)}" for stage, seconds in job.seconds.items() if seconds >= 0.5)
     disk = {"workspace": job.workspace_bytes, "mosaic": job.mosaic_bytes, "template cache": job.cache_bytes}
@@ -133,9 +159,14 @@ def _projected(result: "BenchResult", job: "Projection") -> list[str]:
         "",
         f"projected  {job.size[0]:,} x {job.size[1]:,} px, {job.cells:,} cells, {job.templates:,} templates",
         f"time       {duration(job.total_seconds)}: {parts}",
-        f"disk       {format_bytes(job.disk_bytes)}: " + ", ".join(f"{name} {format_bytes(count)}" for name, count in disk.items()),
+        f"disk       {format_bytes(job.disk_bytes)}: "
+        + ", ".join(f"{name} {format_bytes(count)}" for name, count in disk.items()),
         f"memory     {format_bytes(job.memory)}, {format_bytes(result.budget)} allowed"
-        + (f"; give it --memory {format_bytes(job.memory * 1.1).replace(' ', '')}" if job.memory > result.budget else ""),
+        + (
+            f"; give it --memory {format_bytes(job.memory * 1.1).replace(' ', '')}"
+            if job.memory > result.budget
+            else ""
+        ),
         "Seconds of each stage are a line over the cells through the sizes measured (decode: times the share of templates);",
         "memory is a line over the width, up to --memory or what the assembly takes; bytes on disk go with the cells.",
         "Not measured: "

@@ -22,16 +22,18 @@ from rich.progress import (
 from rich.table import Table
 from rich.text import Text
 
-from hirez_mosaic.batching import BatchListener, BatchResult, Outcome
-from hirez_mosaic.job import Job, Listener
-from hirez_mosaic.metrics import SIGMAS, SIZES
+from hirez_mosaic.jobs.batch import BatchListener, BatchResult, Outcome
+from hirez_mosaic.jobs.job import Job
+from hirez_mosaic.jobs.listener import Listener
+from hirez_mosaic.jobs.pace import effort_seconds, step_seconds
+from hirez_mosaic.jobs.render import RenderResult
 from hirez_mosaic.nets.device import device_name
-from hirez_mosaic.pace import effort_seconds, step_seconds
-from hirez_mosaic.rendering import RenderResult
-from hirez_mosaic.spec import EFFORTS, format_bytes, format_seconds
+from hirez_mosaic.nets.metrics import SIGMAS, SIZES
+from hirez_mosaic.settings.parsing import format_bytes, format_seconds
+from hirez_mosaic.settings.spec import EFFORTS
 
 if TYPE_CHECKING:
-    from hirez_mosaic.comparing import Row
+    from hirez_mosaic.jobs.compare import Row
 
 
 _NAMED = 50  # unreadable pictures that are named, at most
@@ -76,14 +78,18 @@ def _effort(job: Job) -> str:
         named = zip(("fit", "refine"), effort_seconds(grid, *mine, step), strict=True)
         return ", ".join(f"about {format_seconds(seconds)} to {name}" for name, seconds in named if seconds)
     others = ((name, sum(effort_seconds(grid, *steps, step))) for name, steps in EFFORTS.items() if any(steps))
-    return f"{spec.effort}; " + ", ".join(f"{name} would take about {format_seconds(seconds)} more" for name, seconds in others)
+    return f"{spec.effort}; " + ", ".join(
+        f"{name} would take about {format_seconds(seconds)} more" for name, seconds in others
+    )
 
 
 class ConsoleListener(Listener):
     """Writes to standard error, so that standard output stays free for --json."""
 
     def __init__(self) -> None:
-        self.console = Console(stderr=True, highlight=False, width=None if sys.stderr.isatty() else 120)  # a log file has no width
+        self.console = Console(
+            stderr=True, highlight=False, width=None if sys.stderr.isatty() else 120
+        )  # a log file has no width
         self._bars: Progress | None = None
         self._unreadable: list[str] = []
         context = click.get_current_context(silent=True)
@@ -101,7 +107,9 @@ class ConsoleListener(Listener):
         """The pictures that could not be read, with the reason, at the end of a command."""
         count = len(self._unreadable)
         if count:
-            self.console.print(Text("1 file was left out:" if count == 1 else f"{count:,} files were left out:", style="yellow"))
+            self.console.print(
+                Text("1 file was left out:" if count == 1 else f"{count:,} files were left out:", style="yellow")
+            )
         for line in self._unreadable[:_NAMED]:
             self.console.print(Text(f"    {line}", style="yellow"))
         if len(self._unreadable) > _NAMED:
@@ -145,7 +153,9 @@ class ConsoleListener(Listener):
 
 
 class BatchConsole(ConsoleListener, BatchListener):
-    """One bar for the whole and one for each running picture, which shows its stages in turn; gone when the context is left."""
+    """One bar for the whole and one for each running picture, which shows its stages in turn; gone when the context is
+    left.
+    """
 
     def __init__(self) -> None:
         super().__init__()
@@ -203,16 +213,27 @@ def print_report(console: Console, result: BatchResult) -> None:
     """A line for each picture, and how many there are of each kind."""
     table = Table(box=None)
     for heading in ("picture", "status", "px", "cells", "s", "Mpx/s", "MB", "mosaic"):
-        table.add_column(heading, justify="left" if heading in ("picture", "status", "mosaic") else "right", overflow="fold")
+        table.add_column(
+            heading, justify="left" if heading in ("picture", "status", "mosaic") else "right", overflow="fold"
+        )
     for one in result.pictures:
         told = [Text(one.source), Text(one.status, style="red" if one.error else "")]
         if one.size is None or one.cells is None or one.bytes is None:
             table.add_row(*told, "", "", "", "", "", Text(one.error or ""))
         else:
             sizes = (f"{one.size[0]:,} x {one.size[1]:,}", f"{one.cells[0] * one.cells[1]:,}")
-            table.add_row(*told, *sizes, f"{one.seconds:.1f}", f"{one.mpx_per_second:.1f}", f"{one.bytes / 1e6:,.1f}", Text(one.output))
+            table.add_row(
+                *told,
+                *sizes,
+                f"{one.seconds:.1f}",
+                f"{one.mpx_per_second:.1f}",
+                f"{one.bytes / 1e6:,.1f}",
+                Text(one.output),
+            )
     console.print(table)
-    console.print(", ".join(f"{count:,} {status}" for status, count in result.counts.items()) + f", in {result.seconds:,.0f} s")
+    console.print(
+        ", ".join(f"{count:,} {status}" for status, count in result.counts.items()) + f", in {result.seconds:,.0f} s"
+    )
     console.print(Text(str(result.report), style="bold green"))
 
 
@@ -226,15 +247,21 @@ def print_summary(console: Console, result: RenderResult) -> None:
     console.print(f"{format_bytes(max(result.peak_bytes.values()))} of memory at the peak")
     console.print(f"{result.distinct_templates:,} of {result.templates:,} templates used")
     if result.rules_cost is not None:
-        console.print("mean colours are off by Delta E {1:.1f} under the rules, {0:.1f} without".format(*result.rules_cost))
-    made = [str(path) for path in (result.output, result.preview, result.tile_map, result.page_folder) if path is not None]
+        console.print(
+            "mean colours are off by Delta E {1:.1f} under the rules, {0:.1f} without".format(*result.rules_cost)
+        )
+    made = [
+        str(path) for path in (result.output, result.preview, result.tile_map, result.page_folder) if path is not None
+    ]
     console.print(Text(" and ".join(made), style="bold green"))
 
 
 def print_comparison(console: Console, means: "dict[str, Row]", sources: int) -> None:
     """The means over all sources; the ratio is that of Eq. 3 to the better of the baselines that were asked for."""
     baseline = min((means[name].judgement.eq3 for name in ("L2", "SSIM") if name in means), default=None)
-    table = Table(title=f"Means over {sources} pictures; lower is better, except for JOD", title_justify="left", box=None)
+    table = Table(
+        title=f"Means over {sources} pictures; lower is better, except for JOD", title_justify="left", box=None
+    )
     half, sigma = list(SIZES).index("half"), 8
     columns: dict[str, Callable[[Row], str]] = {
         "Eq. 3": lambda row: f"{row.judgement.eq3:.3f}",

@@ -17,10 +17,16 @@ _LOG = logging.getLogger("hirez_mosaic")
 
 
 class _AsJson(logging.Formatter):
-    """One JSON object a line: time (ISO 8601, UTC), level, message, and those of picture, stage, chunk, bytes and seconds there are."""
+    """One JSON object a line: time (ISO 8601, UTC), level, message, and those of picture, stage, chunk, bytes and
+    seconds there are.
+    """
 
     def format(self, record: logging.LogRecord) -> str:
-        told = {"time": datetime.fromtimestamp(record.created, UTC).isoformat(), "level": record.levelname, "message": record.getMessage()}
+        told = {
+            "time": datetime.fromtimestamp(record.created, UTC).isoformat(),
+            "level": record.levelname,
+            "message": record.getMessage(),
+        }
         told.update(_fields(record))
         if record.exc_info:
             told["traceback"] = self.formatException(record.exc_info)
@@ -51,7 +57,9 @@ class _ToFile(logging.FileHandler):
 
     def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802 (logging's name)
         if not self._told:
-            print(f"The log file {self.baseFilename} cannot be written to any more: {sys.exc_info()[1]}.", file=sys.stderr)
+            print(
+                f"The log file {self.baseFilename} cannot be written to any more: {sys.exc_info()[1]}.", file=sys.stderr
+            )
         self._told = True
 
     def close(self) -> None:
@@ -61,7 +69,8 @@ class _ToFile(logging.FileHandler):
 
 @contextmanager
 def logged(log_file: str | None, verbose: bool) -> Iterator[None]:
-    """Within, the log is written to a file, which is appended to, and to standard error, as asked; an error that ends the command, too.
+    """Within, the log is written to a file, which is appended to, and to standard error, as asked; an error that ends
+    the command, too.
 
     Raises OutputError for a file that cannot be written to.
     """

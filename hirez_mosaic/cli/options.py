@@ -9,7 +9,17 @@ from typing import Any, TypeVar
 import click
 
 from hirez_mosaic.cli.recipe import FileOr
-from hirez_mosaic.spec import CHOOSING, COMPRESSIONS, CROPS, DECODERS, EFFORTS, FAR_WEIGHT, MAX_SOURCE_PX, PRECISIONS, TILE_MAPS
+from hirez_mosaic.settings.parsing import CROPS
+from hirez_mosaic.settings.spec import (
+    CHOOSING,
+    COMPRESSIONS,
+    DECODERS,
+    EFFORTS,
+    FAR_WEIGHT,
+    MAX_SOURCE_PX,
+    PRECISIONS,
+    TILE_MAPS,
+)
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 Option = Callable[[Command], Command]
@@ -27,7 +37,10 @@ def together(options: Iterable[Option[Any]]) -> Option[Any]:
 
 
 BACKGROUND = click.option(
-    "--background", default="white", show_default=True, help="Under transparent px: white, black, grey, #rrggbb or r,g,b."
+    "--background",
+    default="white",
+    show_default=True,
+    help="Under transparent px: white, black, grey, #rrggbb or r,g,b.",
 )
 CROP = click.option(
     "--crop",
@@ -36,8 +49,12 @@ CROP = click.option(
     show_default=True,
     help="What stays of templates of another shape than the tile's.",
 )
-DEVICE = click.option("--device", default="auto", show_default=True, metavar="auto|cpu|cuda|cuda:N", help="Where the networks run.")
-WEIGHTS = click.option("--weights", type=click.Path(), help="File with VGG-16's weights.  [default: cache, package index, model hub]")
+DEVICE = click.option(
+    "--device", default="auto", show_default=True, metavar="auto|cpu|cuda|cuda:N", help="Where the networks run."
+)
+WEIGHTS = click.option(
+    "--weights", type=click.Path(), help="File with VGG-16's weights.  [default: cache, package index, model hub]"
+)
 JSON = click.option("--json", "as_json", is_flag=True, help="Print the result as one line of JSON on standard output.")
 QUIET = click.option("--quiet", is_flag=True, help="Print nothing but errors (and --json).")
 
@@ -55,20 +72,35 @@ def precision(help: str) -> Option[Any]:  # noqa: A002
 def far_weight(default: float | None, help: str) -> Option[Any]:  # noqa: A002
     """--far-weight, None where something else has the default."""
     return click.option(
-        "--far-weight", type=float, default=default, show_default=default is not None, help=f"Of colour seen from afar, {help}."
+        "--far-weight",
+        type=float,
+        default=default,
+        show_default=default is not None,
+        help=f"Of colour seen from afar, {help}.",
     )
 
 
 def exclude(what: str) -> Option[Any]:
     """--exclude, by the name of what it leaves out."""
-    return click.option("--exclude", multiple=True, metavar="GLOB", help=f"Leave out {what} of such names, or a/b paths; again for more.")
+    return click.option(
+        "--exclude",
+        multiple=True,
+        metavar="GLOB",
+        help=f"Leave out {what} of such names, or a/b paths; again for more.",
+    )
 
 
-STRICT = click.option("--strict", is_flag=True, help="Stop at pictures that cannot be read, instead of leaving them out.")
+STRICT = click.option(
+    "--strict", is_flag=True, help="Stop at pictures that cannot be read, instead of leaving them out."
+)
 
 logs = together(
     (
-        click.option("--log-file", type=click.Path(), help="Append a line of JSON for each chunk, stage, note and error to this file."),
+        click.option(
+            "--log-file",
+            type=click.Path(),
+            help="Append a line of JSON for each chunk, stage, note and error to this file.",
+        ),
         click.option("-v", "--verbose", is_flag=True, help="Tell people the same on standard error."),
     )
 )
@@ -78,7 +110,9 @@ _encodes = together(
     (
         BACKGROUND,
         CROP,
-        click.option("--compression", type=click.Choice(COMPRESSIONS), default="jpeg", show_default=True, help="Of .tif."),
+        click.option(
+            "--compression", type=click.Choice(COMPRESSIONS), default="jpeg", show_default=True, help="Of .tif."
+        ),
         click.option("--quality", type=int, default=90, show_default=True, help="Of JPEG and WebP, 1 to 100."),
     )
 )
@@ -87,7 +121,10 @@ SHOWS = together(
     (
         click.option("--anonymous", is_flag=True, help="Leave the names of templates out of the page."),
         click.option(
-            "--thumbnails", type=int, metavar="N", help="Px at which the page shows a template, at most.  [default: 160, or --tile]"
+            "--thumbnails",
+            type=int,
+            metavar="N",
+            help="Px at which the page shows a template, at most.  [default: 160, or --tile]",
         ),
     )
 )
@@ -97,7 +134,9 @@ writes_a_mosaic = together(
     (
         _encodes,
         click.option("--preview", type=click.Path(), help="Also write the mosaic at 1,600 px: .png, .jpg or .webp."),
-        click.option("--page", type=click.Path(), help="Also write a page to this folder, in which a browser shows the mosaic."),
+        click.option(
+            "--page", type=click.Path(), help="Also write a page to this folder, in which a browser shows the mosaic."
+        ),
         SHOWS,
         click.option("--jobs", type=int, help="Threads that decode templates.  [default: all cores]"),
         click.option("--overwrite", is_flag=True, help="Replace an output that is there."),
@@ -109,7 +148,9 @@ writes_a_mosaic = together(
 
 _chooses = together(
     (
-        click.option("--templates", required=True, type=click.Path(), help="Folder of pictures to make it of; subfolders count."),
+        click.option(
+            "--templates", required=True, type=click.Path(), help="Folder of pictures to make it of; subfolders count."
+        ),
         tile(32, "Size of a template in the mosaic"),
         click.option("--scale", help="Mosaic px per source px.  [default: 1]"),
         click.option("--columns", type=int, help="Cells across, instead of --scale."),
@@ -135,41 +176,86 @@ _chooses = together(
             show_default=True,
             help="better: --refine 15; best: --fit 100 --refine 15.",
         ),
-        click.option("--fit", type=int, help="Steps of fitting the residual decoder to SOURCE.  [default: by --effort]"),
-        click.option("--refine", type=int, help="Steps of optimising the scores of each cell's best templates.  [default: by --effort]"),
+        click.option(
+            "--fit", type=int, help="Steps of fitting the residual decoder to SOURCE.  [default: by --effort]"
+        ),
+        click.option(
+            "--refine",
+            type=int,
+            help="Steps of optimising the scores of each cell's best templates.  [default: by --effort]",
+        ),
         far_weight(FAR_WEIGHT, "in a fit"),
         click.option("--max-uses", type=int, help="Of one template in the mosaic, at most."),
         click.option("--unique", is_flag=True, help="Use each template once at most."),
         click.option("--min-uses", type=int, default=0, show_default=True, help="Of every template, at least."),
         click.option("--use-all", is_flag=True, help="Use each template once at least."),
-        click.option("--prefer", type=click.Path(), help="Text file of templates wanted most, one path below --templates a line."),
         click.option(
-            "--min-distance", type=int, default=0, show_default=True, help="Cells between two uses of a template, in every direction."
+            "--prefer", type=click.Path(), help="Text file of templates wanted most, one path below --templates a line."
         ),
-        click.option("--no-repeat-neighbours", is_flag=True, help="Never the same template in neighbouring cells, diagonal ones too."),
+        click.option(
+            "--min-distance",
+            type=int,
+            default=0,
+            show_default=True,
+            help="Cells between two uses of a template, in every direction.",
+        ),
+        click.option(
+            "--no-repeat-neighbours",
+            is_flag=True,
+            help="Never the same template in neighbouring cells, diagonal ones too.",
+        ),
         click.option("--mirror", is_flag=True, help="Use templates mirrored left to right, too."),
         click.option("--rotate", is_flag=True, help="Use templates turned by quarters, too."),
         click.option(
-            "--tint", type=float, default=0.0, show_default=True, help="Move each template's colour towards the source's, 0 to 1."
+            "--tint",
+            type=float,
+            default=0.0,
+            show_default=True,
+            help="Move each template's colour towards the source's, 0 to 1.",
         ),
-        click.option("--ban", type=click.Path(), help="Text file of templates to leave out, one path below --templates a line."),
-        click.option("--dedupe", type=float, metavar="LEVELS", help="Leave out templates so close to another, of 255; 3 is a good number."),
+        click.option(
+            "--ban", type=click.Path(), help="Text file of templates to leave out, one path below --templates a line."
+        ),
+        click.option(
+            "--dedupe",
+            type=float,
+            metavar="LEVELS",
+            help="Leave out templates so close to another, of 255; 3 is a good number.",
+        ),
         DEVICE,
         precision("Of the encoder."),
         click.option("--chunk", type=int, help="Cells a side of a chunk.  [default: as large as --memory allows]"),
         click.option("--memory", help="Memory budget, such as 2GiB.  [default: a quarter of what is free]"),
         click.option(
-            "--workspace", type=click.Path(), help="Folder or URL to keep what every stage left.  [default: hidden, removed at the end]"
+            "--workspace",
+            type=click.Path(),
+            help="Folder or URL to keep what every stage left.  [default: hidden, removed at the end]",
         ),
-        click.option("--restart", is_flag=True, help="Begin anew, even if an earlier start of this job left something to go on with."),
-        click.option("--scheduler", metavar="ADDRESS", help="Run on the Dask cluster at this address, such as tcp://host:8786."),
         click.option(
-            "--max-source-px", type=int, default=MAX_SOURCE_PX, show_default=True, help="Believe a source's header up to so many px."
+            "--restart",
+            is_flag=True,
+            help="Begin anew, even if an earlier start of this job left something to go on with.",
         ),
-        click.option("--source-page", type=int, default=1, show_default=True, help="Of a source that holds several pictures."),
-        click.option("--plane", type=int, default=1, show_default=True, help="Of a source that is a stack in depth or time."),
+        click.option(
+            "--scheduler", metavar="ADDRESS", help="Run on the Dask cluster at this address, such as tcp://host:8786."
+        ),
+        click.option(
+            "--max-source-px",
+            type=int,
+            default=MAX_SOURCE_PX,
+            show_default=True,
+            help="Believe a source's header up to so many px.",
+        ),
+        click.option(
+            "--source-page", type=int, default=1, show_default=True, help="Of a source that holds several pictures."
+        ),
+        click.option(
+            "--plane", type=int, default=1, show_default=True, help="Of a source that is a stack in depth or time."
+        ),
         click.option("--channel", type=int, help="Of a source, to be shown as grey.  [default: colours, or the first]"),
-        click.option("--stretch", is_flag=True, help="Make nearly the darkest of a source black and nearly the lightest white."),
+        click.option(
+            "--stretch", is_flag=True, help="Make nearly the darkest of a source black and nearly the lightest white."
+        ),
         exclude("template files"),
         STRICT,
         WEIGHTS,
@@ -179,7 +265,9 @@ _chooses = together(
 render_options = together(
     (
         _chooses,
-        click.option("--tile-map", type=click.Path(), help="Also write which template lies where: .csv, .json or .parquet."),
+        click.option(
+            "--tile-map", type=click.Path(), help="Also write which template lies where: .csv, .json or .parquet."
+        ),
         writes_a_mosaic,
         logs,
     )
@@ -190,11 +278,21 @@ batch_options = together(
     (
         _chooses,
         _encodes,
-        click.option("--tile-map", type=click.Choice(TILE_MAPS), help="Also write which template lies where: NAME.csv, ..."),
+        click.option(
+            "--tile-map", type=click.Choice(TILE_MAPS), help="Also write which template lies where: NAME.csv, ..."
+        ),
         click.option("--preview", is_flag=True, help="Also write the mosaics at 1,600 px: NAME.preview.jpg."),
-        click.option("--page", is_flag=True, help="Also write pages: NAME.page, and index.html, which shows all of them."),
+        click.option(
+            "--page", is_flag=True, help="Also write pages: NAME.page, and index.html, which shows all of them."
+        ),
         SHOWS,
-        click.option("--jobs", type=int, default=1, show_default=True, help="Pictures at a time; several are quicker for small ones."),
+        click.option(
+            "--jobs",
+            type=int,
+            default=1,
+            show_default=True,
+            help="Pictures at a time; several are quicker for small ones.",
+        ),
         click.option("--overwrite", is_flag=True, help="Make all again, and replace files that no batch made."),
         JSON,
         QUIET,

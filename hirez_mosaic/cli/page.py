@@ -11,10 +11,14 @@ from hirez_mosaic.cli.recipe import RecipeCommand
 
 @click.command(cls=RecipeCommand, short_help="Make a page that shows a mosaic and knows every template in it.")
 @click.argument("mosaics", nargs=-1, required=True, type=click.Path())
-@click.option("-o", "--output", required=True, type=click.Path(), help="Folder for the page; index.html in it is what to open.")
+@click.option(
+    "-o", "--output", required=True, type=click.Path(), help="Folder for the page; index.html in it is what to open."
+)
 @click.option("--templates", type=click.Path(), help="Folder of pictures that the tile maps name.")
 @tile(32, "Size of a template in the mosaic")
-@click.option("--source", type=click.Path(), help="Picture the mosaic was made of, to fade to.  [default: the map's mean colours]")
+@click.option(
+    "--source", type=click.Path(), help="Picture the mosaic was made of, to fade to.  [default: the map's mean colours]"
+)
 @click.option("--tint", type=float, help="Instead of the map's, for all cells: 0 (none) to 1.")
 @BACKGROUND
 @CROP
@@ -33,8 +37,8 @@ def page(as_json: bool, quiet: bool, **settings: object) -> None:
     hirez-mosaic page wall.tif -o wall/
     """
     from hirez_mosaic.cli.console import ConsoleListener
-    from hirez_mosaic.job import Listener
-    from hirez_mosaic.paging import make_pages
+    from hirez_mosaic.jobs.listener import Listener
+    from hirez_mosaic.jobs.page import make_pages
 
     result = make_pages(**settings, listener=Listener() if quiet else ConsoleListener())  # type: ignore[arg-type]
     if not quiet:

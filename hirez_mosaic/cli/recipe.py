@@ -13,8 +13,8 @@
     templates = "emoji"
     far-weight = 2
 
-The commands' own click options are the only list of keys there is. A recipe becomes the words of a command line, so it can do what a
-command line can do and no more; `--print-recipe` turns the words into a recipe again.
+The commands' own click options are the only list of keys there is. A recipe becomes the words of a command line, so it
+can do what a command line can do and no more; `--print-recipe` turns the words into a recipe again.
 """
 
 import difflib
@@ -49,12 +49,18 @@ class FileOr(click.types.StringParamType):
 
 
 class RecipeCommand(click.Command):
-    """A command that may be a job of a recipe. With --print-recipe it prints the recipe of its call and does nothing else."""
+    """A command that may be a job of a recipe. With --print-recipe it prints the recipe of its call and does nothing
+    else.
+    """
 
     def __init__(self, *args: Any, **settings: Any) -> None:
         super().__init__(*args, **settings)
         self.params.append(
-            click.Option(["--print-recipe"], is_flag=True, help="Print this call as a recipe for `hirez-mosaic run`; do nothing else.")
+            click.Option(
+                ["--print-recipe"],
+                is_flag=True,
+                help="Print this call as a recipe for `hirez-mosaic run`; do nothing else.",
+            )
         )
 
     def invoke(self, context: click.Context) -> Any:
@@ -73,7 +79,9 @@ class Job:
 
     @property
     def words(self) -> list[str]:
-        """Those of the command line, after the command; with the files that are there now, which the jobs before may have made."""
+        """Those of the command line, after the command; with the files that are there now, which the jobs before may
+        have made.
+        """
         return self.make()
 
     @property
@@ -88,17 +96,25 @@ def keys_of(command: click.Command) -> dict[str, click.Parameter]:
 
 
 def _key(parameter: click.Parameter) -> str:
-    return str(parameter.name) if isinstance(parameter, click.Argument) else max(parameter.opts, key=len).removeprefix("--")
+    return (
+        str(parameter.name)
+        if isinstance(parameter, click.Argument)
+        else max(parameter.opts, key=len).removeprefix("--")
+    )
 
 
 def _placed(value: str, parameter: click.Parameter, folder: Path) -> str:
     """A path, relative to `folder`, from where the program runs; an address (s3://...) and all else as it is."""
     kind, place = parameter.type, folder / value
-    is_path = isinstance(kind, click.Path) or (isinstance(kind, FileOr) and value not in kind.words and os.path.isfile(place))  # noqa: PTH113
+    is_path = isinstance(kind, click.Path) or (
+        isinstance(kind, FileOr) and value not in kind.words and os.path.isfile(place)  # noqa: PTH113
+    )
     if not is_path or _ADDRESS.match(value):
         return value
     plain = Path(os.path.normpath(place))
-    return str(plain if plain.resolve() == place.resolve() else place)  # "a/../b" is another place than "b" where a is a link
+    return str(
+        plain if plain.resolve() == place.resolve() else place
+    )  # "a/../b" is another place than "b" where a is a link
 
 
 # From words to a recipe
@@ -158,7 +174,9 @@ def read_recipe(path: Path, commands: Mapping[str, click.Command]) -> list[Job]:
 
 @dataclass(frozen=True)
 class _Piece:
-    """A part of a recipe that is TOML by itself: at most one header, and what stands below. first: the number of its first line."""
+    """A part of a recipe that is TOML by itself: at most one header, and what stands below. first: the number of its
+    first line.
+    """
 
     path: Path
     first: int
@@ -169,7 +187,9 @@ class _Piece:
         """The jobs of this piece."""
         yield from self._jobs(self.tables, commands, ())
 
-    def _jobs(self, tables: Table, commands: Mapping[str, click.Command], above: tuple[str | int, ...]) -> Iterator[Job]:
+    def _jobs(
+        self, tables: Table, commands: Mapping[str, click.Command], above: tuple[str | int, ...]
+    ) -> Iterator[Job]:
         for name, found in tables.items():
             at = (*above, name)
             label = _label(at)
@@ -203,7 +223,11 @@ class _Piece:
             given = value if isinstance(value, list) else [value]
             values = [self._word(one, parameter, (*at, key)) for one in given]
             if isinstance(parameter, click.Argument):
-                arguments += [name for one, word in zip(given, values, strict=True) for name in self._expanded(str(one), word, parameter)]
+                arguments += [
+                    name
+                    for one, word in zip(given, values, strict=True)
+                    for name in self._expanded(str(one), word, parameter)
+                ]
             elif parameter.multiple:
                 options += [word for one in values for word in (f"--{key}", one)]
             elif isinstance(value, list) and parameter.type is not click.STRING:
@@ -233,13 +257,17 @@ class _Piece:
         return _placed(str(value), parameter, self.path.parent)
 
     def _expanded(self, value: str, word: str, parameter: click.Parameter) -> list[str]:
-        """The files a pattern in the recipe's folder names, sorted; its word where that is the name of one, or it names none."""
+        """The files a pattern in the recipe's folder names, sorted; its word where that is the name of one, or it names
+        none.
+        """
         if os.path.lexists(word):
             return [word]
         return sorted(glob.glob(_placed(value, parameter, Path(glob.escape(str(self.path.parent)))))) or [word]  # noqa: PTH207 (may be absolute)
 
     def _wrong(self, at: tuple[str | int, ...], sentence: str) -> SettingError:
-        """An error that names the line where a table or key begins: after the longest beginning of the piece that is TOML without it."""
+        """An error that names the line where a table or key begins: after the longest beginning of the piece that is
+        TOML without it.
+        """
         before = 0
         for end in range(1, len(self.lines) + 1):
             tables = _parsed(self.lines[:end])
@@ -250,7 +278,9 @@ class _Piece:
 
 
 def _pieces(path: Path, text: str) -> Iterator[_Piece]:
-    """A valid recipe cut before its headers: TOML itself forgets in which order tables of different names stand, and at which lines."""
+    """A valid recipe cut before its headers: TOML itself forgets in which order tables of different names stand, and at
+    which lines.
+    """
     lines = text.split("\n")
     start = 0
     for end in range(1, len(lines) + 1):

@@ -11,7 +11,12 @@ from hirez_mosaic.cli.recipe import RecipeCommand
 
 @click.command(cls=RecipeCommand, short_help="Make a mosaic of a picture.")
 @click.argument("source", type=click.Path())
-@click.option("-o", "--output", type=click.Path(), help="Mosaic file: .tif .dzi .png .jpg .webp .zarr.  [default: SOURCE-stem.mosaic.tif]")
+@click.option(
+    "-o",
+    "--output",
+    type=click.Path(),
+    help="Mosaic file: .tif .dzi .png .jpg .webp .zarr.  [default: SOURCE-stem.mosaic.tif]",
+)
 @render_options
 def render(as_json: bool, quiet: bool, log_file: str | None, verbose: bool, **settings: object) -> None:
     """Make a photomosaic of the picture SOURCE from the pictures in a folder.
@@ -20,10 +25,10 @@ def render(as_json: bool, quiet: bool, log_file: str | None, verbose: bool, **se
     hirez-mosaic render starry.tif --templates hubble/ --tile 32
     hirez-mosaic render photo.jpg --templates emoji/ --tile 16 --columns 400 -o wall.dzi
     """
-    from hirez_mosaic import rendering
     from hirez_mosaic.cli.console import ConsoleListener, print_summary
     from hirez_mosaic.cli.logs import logged
-    from hirez_mosaic.job import Listener
+    from hirez_mosaic.jobs import render as rendering
+    from hirez_mosaic.jobs.listener import Listener
 
     listener = Listener() if quiet else ConsoleListener()
     with logged(log_file, verbose):

@@ -9,10 +9,11 @@ import click
 
 from hirez_mosaic.cli.options import BACKGROUND, CROP, STRICT, exclude, tile
 from hirez_mosaic.cli.recipe import FileOr, RecipeCommand
-from hirez_mosaic.spec import DUPLICATE_LEVELS, parse_colour, parse_tile
+from hirez_mosaic.settings.parsing import parse_colour, parse_tile
+from hirez_mosaic.settings.spec import DUPLICATE_LEVELS
 
 if TYPE_CHECKING:
-    from hirez_mosaic.inspecting import Inspection
+    from hirez_mosaic.jobs.inspect import Inspection
     from hirez_mosaic.templates.making import Named
 
 
@@ -26,7 +27,9 @@ def templates() -> None:
 
 
 _TILE = tile(32, "Size of a template")
-_SEED = click.option("--seed", type=click.IntRange(0), default=0, show_default=True, help="Another seed, other templates.")
+_SEED = click.option(
+    "--seed", type=click.IntRange(0), default=0, show_default=True, help="Another seed, other templates."
+)
 _QUIET = click.option("--quiet", is_flag=True, help="Print nothing but errors.")
 
 
@@ -36,11 +39,15 @@ def _output(command: Callable[..., Any]) -> Callable[..., Any]:
 
 def _folder(command: Callable[..., Any]) -> Callable[..., Any]:
     command = click.option("--overwrite", is_flag=True, help="Replace a folder that is there.")(command)
-    return click.option("-o", "--output", required=True, type=click.Path(path_type=Path), help="Folder to make.")(command)
+    return click.option("-o", "--output", required=True, type=click.Path(path_type=Path), help="Folder to make.")(
+        command
+    )
 
 
 @templates.command(short_help="Characters of a font.")
-@click.option("--font", type=click.Path(path_type=Path), help="TrueType or OpenType file.  [default: Pillow's own, Latin only]")
+@click.option(
+    "--font", type=click.Path(path_type=Path), help="TrueType or OpenType file.  [default: Pillow's own, Latin only]"
+)
 @click.option(
     "--chars",
     type=FileOr("ascii", "katakana"),
@@ -55,7 +62,7 @@ def glyphs(font: Path | None, chars: str, colours: tuple[str, ...], output: Path
 
     \b
     hirez-mosaic templates glyphs --tile 16x32 --colours white/black -o ascii/
-    hirez-mosaic templates glyphs --font mincho.ttf --chars katakana --colours '#00ff41/black' --colours '#008f11/black' -o matrix/
+    hirez-mosaic templates glyphs --font mincho.ttf --chars katakana --colours '#00ff41/black' -o matrix/
     """
     from hirez_mosaic.errors import SettingError
     from hirez_mosaic.templates import making
@@ -73,16 +80,24 @@ def glyphs(font: Path | None, chars: str, colours: tuple[str, ...], output: Path
         except UnicodeDecodeError as error:
             raise SettingError(f"The text file {chars} is not UTF-8.") from error
     characters = "".join(dict.fromkeys(one for one in named if one.isprintable()))
-    count = making.write_templates(making.glyphs(font, characters, parse_tile(tile), pairs), output, overwrite=overwrite)
+    count = making.write_templates(
+        making.glyphs(font, characters, parse_tile(tile), pairs), output, overwrite=overwrite
+    )
     click.echo(f"{output}: {count} templates", err=True)
 
 
 @templates.command(short_help="Oriented edges and lines.")
-@click.option("--orientations", type=click.IntRange(1, 360), default=12, show_default=True, help="Angles over half a turn.")
-@click.option("--thickness", type=float, multiple=True, default=[0.15, 0.35], show_default=True, help="Of lines, parts of a tile.")
+@click.option(
+    "--orientations", type=click.IntRange(1, 360), default=12, show_default=True, help="Angles over half a turn."
+)
+@click.option(
+    "--thickness", type=float, multiple=True, default=[0.15, 0.35], show_default=True, help="Of lines, parts of a tile."
+)
 @click.option("--greys", type=click.IntRange(2, 16), default=4, show_default=True, help="Levels from black to white.")
 @_output
-def edges(orientations: int, thickness: tuple[float, ...], greys: int, output: Path, tile: str, overwrite: bool) -> None:
+def edges(
+    orientations: int, thickness: tuple[float, ...], greys: int, output: Path, tile: str, overwrite: bool
+) -> None:
     """Draw steps and lines at many angles, in every pair of greys: the paper's set for black-and-white mosaics."""
     from hirez_mosaic.templates import making
 
@@ -94,10 +109,14 @@ def edges(orientations: int, thickness: tuple[float, ...], greys: int, output: P
 @templates.command("slice", short_help="Sprites of sheets, or random crops.")
 @click.argument("sheets", nargs=-1, required=True, type=click.Path(path_type=Path))
 @click.option("--grid", help="Cut sheets into sprites of this size, px: 32 or WxH.")
-@click.option("--margin", type=click.IntRange(0), default=0, show_default=True, help="Left of and above the first sprite, px.")
+@click.option(
+    "--margin", type=click.IntRange(0), default=0, show_default=True, help="Left of and above the first sprite, px."
+)
 @click.option("--spacing", type=click.IntRange(0), default=0, show_default=True, help="Between two sprites, px.")
 @click.option("--keep-empty", is_flag=True, help="Keep sprites that are transparent or of one colour all over.")
-@click.option("--random", "count", type=click.IntRange(1), metavar="COUNT", help="Cut this many crops at random instead.")
+@click.option(
+    "--random", "count", type=click.IntRange(1), metavar="COUNT", help="Cut this many crops at random instead."
+)
 @click.option("--tile", help="Size of a template, px: 32 or WxH.  [default: that of a sprite; 32 of a random crop]")
 @_SEED
 @_QUIET
@@ -127,7 +146,9 @@ def slice_(
     if (grid is None) == (count is None):
         raise SettingError("Give either --grid, the size of a sprite, or --random, the number of crops.")
     if count is not None and (margin or spacing or keep_empty):
-        raise SettingError("--margin, --spacing and --keep-empty are for sprites, which --grid cuts; leave them out with --random.")
+        raise SettingError(
+            "--margin, --spacing and --keep-empty are for sprites, which --grid cuts; leave them out with --random."
+        )
     made: Iterable[Named]
     if count is not None:
         made, total = slicing.random_crops(sheets, parse_tile(tile or "32"), count, seed), count
@@ -141,10 +162,18 @@ def slice_(
 @templates.command(short_help="Many templates out of a few pictures.")
 @click.argument("pictures", nargs=-1, required=True, type=click.Path(path_type=Path))
 @click.option("--count", type=click.IntRange(1), default=17500, show_default=True, help="Templates to make.")
-@click.option("--colour-shift", type=click.FloatRange(0, 1), default=0.5, show_default=True, help="How far mean colours move at most.")
+@click.option(
+    "--colour-shift",
+    type=click.FloatRange(0, 1),
+    default=0.5,
+    show_default=True,
+    help="How far mean colours move at most.",
+)
 @click.option("--mirror/--no-mirror", default=True, show_default=True, help="Mirror half of them.")
 @click.option("--rotate/--no-rotate", default=True, show_default=True, help="Turn them by any angle.")
-@click.option("--jobs", type=click.IntRange(1), help="Threads that cut; any number makes the same.  [default: all cores]")
+@click.option(
+    "--jobs", type=click.IntRange(1), help="Threads that cut; any number makes the same.  [default: all cores]"
+)
 @_SEED
 @exclude("files of folders")
 @STRICT
@@ -165,12 +194,13 @@ def augment(
     tile: str,
     overwrite: bool,
 ) -> None:
-    """Cut templates out of PICTURES, files or folders of them, at random places, sizes and angles, and shift their colours.
+    """Cut templates out of PICTURES, files or folders of them, at random places, sizes and angles, and shift their
+    colours.
 
     \b
     hirez-mosaic templates augment hubble/ --count 17500 --tile 32 -o templates/
     """
-    from hirez_mosaic.engine import cores
+    from hirez_mosaic.engine.machine import cores
     from hirez_mosaic.errors import TemplateError
     from hirez_mosaic.templates import augmenting
 
@@ -182,7 +212,9 @@ def augment(
         skipped[path] = reason
 
     how = augmenting.Augmentation(parse_tile(tile), colour_shift, mirror, rotate, seed)
-    made = augmenting.augmented(augmenting.list_pictures(pictures, exclude), count, how, jobs=jobs or cores(), skip=skip)
+    made = augmenting.augmented(
+        augmenting.list_pictures(pictures, exclude), count, how, jobs=jobs or cores(), skip=skip
+    )
     _write(made, count, output, overwrite, quiet)
     if not quiet:
         _print_skipped([(str(path), reason) for path, reason in skipped.items()])
@@ -190,7 +222,7 @@ def augment(
 
 def _write(made: "Iterable[Named]", total: int, output: Path, overwrite: bool, quiet: bool) -> None:
     from hirez_mosaic.cli.console import ConsoleListener
-    from hirez_mosaic.job import Listener
+    from hirez_mosaic.jobs.listener import Listener
     from hirez_mosaic.templates.making import write_templates
 
     listener = Listener() if quiet else ConsoleListener()
@@ -212,7 +244,11 @@ def _print_skipped(skipped: list[tuple[str, str]]) -> None:
 @click.option("--source", type=click.Path(path_type=Path), help="Picture whose colours the templates should reach.")
 @_TILE
 @click.option(
-    "--levels", type=float, default=DUPLICATE_LEVELS, show_default=True, help="RMS difference, of 255, up to which two are near-duplicates."
+    "--levels",
+    type=float,
+    default=DUPLICATE_LEVELS,
+    show_default=True,
+    help="RMS difference, of 255, up to which two are near-duplicates.",
 )
 @BACKGROUND
 @CROP
@@ -227,13 +263,13 @@ def inspect_(folder: Path, overwrite: bool, **settings: Any) -> None:
     hirez-mosaic templates inspect emoji/ --source photo.jpg -o emoji.png
     """
     from hirez_mosaic.cli.console import ConsoleListener
-    from hirez_mosaic.inspecting import inspect
+    from hirez_mosaic.jobs.inspect import inspect
 
     _print_inspection(inspect(folder, overwrite=overwrite, listener=ConsoleListener(), **settings), settings["levels"])
 
 
 def _print_inspection(found: "Inspection", levels: float) -> None:
-    from hirez_mosaic.inspecting import REACH, colour_name
+    from hirez_mosaic.jobs.inspect import REACH, colour_name
 
     sizes = ", ".join(f"{width} x {height} px ({count:,})" for (width, height), count in found.sizes[:5])
     more = f" and {len(found.sizes) - 5:,} sizes more" if len(found.sizes) > 5 else ""
@@ -246,9 +282,13 @@ def _print_inspection(found: "Inspection", levels: float) -> None:
     if (cover := found.coverage) is not None:
         click.echo(f"source     {cover.source}, {cover.distances.shape[1]} x {cover.distances.shape[0]} cells")
         click.echo(f"reached    {cover.reached:.1%} of the cells have a template within Delta E {REACH:g}")
-        click.echo(f"distance   {cover.distances.mean():.1f} on average, {cover.worst:.1f} for 95 % of the cells at most")
+        click.echo(
+            f"distance   {cover.distances.mean():.1f} on average, {cover.worst:.1f} for 95 % of the cells at most"
+        )
         for lack in cover.lacks:
             code = "#{:02x}{:02x}{:02x}".format(*lack.colour)
-            click.echo(f"lacks      {code} {colour_name(lack.colour)}: {lack.share:.1%} of the source, {lack.distance:.0f} away")
+            click.echo(
+                f"lacks      {code} {colour_name(lack.colour)}: {lack.share:.1%} of the source, {lack.distance:.0f} away"
+            )
     if found.sheet is not None:
         click.echo(f"{found.sheet}", err=True)

@@ -5,23 +5,47 @@ from dataclasses import asdict
 
 import click
 
-from hirez_mosaic.cli.options import BACKGROUND, CROP, DEVICE, JSON, QUIET, STRICT, WEIGHTS, exclude, far_weight, precision, tile
+from hirez_mosaic.cli.options import (
+    BACKGROUND,
+    CROP,
+    DEVICE,
+    JSON,
+    QUIET,
+    STRICT,
+    WEIGHTS,
+    exclude,
+    far_weight,
+    precision,
+    tile,
+)
 from hirez_mosaic.cli.recipe import RecipeCommand
 
 
 @click.command(cls=RecipeCommand, short_help="Train a decoder for a set of templates.")
 @click.option("--templates", required=True, type=click.Path(), help="Folder of pictures that mosaics will be made of.")
 @click.option("--images", required=True, type=click.Path(), help="Folder of pictures to learn from; subfolders count.")
-@click.option("-o", "--output", required=True, type=click.Path(), help="Decoder file, .safetensors; checkpoints go to OUTPUT.training.")
+@click.option(
+    "-o",
+    "--output",
+    required=True,
+    type=click.Path(),
+    help="Decoder file, .safetensors; checkpoints go to OUTPUT.training.",
+)
 @tile(32, "Size of a template in the mosaics to come")
-@click.option("--decoder", type=click.Choice(["residual", "paper"]), default="residual", show_default=True, help="Which network.")
-@click.option("--recipe", type=click.Choice(["default", "paper"]), default="default", show_default=True, help="How it is trained.")
+@click.option(
+    "--decoder", type=click.Choice(["residual", "paper"]), default="residual", show_default=True, help="Which network."
+)
+@click.option(
+    "--recipe", type=click.Choice(["default", "paper"]), default="default", show_default=True, help="How it is trained."
+)
 @click.option("--steps", type=int, help="Steps, instead of the recipe's.")
 @click.option("--batch", type=int, help="Windows a step, instead of the recipe's.")
 @click.option("--rate", type=float, help="Learning rate of the trunk, instead of the recipe's.")
 @far_weight(None, "instead of the recipe's; 0 is the paper's loss")
 @click.option("--scales", default="0,1,2", show_default=True, help="Levels of the loss's pyramid: 0 is the finest.")
-@click.option("--seed", type=click.IntRange(0), default=0, show_default=True, help="Of crops, and of the paper's decoder.")
+@click.option(
+    "--seed", type=click.IntRange(0), default=0, show_default=True, help="Of crops, and of the paper's decoder."
+)
 @click.option("--resume", is_flag=True, help="Go on from the last checkpoint.")
 @click.option("--overwrite", is_flag=True, help="Replace an output and checkpoints that are there.")
 @DEVICE
@@ -40,10 +64,10 @@ def train(as_json: bool, quiet: bool, scales: str, **settings: object) -> None:
     hirez-mosaic train --templates emoji/ --tile 16 --images photos/ -o emoji.safetensors
     hirez-mosaic train --templates emoji/ --images coco/ --decoder paper --recipe paper -o paper.safetensors
     """
-    from hirez_mosaic import training
     from hirez_mosaic.cli.console import ConsoleListener
     from hirez_mosaic.errors import SettingError
-    from hirez_mosaic.job import Listener
+    from hirez_mosaic.jobs import train as training
+    from hirez_mosaic.jobs.listener import Listener
 
     try:
         levels = tuple(int(level) for level in scales.split(","))

@@ -17,6 +17,8 @@ def view(file: str, port: int | None, no_browser: bool) -> None:
     \b
     hirez-mosaic view wall.tif
     """
-    from hirez_mosaic import viewing
+    from hirez_mosaic.jobs import view as viewing
 
-    viewing.view(file, port=port, no_browser=no_browser, listener=lambda address: click.echo(f"{address}  (Ctrl-C ends it)"))
+    viewing.view(
+        file, port=port, no_browser=no_browser, listener=lambda address: click.echo(f"{address}  (Ctrl-C ends it)")
+    )

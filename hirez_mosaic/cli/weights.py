@@ -12,7 +12,7 @@ from hirez_mosaic.cli.recipe import RecipeCommand
 @click.option("--offline", is_flag=True, help="Only verify what is there; fetch nothing.")
 def weights(named: Path | None, offline: bool) -> None:
     """Fetch VGG-16's ImageNet weights into the cache, or verify the ones that are there."""
-    from hirez_mosaic.cache import cache_folder
+    from hirez_mosaic.files.cache import cache_folder
     from hirez_mosaic.nets.weights import digest, resolve_weights
 
     folder = cache_folder("weights")

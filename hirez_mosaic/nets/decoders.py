@@ -8,9 +8,9 @@
         ├── PaperDecoder        3x3xN_T, as published; to be trained first
         └── ResidualDecoder     nearest template in px, moved by the trunk; good before it is trained
 
-All but SSIM end in a scalar product, logits = queries . keys + bias. All score templates in blocks, so that neither the logits of a
-picture nor those of a chunk ever exist at once. The trunk is the paper's (section 2.1): 1x1x256, layer norm over the whole picture,
-ReLU, 3x3; `TrunkNorm` holds that picture-wide mean and variance.
+All but SSIM end in a scalar product, logits = queries . keys + bias. All score templates in blocks, so that neither the
+logits of a picture nor those of a chunk ever exist at once. The trunk is the paper's (section 2.1): 1x1x256, layer norm
+over the whole picture, ReLU, 3x3; `TrunkNorm` holds that picture-wide mean and variance.
 """
 
 import errno
@@ -27,9 +27,9 @@ from torch import nn
 from torch.nn import functional
 
 from hirez_mosaic.errors import DecoderError
-from hirez_mosaic.fresh import fresh
-from hirez_mosaic.geometry import CELL
+from hirez_mosaic.files.fresh import fresh
 from hirez_mosaic.nets.blur import blur_tiled
+from hirez_mosaic.pixels.geometry import CELL
 
 CELL_VALUES = 3 * CELL * CELL
 """Values of a cell's own px, or of a template at cell size: 8 x 8 x 3."""
@@ -53,7 +53,9 @@ class Score(Protocol):
 
 @dataclass(frozen=True)
 class TrunkNorm:
-    """Mean and variance that the first layer norm divides by: one pair for a picture, over cells and channels together; scalars."""
+    """Mean and variance that the first layer norm divides by: one pair for a picture, over cells and channels together;
+    scalars.
+    """
 
     mean: torch.Tensor
     variance: torch.Tensor
@@ -70,7 +72,9 @@ class Decoder(nn.Module):
     kind: ClassVar[str]
     reads_features: ClassVar[bool] = True
     px_unit: float | None = None
-    """Squared px errors of a cell to one of score, where scores are minus such distances; None where they mean something else."""
+    """Squared px errors of a cell to one of score, where scores are minus such distances; None where they mean
+    something else.
+    """
 
     def __init__(self, templates: int, fingerprint: str, query_length: int) -> None:
         super().__init__()
@@ -87,8 +91,8 @@ class Decoder(nn.Module):
         """What each cell asks for: (rows x columns, D), row-major.
 
         features: (1, 256, rows, columns). pixels: (rows x columns, 192) in [0, 1], each cell's own px as (8, 8, 3).
-        A cell at the rim of `features` comes out as at the edge of a picture. Where the decoder reads no features, they and the norm
-        are None.
+        A cell at the rim of `features` comes out as at the edge of a picture. Where the decoder reads no features, they
+        and the norm are None.
         """
         raise NotImplementedError
 
@@ -117,10 +121,11 @@ class LearnedDecoder(Decoder):
             nn.init.zeros_(conv.bias)  # type: ignore[arg-type]
 
     def trunk_norm(self, moments: torch.Tensor) -> TrunkNorm:
-        """The layer norm's statistics from the second moments of the features alone; gradients flow to the 1x1 convolution.
+        """The layer norm's statistics from the second moments of the features alone; gradients flow to the 1x1
+        convolution.
 
-        moments: (257, 257) float64, the sum over all cells of f f^T with f = (256 features, 1). Since the 1x1 convolution is
-        h = W f, the sum of h is W times the last column and the sum of h^2 is the trace of W M W^T.
+        moments: (257, 257) float64, the sum over all cells of f f^T with f = (256 features, 1). Since the 1x1
+        convolution is h = W f, the sum of h is W times the last column and the sum of h^2 is the trace of W M W^T.
         """
         weight = torch.cat([self.squeeze.weight.flatten(1), self.squeeze.bias[:, None]], 1).double()  # type: ignore[index]
         moments = moments.to(weight.device)
@@ -158,7 +163,9 @@ class LearnedDecoder(Decoder):
         return logits
 
     def save(self, path: Path) -> None:
-        """Write safetensors with kind, number and fingerprint of the templates in the metadata; the file appears when it is complete."""
+        """Write safetensors with kind, number and fingerprint of the templates in the metadata; the file appears when
+        it is complete.
+        """
         told = {
             "kind": self.kind,
             "templates": self.template_count,
@@ -169,17 +176,23 @@ class LearnedDecoder(Decoder):
 
 
 def save_whole(tensors: Mapping[str, torch.Tensor], path: Path, metadata: dict[str, str]) -> None:
-    """Write safetensors; the file appears, or replaces another, when it is complete. Raises OSError where it cannot be written."""
+    """Write safetensors; the file appears, or replaces another, when it is complete. Raises OSError where it cannot be
+    written.
+    """
     try:
         with fresh(path) as made:
-            save_file({name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}, made, metadata=metadata)
+            save_file(
+                {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}, made, metadata=metadata
+            )
     except SafetensorError as error:
         code = errno.ENOSPC if f"os error {errno.ENOSPC}" in str(error) else errno.EIO
         raise OSError(code, f"{path} cannot be written: {error}") from error
 
 
 def read_whole(path: Path, key: str) -> tuple[dict[str, Any], dict[str, torch.Tensor]]:
-    """What `save_whole` wrote: the JSON under `key` of the metadata ({} where there is none), and the tensors. Raises OSError."""
+    """What `save_whole` wrote: the JSON under `key` of the metadata ({} where there is none), and the tensors. Raises
+    OSError.
+    """
     try:
         with safe_open(path, framework="pt") as file:
             told = json.loads((file.metadata() or {}).get(key, "{}"))
@@ -191,8 +204,8 @@ def read_whole(path: Path, key: str) -> tuple[dict[str, Any], dict[str, torch.Te
 class PaperDecoder(LearnedDecoder):
     """The paper's decoder: queries are 3x3 neighbourhoods of the trunk, keys the kernels of 3x3xN_T.
 
-    The second layer norm shifts and scales all logits of a picture alike, so it cannot change which template is best: only
-    `logits` has it.
+    The second layer norm shifts and scales all logits of a picture alike, so it cannot change which template is best:
+    only `logits` has it.
     """
 
     kind = "paper"
@@ -216,10 +229,12 @@ class PaperDecoder(LearnedDecoder):
 
 
 class ResidualDecoder(LearnedDecoder):
-    """logits_i = s (2 <t_i, x + d(f)> - |t_i|^2 + b_i): minus the squared distance of template i to the cell, up to a constant.
+    """logits_i = s (2 <t_i, x + d(f)> - |t_i|^2 + b_i): minus the squared distance of template i to the cell, up to a
+    constant.
 
-    x are the cell's own 8 x 8 x 3 px, t_i the template at 8 x 8 (learnable), d(f) the trunk, b_i a bias. d starts at zero, so it
-    starts as a nearest neighbour: among templates blurred by B in a tiling of themselves, as the loss sees them, sharp ones, or both.
+    x are the cell's own 8 x 8 x 3 px, t_i the template at 8 x 8 (learnable), d(f) the trunk, b_i a bias. d starts at
+    zero, so it starts as a nearest neighbour: among templates blurred by B in a tiling of themselves, as the loss sees
+    them, sharp ones, or both.
     """
 
     kind = "residual"
@@ -246,7 +261,9 @@ class ResidualDecoder(LearnedDecoder):
         small: (N, 8, 8, 3) in [0, 1].
         """
         with torch.no_grad():
-            for targets, bias, some in zip(*(of.split(_AT_ONCE) for of in (self.targets, self.bias, small)), strict=True):
+            for targets, bias, some in zip(
+                *(of.split(_AT_ONCE) for of in (self.targets, self.bias, small)), strict=True
+            ):
                 own, blurred = some.flatten(1), blur_tiled(some).flatten(1)
                 targets.copy_(torch.lerp(blurred, own, sharp))
                 bias.copy_(sharp * (sharp - 1) * (own - blurred).square().sum(1))
@@ -277,7 +294,9 @@ def new_decoder(kind: str, templates: torch.Tensor, fingerprint: str, seed: int 
 def load_decoder(path: Path, templates: int, fingerprint: str) -> LearnedDecoder:
     """A decoder from its file, refused with DecoderError when it is damaged or was made for other templates."""
     if not path.is_file():
-        raise DecoderError(f"There is no decoder file {path}; --decoder takes auto, residual, paper, l2, ssim or a file.")
+        raise DecoderError(
+            f"There is no decoder file {path}; --decoder takes auto, residual, paper, l2, ssim or a file."
+        )
     try:
         told, state = read_whole(path, _FORMAT)
     except OSError as error:
@@ -296,5 +315,7 @@ def load_decoder(path: Path, templates: int, fingerprint: str) -> LearnedDecoder
         decoder.load_state_dict(state)
         decoder.inverse_temperature = told["inverse_temperature"]
     except (RuntimeError, KeyError) as error:
-        raise DecoderError(f"{path} is damaged: its tensors do not fit a {told['kind']} decoder of {templates} templates.") from error
+        raise DecoderError(
+            f"{path} is damaged: its tensors do not fit a {told['kind']} decoder of {templates} templates."
+        ) from error
     return decoder

@@ -6,11 +6,14 @@ from hirez_mosaic.errors import DeviceError, SettingError
 
 
 def resolve_device(wanted: str) -> torch.device:
-    """`auto` (a GPU where there is one), `cpu`, `cuda` or `cuda:N`. From then on float32 means float32 in a GPU's convolutions, too.
+    """`auto` (a GPU where there is one), `cpu`, `cuda` or `cuda:N`. From then on float32 means float32 in a GPU's
+    convolutions, too.
 
     Raises SettingError for any other word, DeviceError for a device that is not there.
     """
-    torch.backends.cudnn.allow_tf32 = False  # for all threads at once: within `cudnn.flags` one would end what another has begun
+    torch.backends.cudnn.allow_tf32 = (
+        False  # for all threads at once: within `cudnn.flags` one would end what another has begun
+    )
     if wanted == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:
@@ -22,7 +25,9 @@ def resolve_device(wanted: str) -> torch.device:
     if device.type == "cuda":
         count = torch.cuda.device_count() if torch.cuda.is_available() else 0
         if (device.index or 0) >= count:
-            raise DeviceError(f"The device {wanted} was asked for and PyTorch sees {count} CUDA devices; use --device cpu.")
+            raise DeviceError(
+                f"The device {wanted} was asked for and PyTorch sees {count} CUDA devices; use --device cpu."
+            )
     return device
 
 

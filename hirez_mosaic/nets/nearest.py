@@ -2,9 +2,9 @@
 
 import torch
 
-from hirez_mosaic.geometry import CELL
 from hirez_mosaic.nets.blur import blur_tiled
 from hirez_mosaic.nets.decoders import CELL_VALUES, Decoder, Score, TrunkNorm
+from hirez_mosaic.pixels.geometry import CELL
 
 _WINDOW = 7  # px a side of SSIM's window: scikit-image's, and the largest odd one in a cell
 _AT_ONCE = 16_384  # templates
@@ -22,7 +22,9 @@ class _Nearest(Decoder):
 
 
 class _NearestByDistance(_Nearest):
-    """One whose scores are scalar products: minus a squared distance, up to a constant of the cell. keys: (N, 192). bias: (N,)."""
+    """One whose scores are scalar products: minus a squared distance, up to a constant of the cell. keys: (N, 192).
+    bias: (N,).
+    """
 
     px_unit = 1.0
 
@@ -50,10 +52,11 @@ class NearestL2(_NearestByDistance):
 
 
 class NearestAsSeen(_NearestByDistance):
-    """The residual decoder before it has learned anything: minus sharp |x - t|^2 + (1 - sharp) |x - B t|^2, as the eye weighs px.
+    """The residual decoder before it has learned anything: minus sharp |x - t|^2 + (1 - sharp) |x - B t|^2, as the eye
+    weighs px.
 
-    templates: t, (N, 8, 8, 3) float32 in [0, 1]. sharp: 0 to 1; B blurs them as the loss does (see `blur_tiled`), which suits sets that
-    cannot match what lies within a cell.
+    templates: t, (N, 8, 8, 3) float32 in [0, 1]. sharp: 0 to 1; B blurs them as the loss does (see `blur_tiled`), which
+    suits sets that cannot match what lies within a cell.
     channels: (3, 3) float32, rows of weights that turn sRGB into the channels in which px are compared.
     """
 
@@ -66,14 +69,17 @@ class NearestAsSeen(_NearestByDistance):
             some = slice(start, start + _AT_ONCE)
             own, blurred = templates[some], blur_tiled(templates[some])
             keys[some] = (2 * torch.lerp(blurred, own, sharp) @ metric).flatten(1)
-            bias[some] = -sum(part * (of @ metric * of).flatten(1).sum(1) for part, of in ((sharp, own), (1 - sharp, blurred)))
+            bias[some] = -sum(
+                part * (of @ metric * of).flatten(1).sum(1) for part, of in ((sharp, own), (1 - sharp, blurred))
+            )
         super().__init__(keys, bias, fingerprint)
 
 
 class NearestSSIM(_Nearest):
     """The structural similarity (Wang et al., 2004, Eq. 13) of template and cell, the mean over windows and channels.
 
-    Windows are 7 x 7 px, uniform, with sample covariances: scikit-image's `structural_similarity` with its own settings.
+    Windows are 7 x 7 px, uniform, with sample covariances: scikit-image's `structural_similarity` with its own
+    settings.
     """
 
     kind = "ssim"
@@ -84,7 +90,9 @@ class NearestSSIM(_Nearest):
 
     @property
     def scoring_bytes(self) -> int:
-        return 2 * 4 * 12 * _WINDOW**2 * self.template_count  # every window of every template, and its deviations from the mean
+        return (
+            2 * 4 * 12 * _WINDOW**2 * self.template_count
+        )  # every window of every template, and its deviations from the mean
 
     def score(self) -> Score:
         theirs = _windows(self.get_buffer("templates"))

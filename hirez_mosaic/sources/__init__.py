@@ -5,4 +5,15 @@ from hirez_mosaic.sources.ranges import flat_note
 from hirez_mosaic.sources.source import Source, unpack, unpacked
 from hirez_mosaic.sources.whole import open_whole, reason, size_of
 
-__all__ = ["Reading", "Source", "files_of", "flat_note", "open_source", "open_whole", "reason", "size_of", "unpack", "unpacked"]
+__all__ = [
+    "Reading",
+    "Source",
+    "files_of",
+    "flat_note",
+    "open_source",
+    "open_whole",
+    "reason",
+    "size_of",
+    "unpack",
+    "unpacked",
+]

@@ -18,16 +18,26 @@ import pi_heif
 from numpy.typing import NDArray
 from PIL import Image
 
-from hirez_mosaic.colour import Colour
 from hirez_mosaic.errors import SettingError, SourceError, first_line
-from hirez_mosaic.profiles import coded_profile
+from hirez_mosaic.pixels.colour import Colour
+from hirez_mosaic.pixels.profiles import coded_profile
 from hirez_mosaic.sources.source import Bands, Level, Source, check_size
 
 # Pillow would warn of large pictures, and refuse larger ones; `check_size` and the memory budget do that here.
 Image.MAX_IMAGE_PIXELS = None
 
 _BAND_PX = 1 << 20
-_MODES = {"1": "L", "P": "RGB", "PA": "RGBA", "RGBX": "RGB", "RGBa": "RGBA", "La": "LA", "YCbCr": "RGB", "I;16B": "I;16", "I;16L": "I;16"}
+_MODES = {
+    "1": "L",
+    "P": "RGB",
+    "PA": "RGBA",
+    "RGBX": "RGB",
+    "RGBa": "RGBA",
+    "La": "LA",
+    "YCbCr": "RGB",
+    "I;16B": "I;16",
+    "I;16L": "I;16",
+}
 _COLOURS = {
     "L": Colour("grey"),
     "LA": Colour("grey", "straight"),
@@ -51,7 +61,9 @@ def _source(
     max_px: int,
     orientation: int = 1,
 ) -> Source:
-    """A source of the px, (height, width, channels), that `decode` gives. size: (width, height). form: (channels, type of a sample)."""
+    """A source of the px, (height, width, channels), that `decode` gives. size: (width, height). form: (channels, type
+    of a sample).
+    """
     check_size(path, size, max_px)
     (width, height), (channels, sample) = size, form
     dtype = np.dtype(sample)
@@ -64,13 +76,17 @@ def _source(
                 raise
             raise SourceError(f"{path} is damaged or truncated: {first_line(error)}.") from error
         if whole.size != height * width * channels:
-            raise SourceError(f"{path} is damaged: its header tells of {width} x {height} px, its data of {whole.shape}.")
+            raise SourceError(
+                f"{path} is damaged: its header tells of {width} x {height} px, its data of {whole.shape}."
+            )
         whole = whole.reshape(height, width, channels)
         rows = max(1, _BAND_PX // width)
         for top in range(0, height, rows):
             yield np.ascontiguousarray(whole[top : top + rows]).astype(dtype, copy=False)
 
-    level = Level(size, bands=Bands(bands, channels, dtype, 3 * width * height * channels * dtype.itemsize + (16 << 20)))
+    level = Level(
+        size, bands=Bands(bands, channels, dtype, 3 * width * height * channels * dtype.itemsize + (16 << 20))
+    )
     return Source(path, kind, (level,), colour, orientation if 1 <= orientation <= 8 else 1)
 
 
@@ -87,7 +103,9 @@ def extra(path: Path, kind: str, package: str, name: str) -> Any:
     try:
         return import_module(package)
     except ImportError as error:
-        raise SourceError(f"{path} is {kind}; install what reads it with pip install 'hirez-mosaic[{name}]'.") from error
+        raise SourceError(
+            f"{path} is {kind}; install what reads it with pip install 'hirez-mosaic[{name}]'."
+        ) from error
 
 
 def open_pillow(path: Path, max_px: int, kind: str, formats: tuple[str, ...], page: int = 0) -> Source:
@@ -143,7 +161,9 @@ def _jp2_profile(path: Path) -> bytes | None:
 
 
 def open_heif(path: Path, max_px: int, page: int = 0) -> Source:
-    """The primary picture of a HEIC file, or a page; turned by its own boxes, which libheif obeys; depth and gain maps are left alone."""
+    """The primary picture of a HEIC file, or a page; turned by its own boxes, which libheif obeys; depth and gain maps
+    are left alone.
+    """
 
     def fresh() -> Any:
         return pi_heif.open_heif(path, convert_hdr_to_8bit=False)
@@ -157,7 +177,9 @@ def open_heif(path: Path, max_px: int, page: int = 0) -> Source:
     channels = (1 if grey else 3) + ("A" in image.mode or "a" in image.mode)
     coded = image.info.get("nclx_profile") or {}
     icc = image.info.get("icc_profile") or (
-        None if grey else coded_profile(int(coded.get("color_primaries", 1)), int(coded.get("transfer_characteristics", 13)))
+        None
+        if grey
+        else coded_profile(int(coded.get("color_primaries", 1)), int(coded.get("transfer_characteristics", 13)))
     )
     alpha = "none" if channels in (1, 3) else "associated" if image.mode.split(";")[0].endswith("a") else "straight"
     colour = Colour("grey" if grey else "rgb", alpha, 16 if deep else 8, icc)  # type: ignore[arg-type]
@@ -191,7 +213,9 @@ def open_lossless_jpeg(path: Path, max_px: int, kind: str = "lossless JPEG") -> 
 
 
 def jpeg_frame(data: bytes) -> tuple[int, int, int, int, int]:
-    """(number of the frame header's marker, bits, height, width, channels) of a JPEG; zeros where its beginning holds none."""
+    """(number of the frame header's marker, bits, height, width, channels) of a JPEG; zeros where its beginning holds
+    none.
+    """
     at = 2
     while at + 10 < len(data) and data[at] == 0xFF:
         marker = data[at + 1]
@@ -219,7 +243,9 @@ def open_radiance(path: Path, max_px: int) -> Source:
         start = head[: found.start()] + b"\n\n-Y %d +X %d\n" % (height, width)
         return imagecodecs.rgbe_decode(start + path.read_bytes()[found.end() :])
 
-    return _source(path, "HDR", (width, height), (3, np.float32), Colour("rgb", bits=32, linear=True), decode, max_px, turned)
+    return _source(
+        path, "HDR", (width, height), (3, np.float32), Colour("rgb", bits=32, linear=True), decode, max_px, turned
+    )
 
 
 def open_exr(path: Path, max_px: int) -> Source:
@@ -238,7 +264,9 @@ def open_exr(path: Path, max_px: int) -> Source:
     colour = Colour(model, "associated" if has_alpha else "none", 32, linear=True)  # type: ignore[arg-type]
 
     if any(names[name].xSampling != 1 or names[name].ySampling != 1 for name in used):
-        raise SourceError(f"{path} is OpenEXR with channels of lower resolution, which is not supported; convert it to TIFF.")
+        raise SourceError(
+            f"{path} is OpenEXR with channels of lower resolution, which is not supported; convert it to TIFF."
+        )
 
     def decode() -> NDArray[Any]:
         file = library.InputFile(str(path))  # the library's newer interface gives px that could not be decoded as black
@@ -248,8 +276,12 @@ def open_exr(path: Path, max_px: int) -> Source:
             file.close()
         if any(len(one) not in (2 * width * height, 4 * width * height) for one in data):
             raise ValueError("its channels are of another size than its header tells")
-        kinds = [np.float16 if len(one) == 2 * width * height else np.float32 for one in data]  # nobody stores colours as integers
-        return np.dstack([np.frombuffer(one, kind).reshape(height, width) for one, kind in zip(data, kinds, strict=True)])
+        kinds = [
+            np.float16 if len(one) == 2 * width * height else np.float32 for one in data
+        ]  # nobody stores colours as integers
+        return np.dstack(
+            [np.frombuffer(one, kind).reshape(height, width) for one, kind in zip(data, kinds, strict=True)]
+        )
 
     return _source(path, "EXR", (width, height), (len(used), np.float32), colour, decode, max_px)
 

@@ -1,4 +1,6 @@
-"""Which format a file has, by its first bytes, and who reads it; formats that are known and not read are refused by their name."""
+"""Which format a file has, by its first bytes, and who reads it; formats that are known and not read are refused by
+their name.
+"""
 
 import zipfile
 from collections.abc import Callable
@@ -41,7 +43,9 @@ class _Paged:
 
     def __call__(self, path: Path, max_px: int, page: int, plane: int) -> Source:
         if plane or (page and not self.pages):
-            raise SourceError(f"{path} holds one picture in one plane; leave out {'--plane' if plane else '--source-page'}.")
+            raise SourceError(
+                f"{path} holds one picture in one plane; leave out {'--plane' if plane else '--source-page'}."
+            )
         return self.read(path, max_px, page=page) if self.pages else self.read(path, max_px)
 
 
@@ -94,7 +98,9 @@ _REFUSED: tuple[tuple[tuple[bytes, ...], str], ...] = (
 
 
 def opener_of(path: Path) -> Opener:
-    """Who reads a file or folder. Raises SourceError for what cannot be read, is empty, or is in no format that is read."""
+    """Who reads a file or folder. Raises SourceError for what cannot be read, is empty, or is in no format that is
+    read.
+    """
     if path.is_dir():
         return open_zarr
     try:
@@ -106,7 +112,9 @@ def opener_of(path: Path) -> Opener:
         raise SourceError(f"{path} cannot be read: {error.strerror}.") from error
     if not head:
         raise SourceError(f"{path} is empty.")
-    found = _jpeg(head) or _box_format(path, head) or next((read for magic, read in _READ if head.startswith(magic)), None)
+    found = (
+        _jpeg(head) or _box_format(path, head) or next((read for magic, read in _READ if head.startswith(magic)), None)
+    )
     if found is not None:
         return _Paged(open_raw) if head[8:10] == b"CR" and head.startswith(_TIFF) else found
     for magic, name in _REFUSED:
@@ -146,7 +154,9 @@ def _box_format(path: Path, head: bytes) -> Opener | None:
 def _by_text(path: Path, head: bytes) -> Opener:
     """Who reads what has no magic number."""
     text = head.removeprefix(b"\xef\xbb\xbf").lstrip().lower()
-    if text.startswith((b"<svg", b"<?xml", b"<!--", b"<!doctype svg")) or (head.startswith(b"\x1f\x8b") and path.suffix.lower() == ".svgz"):
+    if text.startswith((b"<svg", b"<?xml", b"<!--", b"<!doctype svg")) or (
+        head.startswith(b"\x1f\x8b") and path.suffix.lower() == ".svgz"
+    ):
         return _vips("svgload", "SVG")
     if head.startswith(b"PK\3\4") and zipfile.is_zipfile(path):
         return open_zarr

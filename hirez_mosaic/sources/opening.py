@@ -5,20 +5,22 @@ from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
-from hirez_mosaic.colour import fits
 from hirez_mosaic.errors import HirezMosaicError, SourceError, SourceNotFoundError, first_line
+from hirez_mosaic.pixels.colour import fits
+from hirez_mosaic.settings.spec import MAX_SOURCE_PX
 from hirez_mosaic.sources.formats import opener_of
 from hirez_mosaic.sources.ranges import ranged
 from hirez_mosaic.sources.source import Source, one_channel
-from hirez_mosaic.spec import MAX_SOURCE_PX
 
 
 @dataclass(frozen=True)
 class Reading:
     """What of a file is read, and how.
 
-    page: of a document, frame of an animation, picture of a file that holds several; from 1. plane: of a stack in depth or time, from 1.
-    channel: from 1, shown as grey. stretch: whether nearly the darkest sample becomes black and nearly the lightest white.
+    page: of a document, frame of an animation, picture of a file that holds several; from 1. plane: of a stack in depth
+        or time, from 1.
+    channel: from 1, shown as grey. stretch: whether nearly the darkest sample becomes black and nearly the lightest
+        white.
     """
 
     page: int = 1
@@ -28,14 +30,18 @@ class Reading:
 
 
 def open_source(
-    path: Path, background: tuple[int, int, int] | None = (255, 255, 255), max_px: int = MAX_SOURCE_PX, reading: Reading | None = None
+    path: Path,
+    background: tuple[int, int, int] | None = (255, 255, 255),
+    max_px: int = MAX_SOURCE_PX,
+    reading: Reading | None = None,
 ) -> Source:
-    """Open a picture by its content, whatever its name; reads headers only, and samples where they alone tell what is black and white.
+    """Open a picture by its content, whatever its name; reads headers only, and samples where they alone tell what is
+    black and white.
 
     background: sRGB under transparent px; where it is None, boxes have a channel of opacity if there is any.
     max_px: that a header may claim.
-    Raises SourceNotFoundError, or SourceError for what is no picture, of a kind that is not supported, or claims to be larger; SettingError
-    for a page, plane or channel that is not there.
+    Raises SourceNotFoundError, or SourceError for what is no picture, of a kind that is not supported, or claims to be
+    larger; SettingError for a page, plane or channel that is not there.
     """
     wanted = reading or Reading()
     if not path.exists():
@@ -46,7 +52,9 @@ def open_source(
     except BaseException:
         source.close()
         raise
-    return replace(source, background=background, reopen=partial(open_source, path.absolute(), background, max_px, reading))
+    return replace(
+        source, background=background, reopen=partial(open_source, path.absolute(), background, max_px, reading)
+    )
 
 
 def _settled(source: Source, wanted: Reading) -> Source:
@@ -72,9 +80,15 @@ def _opened(path: Path, max_px: int, wanted: Reading) -> Source:
 
 
 def files_of(path: Path) -> str:
-    """Digest of name, size and time of change of a source's file, or of all files of its folder: other px mean other files."""
+    """Digest of name, size and time of change of a source's file, or of all files of its folder: other px mean other
+    files.
+    """
     sha = hashlib.blake2b(digest_size=16)
     for file in [path] if path.is_file() else sorted(file for file in path.rglob("*") if file.is_file()):
         status = file.stat()
-        sha.update(f"{file.relative_to(path.parent).as_posix()}\0{status.st_size}\0{status.st_mtime_ns}\0".encode(errors="surrogateescape"))
+        sha.update(
+            f"{file.relative_to(path.parent).as_posix()}\0{status.st_size}\0{status.st_mtime_ns}\0".encode(
+                errors="surrogateescape"
+            )
+        )
     return sha.hexdigest()

@@ -3,7 +3,7 @@
 import struct
 from pathlib import Path
 
-from hirez_mosaic.profiles import SRGB, Primaries, coded_profile, profile
+from hirez_mosaic.pixels.profiles import SRGB, Primaries, coded_profile, profile
 
 _MOST_CHUNKS = 1000
 _LIKE_SRGB = 0.05  # a gamma this near to 1 / 2.2, relatively, is sRGB's, as libpng has it
@@ -31,7 +31,9 @@ def _primaries(chunk: bytes) -> Primaries:
     x, y = (struct.unpack(">8I", chunk)[at::2] for at in (0, 1))
     white, red, green, blue = ((one / 100_000, other / 100_000) for one, other in zip(x, y, strict=True))
     told: Primaries = (red, green, blue, white)
-    near = all(abs(a - b) < 0.002 for one, other in zip(told, SRGB, strict=True) for a, b in zip(one, other, strict=True))
+    near = all(
+        abs(a - b) < 0.002 for one, other in zip(told, SRGB, strict=True) for a, b in zip(one, other, strict=True)
+    )
     area = (red[0] - green[0]) * (blue[1] - green[1]) - (red[1] - green[1]) * (blue[0] - green[0])
     return SRGB if near or abs(area) < 0.01 or min(xy[1] for xy in told) <= 0.001 else told
 

@@ -1,4 +1,6 @@
-"""Which samples are black and white, where the format does not tell: floats, signed and 32-bit integers, and what is to be stretched."""
+"""Which samples are black and white, where the format does not tell: floats, signed and 32-bit integers, and what is to
+be stretched.
+"""
 
 from collections.abc import Iterator
 from dataclasses import replace
@@ -7,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from hirez_mosaic.colour import CHANNELS
+from hirez_mosaic.pixels.colour import CHANNELS
 from hirez_mosaic.sources.source import Source
 
 _PLACES = 64  # of chunks that are looked at, at most, evenly spread over the picture
@@ -19,8 +21,9 @@ _FLAT = 1 / 16  # of the range: a picture that nearly lies within so much of it 
 def ranged(source: Source, stretch: bool = False) -> Source:
     """The source with its black and white settled, by its samples where its format leaves them open.
 
-    Floats are 0 to 1, unless half of those above 0 are above 1: then, and for signed and 32-bit integers, white is the least of 255,
-    65,535 and the largest number of their type that no sample passes. stretch: from the 0.2th to the 99.8th percentile instead.
+    Floats are 0 to 1, unless half of those above 0 are above 1: then, and for signed and 32-bit integers, white is the
+    least of 255, 65,535 and the largest number of their type that no sample passes. stretch: from the 0.2th to the
+    99.8th percentile instead.
     Raises SourceError for damaged data.
     """
     kind, colour = source.sample_type, source.colour
@@ -40,21 +43,42 @@ def ranged(source: Source, stretch: bool = False) -> Source:
         clipped = float((samples > 1).mean())
         note = f"is brighter than white in {clipped:.0%} of its samples; try --stretch" if clipped >= 0.01 else ""
         return _noted(source, (0.0, 1.0), note)
-    return _noted(source, (0.0, white), f"has samples of type {kind}, from {least:g} to {most:g}: {white:g} is taken for white")
+    return _noted(
+        source, (0.0, white), f"has samples of type {kind}, from {least:g} to {most:g}: {white:g} is taken for white"
+    )
 
 
 def flat_note(source: Source) -> str:
-    """What to tell of a picture of more than 8 bits that is nearly all black or white as it is read; empty where it is not."""
-    if source.sample_type.itemsize == 1 or source.bands or source.colour.palette is not None or source.colour.model == "lab":
+    """What to tell of a picture of more than 8 bits that is nearly all black or white as it is read; empty where it is
+    not.
+    """
+    if (
+        source.sample_type.itemsize == 1
+        or source.bands
+        or source.colour.palette is not None
+        or source.colour.model == "lab"
+    ):
         return ""
     samples = _some(source)
     black, white = source.colour.limits or (0.0, float((1 << source.colour.bits) - 1))
-    dark, light = ((float(value) - black) / (white - black) for value in np.percentile(samples, (99.5, 0.5))) if len(samples) else (1, 0)
-    return "is nearly all black; try --stretch" if dark < _FLAT else "is nearly all white; try --stretch" if light > 1 - _FLAT else ""
+    dark, light = (
+        ((float(value) - black) / (white - black) for value in np.percentile(samples, (99.5, 0.5)))
+        if len(samples)
+        else (1, 0)
+    )
+    return (
+        "is nearly all black; try --stretch"
+        if dark < _FLAT
+        else "is nearly all white; try --stretch"
+        if light > 1 - _FLAT
+        else ""
+    )
 
 
 def _noted(source: Source, limits: tuple[float, float], note: str) -> Source:
-    return replace(source, colour=replace(source.colour, limits=limits), notes=(*source.notes, note) if note else source.notes)
+    return replace(
+        source, colour=replace(source.colour, limits=limits), notes=(*source.notes, note) if note else source.notes
+    )
 
 
 def _white(samples: NDArray[Any], kind: np.dtype[Any]) -> float:
@@ -64,11 +88,17 @@ def _white(samples: NDArray[Any], kind: np.dtype[Any]) -> float:
         if not len(above) or np.median(above) <= 1:
             return 1.0
     largest = most if kind.kind == "f" else float(np.iinfo(kind).max)
-    return next((white for white in (255.0, 65535.0) if most <= white <= largest), largest) if kind.itemsize > 1 else largest
+    return (
+        next((white for white in (255.0, 65535.0) if most <= white <= largest), largest)
+        if kind.itemsize > 1
+        else largest
+    )
 
 
 def _some(source: Source) -> NDArray[Any]:
-    """Colour samples that are numbers, of places spread evenly over the smallest level; the same ones whenever they are asked for."""
+    """Colour samples that are numbers, of places spread evenly over the smallest level; the same ones whenever they are
+    asked for.
+    """
     found = []
     for samples in _pieces(replace(source, level=len(source.levels) - 1)):
         colours = samples[..., : CHANNELS[source.colour.model]].ravel()

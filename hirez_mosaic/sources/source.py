@@ -1,8 +1,9 @@
 """A source picture: boxes of it as 8-bit sRGB, never the whole of it.
 
-Every source ends as an array that can be read box by box: a Zarr array is one, a tiled TIFF is one through tifffile. What can only
-be read from top to bottom (JPEG, PNG, WebP, TIFF in strips, ...) is first unpacked, once and in bands, into a Zarr array on disk.
-A pyramid holds the picture at several sizes, its levels; the smallest that loses nothing is read, see `Source.for_step`.
+Every source ends as an array that can be read box by box: a Zarr array is one, a tiled TIFF is one through tifffile.
+What can only be read from top to bottom (JPEG, PNG, WebP, TIFF in strips, ...) is first unpacked, once and in bands,
+into a Zarr array on disk. A pyramid holds the picture at several sizes, its levels; the smallest that loses nothing is
+read, see `Source.for_step`.
 """
 
 import math
@@ -16,13 +17,22 @@ import numpy as np
 import zarr
 from numpy.typing import NDArray
 
-from hirez_mosaic.colour import CHANNELS, Colour, to_srgb
 from hirez_mosaic.errors import SettingError, SourceError, first_line
-from hirez_mosaic.geometry import Box
+from hirez_mosaic.pixels.colour import CHANNELS, Colour, to_srgb
+from hirez_mosaic.pixels.geometry import Box
 
 _UNPACKED_SIDE = 512  # side of a chunk of the unpacked array, px
 _UNPACKED_BYTES = 64 << 20  # of a row of its chunks, at most while that is 16 px or more
-TURNS = {1: (0, False), 2: (0, True), 3: (2, False), 4: (2, True), 5: (3, True), 6: (3, False), 7: (1, True), 8: (1, False)}
+TURNS = {
+    1: (0, False),
+    2: (0, True),
+    3: (2, False),
+    4: (2, True),
+    5: (3, True),
+    6: (3, False),
+    7: (1, True),
+    8: (1, False),
+}
 """EXIF orientation -> (quarter turns counter-clockwise, mirrored left to right afterwards)."""
 _READ_BYTES = 16 << 20  # of chunks decoded at once, about, where a row of them is not more
 _T = TypeVar("_T")
@@ -51,7 +61,8 @@ class Level:
 
     size: (width, height), px.
     array: samples, a Zarr array or what looks like one; None, or slow, while there are `bands`.
-    axes: what the axes of `array` are: "Y" and "X", "S" for channels, any other letter for an axis of which one entry is taken.
+    axes: what the axes of `array` are: "Y" and "X", "S" for channels, any other letter for an axis of which one entry
+        is taken.
     entries: which, by letter; 0 where it is not told.
     bands: how to unpack it, until it is.
     """
@@ -109,8 +120,8 @@ class Source:
     def shrink(self) -> tuple[Fraction, Fraction]:
         """Px of the whole picture per px of the level (horizontally, vertically), as displayed.
 
-        A level that is a whole number of times smaller, rounded down or up, has its first px over the whole picture's first; where
-        the picture is turned or mirrored, a level rounded down may therefore lie up to one of its px off.
+        A level that is a whole number of times smaller, rounded down or up, has its first px over the whole picture's
+        first; where the picture is turned or mirrored, a level rounded down may therefore lie up to one of its px off.
         """
         (width, height), (narrow, low) = self.levels[0].size, self.stored_size
         return self._displayed((_times_smaller(width, narrow), _times_smaller(height, low)))
@@ -131,7 +142,11 @@ class Source:
         step: (horizontally, vertically). With no such level it is the full size.
         """
         sources = [replace(self, level=number) for number in range(len(self.levels))]
-        fine = [one for one in sources[1:] if all(px / times >= _LEVEL_PX for px, times in zip(step, one.shrink, strict=True))]
+        fine = [
+            one
+            for one in sources[1:]
+            if all(px / times >= _LEVEL_PX for px, times in zip(step, one.shrink, strict=True))
+        ]
         if not fine:
             return sources[0]
         return replace(fine[-1], kind=f"{self.kind}, level {fine[-1].level + 1} of {len(self.levels)}")
@@ -157,7 +172,9 @@ class Source:
         return 8 if self.colour.plain and self.colour.model != "lab" else 90
 
     def chunk_bytes(self, height: int, width: int) -> int:
-        """Bytes of chunks, encoded and decoded, that reading a box of (height, width) displayed px holds besides the box."""
+        """Bytes of chunks, encoded and decoded, that reading a box of (height, width) displayed px holds besides the
+        box.
+        """
         if self.bands:
             return 3 * _READ_BYTES
         level, across = self.levels[self.level], width if self.orientation < 5 else height
@@ -174,7 +191,9 @@ class Source:
     def channels(self) -> int:
         """Of the picture as stored."""
         first = self.levels[0]
-        return first.bands.channels if first.bands else dict(zip(first.axes, first.array.shape, strict=True)).get("S", 1)
+        return (
+            first.bands.channels if first.bands else dict(zip(first.axes, first.array.shape, strict=True)).get("S", 1)
+        )
 
     @property
     def sample_type(self) -> np.dtype[Any]:
@@ -189,7 +208,8 @@ class Source:
         return self.stored_size[0] * self.bands.channels * self.bands.dtype.itemsize if self.bands else 1
 
     def read(self, box: Box) -> NDArray[np.uint8]:
-        """The box, in px of the level as displayed, as (height, width, 3) uint8 sRGB; beyond the picture its edge px repeat.
+        """The box, in px of the level as displayed, as (height, width, 3) uint8 sRGB; beyond the picture its edge px
+        repeat.
 
         Raises SourceError when the file is damaged there.
         """
@@ -206,7 +226,9 @@ class Source:
         rows = max(0, inside.top - box.top), max(0, box.bottom - inside.bottom)
         columns = max(0, inside.left - box.left), max(0, box.right - inside.right)
         padded = np.pad(pixels, (rows, columns, (0, 0)), "edge")
-        padded = padded[max(0, box.top - inside.top) :, max(0, box.left - inside.left) :]  # of a box that lies beyond altogether
+        padded = padded[
+            max(0, box.top - inside.top) :, max(0, box.left - inside.left) :
+        ]  # of a box that lies beyond altogether
         return padded[: box.height, : box.width]
 
     def samples(self, box: Box) -> NDArray[np.generic]:
@@ -223,7 +245,9 @@ class Source:
         except (OSError, MemoryError):  # a disk or a network that fails is not the picture's fault
             raise
         except Exception as error:  # codecs raise whatever they like on damaged data
-            raise SourceError(f"{self.path} is damaged or truncated near row {box.top}: {first_line(error)}.") from error
+            raise SourceError(
+                f"{self.path} is damaged or truncated near row {box.top}: {first_line(error)}."
+            ) from error
         kept = [axis for axis in level.axes if axis in "YXS"]
         samples = samples.transpose([kept.index(axis) for axis in ("YXS" if "S" in kept else "YX")])
         return samples.reshape(box.height, box.width, -1)
@@ -248,7 +272,9 @@ class Source:
 
 
 def _read_in_bands(level: Level, box: Box) -> NDArray[np.generic]:
-    """The samples of a stored box, axes as they are; a few rows of chunks at a time, for Zarr holds all it decodes at once."""
+    """The samples of a stored box, axes as they are; a few rows of chunks at a time, for Zarr holds all it decodes at
+    once.
+    """
     lengths = dict(zip(level.axes, level.array.chunks, strict=True))
     row_bytes = math.prod(level.array.chunks) * level.array.dtype.itemsize * (box.width // lengths["X"] + 1)
     step = lengths["Y"] * max(1, _READ_BYTES // row_bytes)
@@ -264,7 +290,8 @@ def _read_in_bands(level: Level, box: Box) -> NDArray[np.generic]:
 
 
 def unpack(source: Source, group: zarr.Group, name: str, progress: Callable[[int], None]) -> Source:
-    """Write a picture of bands, the level that is read of it, into the array `name` of `group`; the source that reads from there.
+    """Write a picture of bands, the level that is read of it, into the array `name` of `group`; the source that reads
+    from there.
 
     Holds `source.unpacking_memory`. progress: called with the px of each band.
     Raises SourceError when the file is damaged; nothing is taken of a truncated picture.
@@ -303,7 +330,9 @@ def unpacked(source: Source, array: Any) -> Source:
 
 
 def proper_levels(levels: Sequence[Level]) -> tuple[Level, ...]:
-    """The first level, and those of the rest that are the same picture: ever smaller, of its shape within a px, of its samples."""
+    """The first level, and those of the rest that are the same picture: ever smaller, of its shape within a px, of its
+    samples.
+    """
     full = levels[0]
     kept = [full]
     for level in levels[1:]:
@@ -326,7 +355,9 @@ def _same_shape(full: tuple[int, int], small: tuple[int, int]) -> bool:
 
 
 def _times_smaller(full: int, small: int) -> Fraction:
-    """Px of the full length per px of the small one: a whole number where that, rounded down or up, gives the small length."""
+    """Px of the full length per px of the small one: a whole number where that, rounded down or up, gives the small
+    length.
+    """
     whole = round(full / small)
     return Fraction(whole) if small in (full // whole, -(-full // whole)) else Fraction(full, small)
 
@@ -349,20 +380,26 @@ def check_samples(path: Path, dtype: np.dtype[Any] | None) -> None:
 
 
 def for_channels(path: Path, colour: Colour, channels: int) -> Colour:
-    """The colour of a picture of so many channels, without names: grey in 3 is red, green and blue, and one more is opacity."""
+    """The colour of a picture of so many channels, without names: grey in 3 is red, green and blue, and one more is
+    opacity.
+    """
     if colour.model == "grey" and colour.palette is None and channels in (3, 4):
         return replace(colour, model="rgb", alpha="straight" if channels == 4 else "none")
     if colour.model == "grey" and channels == 2:
         return replace(colour, alpha="straight")
     if channels == CHANNELS[colour.model]:
         return colour
-    raise SourceError(f"{path} has {channels} channels; use grey or RGB with or without opacity, or choose one by --channel.")
+    raise SourceError(
+        f"{path} has {channels} channels; use grey or RGB with or without opacity, or choose one by --channel."
+    )
 
 
 def one_channel(source: Source, number: int) -> Source:
     """The source of which one channel, from 1, is shown, as grey. Raises SettingError where it has fewer."""
     if number > source.channels:
-        raise SettingError(f"--channel is {number} and {source.path} has {source.channels}; use 1 to {source.channels}.")
+        raise SettingError(
+            f"--channel is {number} and {source.path} has {source.channels}; use 1 to {source.channels}."
+        )
     colour = replace(source.colour, model="grey", alpha="none", icc=None, palette=None, opacity=None)
     return replace(source, levels=tuple(_channel_of(level, number - 1) for level in source.levels), colour=colour)
 

@@ -13,11 +13,20 @@ import tifffile
 import zarr
 from numpy.typing import NDArray
 
-from hirez_mosaic.colour import CHANNELS, Alpha, Colour, Model
 from hirez_mosaic.errors import SettingError, SourceError, first_line
-from hirez_mosaic.geometry import Box
+from hirez_mosaic.pixels.colour import CHANNELS, Alpha, Colour, Model
+from hirez_mosaic.pixels.geometry import Box
 from hirez_mosaic.sources.decoded import open_raw
-from hirez_mosaic.sources.source import TURNS, Bands, Level, Source, check_samples, check_size, for_channels, proper_levels
+from hirez_mosaic.sources.source import (
+    TURNS,
+    Bands,
+    Level,
+    Source,
+    check_samples,
+    check_size,
+    for_channels,
+    proper_levels,
+)
 from hirez_mosaic.sources.with_vips import Loader, open_vips
 
 _BAND_BYTES = 16 << 20  # of strips decoded at once, about
@@ -33,17 +42,36 @@ _MODELS: dict[int, Model] = {
     _PHOTOMETRIC.ICCLAB: "lab",
 }
 _RAW = (32803, 34892)  # photometric: colour filter array, linear raw
-_TO_RGB = (7, 34892, 33003, 33004, 33005, 34712, 22610, 50002, 52546)  # compressions whose decoders turn YCbCr into RGB: JPEG, 2000, XR, XL
-_OF_LIBTIFF = (1, 5, 7, 8, 32773, 32946)  # compressions that the libtiff within libvips decodes row by row, and finds damage in
+_TO_RGB = (
+    7,
+    34892,
+    33003,
+    33004,
+    33005,
+    34712,
+    22610,
+    50002,
+    52546,
+)  # compressions whose decoders turn YCbCr into RGB: JPEG, 2000, XR, XL
+_OF_LIBTIFF = (
+    1,
+    5,
+    7,
+    8,
+    32773,
+    32946,
+)  # compressions that the libtiff within libvips decodes row by row, and finds damage in
 _NODATA = 42113  # GDAL's tag
 _TIFFLOAD = Loader("tiffload", "TIFF", pages=True)
 
 
 @dataclass(frozen=True)
 class _Found:
-    """A picture in a TIFF. series: tifffile's, or a page alone. number: of its first page in the file, None within SubIFDs.
+    """A picture in a TIFF. series: tifffile's, or a page alone. number: of its first page in the file, None within
+    SubIFDs.
 
-    entries: of axes other than rows, columns and channels. channels: whether its channels have names of their own, as OME's do.
+    entries: of axes other than rows, columns and channels. channels: whether its channels have names of their own, as
+        OME's do.
     """
 
     series: Any
@@ -53,10 +81,11 @@ class _Found:
 
 
 def open_tiff(path: Path, max_px: int, page: int = 0, plane: int = 0) -> Source:
-    """A picture of a TIFF with its levels. page: which, from 0. plane: which entry of its axes other than rows, columns and channels.
+    """A picture of a TIFF with its levels. page: which, from 0. plane: which entry of its axes other than rows, columns
+    and channels.
 
-    Raises SourceError for what is damaged, compressed in a way that is not known, or has samples or channels that no `Colour` describes,
-    SettingError for a page or plane that is not there.
+    Raises SourceError for what is damaged, compressed in a way that is not known, or has samples or channels that no
+    `Colour` describes, SettingError for a page or plane that is not there.
     """
     with ExitStack() as stack:
         try:
@@ -87,7 +116,9 @@ def _find(path: Path, file: tifffile.TiffFile, page: int, plane: int) -> _Found 
         if first.photometric in _RAW:
             return None
     scientific = file.is_ome or file.is_imagej or file.is_lsm or file.is_micromanager
-    series = [one for one in file.series if one.keyframe is not None and not one.keyframe.is_reduced] or list(file.series)
+    series = [one for one in file.series if one.keyframe is not None and not one.keyframe.is_reduced] or list(
+        file.series
+    )
     planes = [_planes(one) for one in series]
     total = len(series) if scientific else sum(map(math.prod, (sizes.values() for sizes in planes)))
     if page >= total:
@@ -98,8 +129,14 @@ def _find(path: Path, file: tifffile.TiffFile, page: int, plane: int) -> _Found 
     sizes = planes[at]
     number = plane if scientific or plane else page
     if number >= math.prod(sizes.values()):
-        raise SettingError(f"--plane is {number + 1} and {path} has {math.prod(sizes.values())}; use 1 to {math.prod(sizes.values())}.")
-    entries = dict(zip(sizes, (int(index) for index in np.unravel_index(number, tuple(sizes.values()))), strict=True)) if sizes else {}
+        raise SettingError(
+            f"--plane is {number + 1} and {path} has {math.prod(sizes.values())}; use 1 to {math.prod(sizes.values())}."
+        )
+    entries = (
+        dict(zip(sizes, (int(index) for index in np.unravel_index(number, tuple(sizes.values()))), strict=True))
+        if sizes
+        else {}
+    )
     return _Found(series[at], number if at == 0 else None, entries, "C" in series[at].axes)
 
 
@@ -121,7 +158,9 @@ def _source(path: Path, file: tifffile.TiffFile, found: _Found, max_px: int) -> 
     check_size(path, (page.imagewidth, page.imagelength), max_px)
     colour = _tiff_colour(path, page)
     for_vips = _is_for_vips(page, found)
-    pyramid = series.levels if colour.palette is None and colour.bits > 1 and colour.nodata is None else [series]  # else no px are averaged
+    pyramid = (
+        series.levels if colour.palette is None and colour.bits > 1 and colour.nodata is None else [series]
+    )  # else no px are averaged
     for level in pyramid:
         _check_complete(path, level.keyframe, made_up=for_vips)
     if for_vips:
@@ -139,10 +178,21 @@ def _source(path: Path, file: tifffile.TiffFile, found: _Found, max_px: int) -> 
 
 def _is_for_vips(page: Any, found: _Found) -> bool:
     """Whether libtiff gives the same px, and rows of a strip that is too high to be decoded as a whole."""
-    plain = page.bitspersample in (1, 8, 16) and page.dtype.kind in "bu" and page.photometric in (0, 1, 2, 3, 5) and not page.extrasamples
+    plain = (
+        page.bitspersample in (1, 8, 16)
+        and page.dtype.kind in "bu"
+        and page.photometric in (0, 1, 2, 3, 5)
+        and not page.extrasamples
+    )
     jpeg = page.photometric == _PHOTOMETRIC.YCBCR and page.compression == tifffile.COMPRESSION.JPEG
     decoded = page.compression in _OF_LIBTIFF and page.compression != tifffile.COMPRESSION.NONE
-    return bool(_strip_bytes(page) > 4 * _BAND_BYTES and found.number is not None and (plain or jpeg) and decoded and not found.channels)
+    return bool(
+        _strip_bytes(page) > 4 * _BAND_BYTES
+        and found.number is not None
+        and (plain or jpeg)
+        and decoded
+        and not found.channels
+    )
 
 
 def _orientation(page: Any) -> int:
@@ -159,13 +209,21 @@ def _level(path: Path, found: _Found, number: int, colour: Colour) -> Level:
     one, page = found.series.levels[number], found.series.levels[number].keyframe
     axes = _axes(one)
     shape = dict(zip(axes, one.shape, strict=True))
-    tiles = found.series.aszarr(level=number, maxworkers=2)  # more than 1: decoded in threads of Zarr's, not in its one event loop
+    tiles = found.series.aszarr(
+        level=number, maxworkers=2
+    )  # more than 1: decoded in threads of Zarr's, not in its one event loop
     level = Level((shape["X"], shape["Y"]), zarr.open_array(tiles, mode="r"), axes, entries=found.entries)
     if page.is_tiled:
         return level
     channels, dtype = shape.get("S", 1), level.array.dtype
     if _lies_as_it_is(page) and not found.entries and axes in ("YX", "YXS"):
-        rows = partial(_rows_as_they_are, path, page.dataoffsets[0], page.parent.byteorder + page.dtype.char, (*level.size[::-1], channels))
+        rows = partial(
+            _rows_as_they_are,
+            path,
+            page.dataoffsets[0],
+            page.parent.byteorder + page.dtype.char,
+            (*level.size[::-1], channels),
+        )
         return replace(level, bands=Bands(rows, channels, dtype, 3 * _BAND_BYTES))
     read = partial(_tiff_bands, Source(path, "TIFF", (level,), colour), page.rowsperstrip, channels)
     return replace(level, bands=Bands(read, channels, dtype, 3 * max(_BAND_BYTES, _strip_bytes(page))))
@@ -174,7 +232,9 @@ def _level(path: Path, found: _Found, number: int, colour: Colour) -> Level:
 def _lies_as_it_is(page: Any) -> bool:
     """Whether the samples lie in the file one after another as they are."""
     whole = page.bitspersample in (8, 16, 32, 64) and page.fillorder == 1 and page.predictor == 1
-    return bool(page.compression == tifffile.COMPRESSION.NONE and whole and page.is_contiguous and page.dtype.kind in "uif")
+    return bool(
+        page.compression == tifffile.COMPRESSION.NONE and whole and page.is_contiguous and page.dtype.kind in "uif"
+    )
 
 
 def _rows_as_they_are(path: Path, start: int, dtype: str, shape: tuple[int, int, int]) -> Iterator[NDArray[np.generic]]:
@@ -210,7 +270,9 @@ def _check_complete(path: Path, page: Any, made_up: bool) -> None:
     """Raise SourceError when px lie nowhere, or beyond the end of the file where a decoder would make them up."""
     pieces = math.prod(page.chunked)
     if len(page.dataoffsets) < pieces:
-        raise SourceError(f"{path} is truncated: its px make {pieces:,} tiles or strips, and it has {len(page.dataoffsets):,}.")
+        raise SourceError(
+            f"{path} is truncated: its px make {pieces:,} tiles or strips, and it has {len(page.dataoffsets):,}."
+        )
     if not any(page.databytecounts):  # where some lack, as GDAL may leave them out, those are black
         raise SourceError(f"{path} is damaged: it has no bytes of px.")
     end = max(map(sum, zip(page.dataoffsets, page.databytecounts, strict=False)), default=0)
@@ -240,16 +302,22 @@ def _tiff_colour(path: Path, page: Any) -> Colour:
         if page.compression in _TO_RGB:
             model = "rgb"
         elif tuple(page.subsampling or (1, 1)) != (1, 1):
-            raise SourceError(f"{path} has YCbCr of lower resolution without JPEG, which is not supported; convert it to RGB.")
+            raise SourceError(
+                f"{path} has YCbCr of lower resolution without JPEG, which is not supported; convert it to RGB."
+            )
     bits = page.bitspersample if page.dtype.kind != "f" else 32
     colour = Colour(model, bits=bits, inverted=page.photometric == _PHOTOMETRIC.MINISWHITE, nodata=_nodata(page))
     if model == "lab":
         if page.dtype.kind != "f" and page.bitspersample not in (8, 16):
-            raise SourceError(f"{path} has CIELAB in {page.bitspersample} bits, which is not supported; convert it to RGB.")
+            raise SourceError(
+                f"{path} has CIELAB in {page.bitspersample} bits, which is not supported; convert it to RGB."
+            )
         return replace(colour, offset=page.photometric == _PHOTOMETRIC.ICCLAB)
     if page.photometric == _PHOTOMETRIC.PALETTE:
         colours = np.asarray(page.colormap).T
-        palette = (colours >> 8 if colours.max() > 255 else colours).astype(np.uint8)  # old programs wrote 8 of its 16 bits
+        palette = (colours >> 8 if colours.max() > 255 else colours).astype(
+            np.uint8
+        )  # old programs wrote 8 of its 16 bits
         return replace(colour, palette=palette)
     return replace(colour, icc=page.tags["InterColorProfile"].value if "InterColorProfile" in page.tags else None)
 
@@ -258,10 +326,14 @@ def _check_compression(path: Path, page: Any) -> None:
     """Raise SourceError for a compression that tifffile does not decode."""
     number = int(page.compression)
     if number == 6:
-        raise SourceError(f"{path} is a TIFF with old-style JPEG, which is not supported; convert it, for instance by tiffcp -c lzw.")
+        raise SourceError(
+            f"{path} is a TIFF with old-style JPEG, which is not supported; convert it, for instance by tiffcp -c lzw."
+        )
     if number not in tifffile.TIFF.DECOMPRESSORS:
         name = getattr(page.compression, "name", "the compression")
-        raise SourceError(f"{path} is a TIFF with {name} ({number}), which is not supported; convert it to LZW or Deflate.")
+        raise SourceError(
+            f"{path} is a TIFF with {name} ({number}), which is not supported; convert it to LZW or Deflate."
+        )
 
 
 def _nodata(page: Any) -> float | None:

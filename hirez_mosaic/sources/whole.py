@@ -9,27 +9,36 @@ import numpy as np
 import pyvips
 from numpy.typing import NDArray
 
-from hirez_mosaic.colour import to_srgb
 from hirez_mosaic.errors import SourceError
+from hirez_mosaic.pixels.colour import to_srgb
+from hirez_mosaic.pixels.vips import shrunk
+from hirez_mosaic.settings.spec import MAX_SOURCE_PX
 from hirez_mosaic.sources.opening import open_source
 from hirez_mosaic.sources.source import TURNS, Source
-from hirez_mosaic.spec import MAX_SOURCE_PX
-from hirez_mosaic.vips import shrunk
 
 _MOST_PX = 500_000_000
 _MOST_HELD = (1 << 30) + (64 << 20)  # bytes that a decoder may hold, what libvips holds of any picture included
 _IN_MEMORY = 128 << 20  # bytes of a whole picture; a larger one lies in a file without a name
-_SPARE, _AVERAGED = 2, 8  # px, both ways, that are left for each px asked for: by a decoder, and by averages, which drop a rest at the edge
+_SPARE, _AVERAGED = (
+    2,
+    8,
+)  # px, both ways, that are left for each px asked for: by a decoder, and by averages, which drop a rest at the edge
 
 
 def open_whole(
-    path: Path, least: tuple[int, int] | None = None, background: tuple[int, int, int] | None = (255, 255, 255), most_px: int = _MOST_PX
+    path: Path,
+    least: tuple[int, int] | None = None,
+    background: tuple[int, int, int] | None = (255, 255, 255),
+    most_px: int = _MOST_PX,
 ) -> pyvips.Image:
-    """A picture by the one way that `open_source` opens it, whole and upright, as an 8-bit sRGB image of 3 bands whose px are there.
+    """A picture by the one way that `open_source` opens it, whole and upright, as an 8-bit sRGB image of 3 bands whose
+    px are there.
 
-    least: (width, height) px; a picture that is far larger may be made smaller, to twice that at least. Its own size where None.
+    least: (width, height) px; a picture that is far larger may be made smaller, to twice that at least. Its own size
+        where None.
     background: sRGB under transparent px; where it is None, transparent pictures have a fourth band.
-    Raises SourceError for what cannot be read, is damaged, or has more px than 500 million, or than its decoder should hold.
+    Raises SourceError for what cannot be read, is damaged, or has more px than 500 million, or than its decoder should
+    hold.
     """
     source = open_source(path, background, MAX_SOURCE_PX)
     try:
@@ -41,7 +50,9 @@ def open_whole(
 
 
 def size_of(path: Path, most_px: int = _MOST_PX) -> tuple[int, int]:
-    """(width, height) of a picture as displayed, px. Raises SourceError where `open_whole` does for what its header tells."""
+    """(width, height) of a picture as displayed, px. Raises SourceError where `open_whole` does for what its header
+    tells.
+    """
     source = open_source(path)
     try:
         _check_room(source, most_px)
@@ -70,7 +81,9 @@ def _reduced(source: Source, least: tuple[int, int] | None) -> tuple[Source, int
     source = replace(source, level=max(fine, default=0))
     bands, times = source.bands, _times(source.stored_size, stored, _SPARE)
     if bands is not None and bands.smaller is not None and times > 1:
-        source = replace(source, level=0, levels=(bands.smaller(next(factor for factor in (8, 4, 2) if factor <= times)),))
+        source = replace(
+            source, level=0, levels=(bands.smaller(next(factor for factor in (8, 4, 2) if factor <= times)),)
+        )
     return source, max(1, _times(source.stored_size, stored, _AVERAGED))
 
 
@@ -94,7 +107,9 @@ def _assembled(source: Source, times: int) -> pyvips.Image:
         raise SourceError(f"{source.path} is truncated: {filled * times} of its {height} rows are there.")
     turns, mirrored = TURNS[source.orientation]
     turned = np.rot90(made, turns)
-    return pyvips.Image.new_from_array(np.ascontiguousarray(turned[:, ::-1] if mirrored else turned)).copy(interpretation="srgb")
+    return pyvips.Image.new_from_array(np.ascontiguousarray(turned[:, ::-1] if mirrored else turned)).copy(
+        interpretation="srgb"
+    )
 
 
 def _whole_rows(source: Source, times: int) -> Iterator[NDArray[np.generic]]:

@@ -9,11 +9,11 @@ import numpy as np
 import pyvips
 from numpy.typing import NDArray
 
-from hirez_mosaic.colour import CHANNELS, Alpha, Colour, Model
 from hirez_mosaic.errors import SourceError
+from hirez_mosaic.pixels.colour import CHANNELS, Alpha, Colour, Model
+from hirez_mosaic.pixels.vips import vips_reason
 from hirez_mosaic.sources.png import png_profile
 from hirez_mosaic.sources.source import Bands, Level, Source, check_size
-from hirez_mosaic.vips import vips_reason
 
 _FETCH_BYTES = 2 << 20  # asked of libvips at once, about: it buffers up to 32 times that; measured
 _VIPS_DTYPES = {"uchar": "u1", "ushort": "u2"}
@@ -24,7 +24,8 @@ _SMALLER = {"jpegload": "shrink", "webpload": "scale"}
 
 @dataclass(frozen=True)
 class Loader:
-    """One of libvips' ways to open a file, by its name: where libvips guesses, it takes brackets in a file's name for options.
+    """One of libvips' ways to open a file, by its name: where libvips guesses, it takes brackets in a file's name for
+    options.
 
     pages: whether a file may hold several.
     """
@@ -36,7 +37,10 @@ class Loader:
     def __call__(self, path: Path, page: int, times: int = 1) -> pyvips.Image:
         """The page, from 0, read from top to bottom; where the decoder can, so many times smaller. Raises pyvips.Error."""
         # libjpeg counts as errors what every other reader forgives; libtiff, libpng and the rest do not
-        settings: dict[str, Any] = {"access": "sequential", "fail_on": "truncated" if self.name == "jpegload" else "error"}
+        settings: dict[str, Any] = {
+            "access": "sequential",
+            "fail_on": "truncated" if self.name == "jpegload" else "error",
+        }
         if self.pages:
             settings["page"] = page
         if times > 1:
@@ -65,7 +69,9 @@ def _level(path: Path, image: pyvips.Image, loader: Loader, page: int, channels:
 
     can = times == 1 and loader.name in _SMALLER
     dtype = np.dtype(_VIPS_DTYPES[_plain(image).format])
-    bands = Bands(lambda: _vips_bands(path, loader, page, times), channels, dtype, _held(image), smaller if can else None)
+    bands = Bands(
+        lambda: _vips_bands(path, loader, page, times), channels, dtype, _held(image), smaller if can else None
+    )
     return Level((image.width, image.height), bands=bands)
 
 
@@ -73,7 +79,9 @@ def _held(image: pyvips.Image) -> int:
     """Bytes that libvips holds while it reads; some decoders want the whole picture, twice over."""
     whole = image.get_typeof("interlaced") or image.get("vips-loader") not in _FLOWING
     sizes = {"uchar": 1, "ushort": 2}
-    return 32 * _FETCH_BYTES + (2 * image.width * image.height * image.bands * sizes.get(image.format, 4) if whole else 0)
+    return 32 * _FETCH_BYTES + (
+        2 * image.width * image.height * image.bands * sizes.get(image.format, 4) if whole else 0
+    )
 
 
 def _plain(image: pyvips.Image) -> pyvips.Image:

@@ -7,15 +7,17 @@ from typing import Any
 import numpy as np
 import zarr
 
-from hirez_mosaic.colour import Colour
 from hirez_mosaic.errors import SettingError, SourceError, first_line
+from hirez_mosaic.pixels.colour import Colour
 from hirez_mosaic.sources.source import Level, Source, check_samples, check_size, for_channels, proper_levels
 
 
 def open_zarr(path: Path, max_px: int, page: int = 0, plane: int = 0) -> Source:
-    """A Zarr array, an OME-Zarr picture with its levels, or the only array of a group. Raises SourceError for anything else.
+    """A Zarr array, an OME-Zarr picture with its levels, or the only array of a group. Raises SourceError for anything
+    else.
 
-    page: which picture of a group of bioformats2raw, from 0. plane: which entry of the axes that are no rows, columns or channels.
+    page: which picture of a group of bioformats2raw, from 0. plane: which entry of the axes that are no rows, columns
+        or channels.
     """
     store = zarr.storage.ZipStore(path, mode="r") if path.is_file() else path
     try:
@@ -40,7 +42,9 @@ def open_zarr(path: Path, max_px: int, page: int = 0, plane: int = 0) -> Source:
             array, smaller = _only_array(path, node), []
         axes = _zarr_axes(path, scales.get("axes"), array)
     except (AttributeError, IndexError, KeyError, TypeError, ValueError, ZeroDivisionError) as error:
-        raise SourceError(f"{path} describes its picture in a way that is not OME-Zarr's: {first_line(error)}.") from error
+        raise SourceError(
+            f"{path} describes its picture in a way that is not OME-Zarr's: {first_line(error)}."
+        ) from error
     check_samples(path, array.dtype)
     shape = dict(zip(axes, array.shape, strict=True))
     if not shape["X"] or not shape["Y"]:
@@ -54,7 +58,9 @@ def open_zarr(path: Path, max_px: int, page: int = 0, plane: int = 0) -> Source:
         for one in (array, *smaller)
         if one.ndim == array.ndim
     ]
-    return Source(path, kind, proper_levels(levels), colour if named else for_channels(path, colour, channels), named=named)
+    return Source(
+        path, kind, proper_levels(levels), colour if named else for_channels(path, colour, channels), named=named
+    )
 
 
 def _picture_of(path: Path, group: zarr.Group, page: int) -> zarr.Group:
@@ -76,7 +82,11 @@ def _entries(path: Path, sizes: dict[str, int], plane: int) -> dict[str, int]:
     planes = math.prod(sizes.values())
     if plane >= planes:
         raise SettingError(f"--plane is {plane + 1} and {path} has {planes}; use 1 to {planes}.")
-    return dict(zip(sizes, (int(index) for index in np.unravel_index(plane, tuple(sizes.values()))), strict=True)) if sizes else {}
+    return (
+        dict(zip(sizes, (int(index) for index in np.unravel_index(plane, tuple(sizes.values()))), strict=True))
+        if sizes
+        else {}
+    )
 
 
 def _multiscales(group: zarr.Group) -> dict[str, Any]:
@@ -103,7 +113,9 @@ def _smaller_levels(group: zarr.Group, scales: dict[str, Any], full: tuple[int, 
         array = group.get(dataset["path"])
         if not isinstance(array, zarr.Array) or array.ndim != len(full):
             continue
-        factors = [small / large for small, large in zip(_scale(dataset, len(full)), _scale(first, len(full)), strict=True)]
+        factors = [
+            small / large for small, large in zip(_scale(dataset, len(full)), _scale(first, len(full)), strict=True)
+        ]
         told = all(factors) and factors != [1.0] * len(full)
         sizes = zip(full, factors, array.shape, strict=True)
         if not told or all(abs(length / factor - small) <= 1 for length, factor, small in sizes):
@@ -120,12 +132,16 @@ def _scale(dataset: dict[str, Any], axes: int) -> list[float]:
 def _only_array(path: Path, group: zarr.Group) -> zarr.Array[Any]:
     arrays = dict(group.arrays())
     if len(arrays) != 1:
-        raise SourceError(f"The Zarr group {path} holds {len(arrays)} arrays; name one of them: {', '.join(sorted(arrays)) or 'none'}.")
+        raise SourceError(
+            f"The Zarr group {path} holds {len(arrays)} arrays; name one of them: {', '.join(sorted(arrays)) or 'none'}."
+        )
     return next(iter(arrays.values()))
 
 
 def _zarr_axes(path: Path, named: list[Any] | None, array: zarr.Array[Any]) -> str:
-    """Axes by OME-Zarr's own word, else by shape: (Y, X), (Y, X, up to 4 channels), (up to 4 channels, Y, X), leading 1s."""
+    """Axes by OME-Zarr's own word, else by shape: (Y, X), (Y, X, up to 4 channels), (up to 4 channels, Y, X), leading
+    1s.
+    """
     if named:
         letters = "".join((axis["name"] if isinstance(axis, dict) else axis).upper()[0] for axis in named)
         axes = letters.replace("C", "S")

@@ -1,4 +1,5 @@
-"""Template sets cut out of pictures at random places, sizes and angles, their colours shifted: many templates of few pictures.
+"""Template sets cut out of pictures at random places, sizes and angles, their colours shifted: many templates of few
+pictures.
 
 The paper's Fig. 5 is made of 17,500 such templates, cut out of a hundred pictures of the Hubble Space Telescope.
 """
@@ -13,12 +14,12 @@ import numpy as np
 import pyvips
 from numpy.typing import NDArray
 
-from hirez_mosaic.colour import from_lab, to_lab
 from hirez_mosaic.errors import SourceError, TemplateError
+from hirez_mosaic.pixels.colour import from_lab, to_lab
+from hirez_mosaic.pixels.vips import fetch
 from hirez_mosaic.sources import open_whole, reason
 from hirez_mosaic.templates.loading import list_files
 from hirez_mosaic.templates.making import Named
-from hirez_mosaic.vips import fetch
 
 _BATCH_BYTES = 64 << 20  # of templates that wait to be written, about
 _FINE = 2  # px a side that a px of a template is turned in
@@ -29,7 +30,8 @@ class Augmentation:
     """What happens to a crop.
 
     tile: (width, height) of a template, px.
-    colour_shift: how far, from 0 to 1, its mean colour may move towards a random one, in CIELAB; its contrast changes by up to 0.6 of that.
+    colour_shift: how far, from 0 to 1, its mean colour may move towards a random one, in CIELAB; its contrast changes
+        by up to 0.6 of that.
     mirror, rotate: whether half of them are mirrored, and all turned by any angle.
     """
 
@@ -40,7 +42,9 @@ class Augmentation:
     seed: int = 0
 
     def __call__(self, picture: pyvips.Image, number: int) -> NDArray[np.uint8]:
-        """(height, width, 3) uint8, the same for the same picture, settings and number. picture: 8-bit sRGB without alpha."""
+        """(height, width, 3) uint8, the same for the same picture, settings and number. picture: 8-bit sRGB without
+        alpha.
+        """
         rng = np.random.default_rng([self.seed, number])
         pixels = self._crop(picture, rng)
         if self.mirror and rng.integers(2):
@@ -119,7 +123,9 @@ def augmented(
             waiting = readable
 
 
-def _cut(picture: pyvips.Image, numbers: range, augment: Augmentation, pool: ThreadPoolExecutor, jobs: int) -> Iterator[Named]:
+def _cut(
+    picture: pyvips.Image, numbers: range, augment: Augmentation, pool: ThreadPoolExecutor, jobs: int
+) -> Iterator[Named]:
     step = max(jobs, min(1024, _BATCH_BYTES // (3 * augment.tile[0] * augment.tile[1])))
     for start in range(0, len(numbers), step):
         batch = numbers[start : start + step]

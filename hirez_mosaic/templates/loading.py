@@ -1,4 +1,6 @@
-"""From a folder of pictures to a template set: each file decoded once, in parallel, and mapped from the cache afterwards."""
+"""From a folder of pictures to a template set: each file decoded once, in parallel, and mapped from the cache
+afterwards.
+"""
 
 import hashlib
 import json
@@ -18,15 +20,15 @@ from filelock import FileLock
 from numpy.typing import NDArray
 
 from hirez_mosaic.errors import DiskSpaceError, SourceError, TemplateError
-from hirez_mosaic.fresh import remove_whole
-from hirez_mosaic.listing import told, walk
+from hirez_mosaic.files.fresh import remove_whole
+from hirez_mosaic.files.listing import told, walk
+from hirez_mosaic.pixels.vips import fetch
+from hirez_mosaic.settings.parsing import format_bytes
 from hirez_mosaic.sources import open_whole, reason, size_of
-from hirez_mosaic.spec import format_bytes
 from hirez_mosaic.templates.cropping import Crop, cropping, cut
 from hirez_mosaic.templates.kept import SMALL_BYTES, Decoded, File, Kept
 from hirez_mosaic.templates.quick import quick_jpeg
 from hirez_mosaic.templates.template_set import TemplateSet, area_averages, release
-from hirez_mosaic.vips import fetch
 
 _VERSION = [4, pyvips.version(0), pyvips.version(1), int(PIL.__version__.split(".")[0])]
 """Of the cached form, and of the way templates are decoded and shrunk."""
@@ -34,7 +36,7 @@ _KEPT = 24 * 3600  # seconds after which px of files that are gone are forgotten
 _BATCH = 1024  # files handed to the threads at once, at most
 _BATCH_BYTES = 64 << 20  # of decoded templates that wait for their turn, about
 
-Stage = Callable[[int], AbstractContextManager[Callable[[int], None]]]
+Bar = Callable[[int], AbstractContextManager[Callable[[int], None]]]
 """Entered with the number of files when decoding begins; gives what to call with each number of files done."""
 
 
@@ -52,18 +54,19 @@ def load_templates(
     exclude: Sequence[str] = (),
     cache: Path,
     jobs: int,
-    stage: Stage = _unheard,
+    stage: Bar = _unheard,
 ) -> TemplateSet:
-    """The pictures below `folder` (subfolders too, hidden and side files not) as templates of `tile` (width, height) px.
+    """The pictures below `folder` (subfolders too, hidden and side files not) as templates of `tile` (width, height)
+    px.
 
-    Each is turned upright, converted to sRGB, cut to the tile's shape, shrunk (or enlarged) by Lanczos, and flattened over `background`;
-    of an animation or a document the first page counts. Order is that of the paths.
+    Each is turned upright, converted to sRGB, cut to the tile's shape, shrunk (or enlarged) by Lanczos, and flattened
+    over `background`; of an animation or a document the first page counts. Order is that of the paths.
 
     crop: where a picture of another shape is cut, one of `spec.CROPS`. exclude: patterns of files that are left out.
     cache: folder that decoded templates are kept in, from the first seconds on: whoever is broken off goes on there.
     jobs: threads that decode. stage: entered only if there is anything to decode.
-    Raises TemplateError when there is no folder or not one readable picture in it, DiskSpaceError when the cache's disk is too small,
-    SettingError and WeightsError when the detector of faces is not to be had.
+    Raises TemplateError when there is no folder or not one readable picture in it, DiskSpaceError when the cache's disk
+    is too small, SettingError and WeightsError when the detector of faces is not to be had.
     """
     if not folder.is_dir():
         what = "is a file; name the folder it is in" if folder.exists() else "is not there"
@@ -91,7 +94,7 @@ def _complete(
     background: tuple[int, int, int],
     crop: Crop,
     jobs: int,
-    stage: Stage,
+    stage: Bar,
 ) -> Kept:
     """Decode what is not kept yet; another process that does so is waited for."""
     home.parent.mkdir(parents=True, exist_ok=True)
@@ -104,7 +107,9 @@ def _complete(
         missing = [file for file in files if file not in kept.known]
         _check_space(home.parent, len(missing), tile)
         with kept.adding() as adding, stage(len(missing)) as progress:
-            for file, made in _decode_all(missing, lambda name: _decode(folder / name, tile, background, crop), jobs, tile):
+            for file, made in _decode_all(
+                missing, lambda name: _decode(folder / name, tile, background, crop), jobs, tile
+            ):
                 adding.add(file, made)
                 progress(1)
     return kept
@@ -122,7 +127,9 @@ def _check_space(cache: Path, count: int, tile: tuple[int, int]) -> None:
 def _chosen(kept: Kept, folder: Path, files: list[File]) -> TemplateSet:
     """The set of those files, all of which are known."""
     found = [(file[0], kept.known[file]) for file in files]
-    skipped = tuple((name.encode(errors="backslashreplace").decode(), reason) for name, reason in found if isinstance(reason, str))
+    skipped = tuple(
+        (name.encode(errors="backslashreplace").decode(), reason) for name, reason in found if isinstance(reason, str)
+    )
     rows = np.array([row for _, row in found if isinstance(row, int)], np.int64)
     if not len(rows):
         name, reason = skipped[0]
@@ -181,7 +188,8 @@ def _decode(path: Path, tile: tuple[int, int], background: tuple[int, int, int],
 
 
 def open_template(path: Path, least: tuple[int, int], background: tuple[int, int, int]) -> NDArray[np.uint8]:
-    """(height, width, 3) sRGB of a picture, upright, over `background`; perhaps shrunk, to twice `least` (width, height) px at least.
+    """(height, width, 3) sRGB of a picture, upright, over `background`; perhaps shrunk, to twice `least` (width,
+    height) px at least.
 
     Raises TemplateError, whose text is the reason alone.
     """
@@ -194,8 +202,11 @@ def open_template(path: Path, least: tuple[int, int], background: tuple[int, int
         raise TemplateError(reason(error, path)) from error
 
 
-def enlarged(path: Path, tile: tuple[int, int], most: int, background: tuple[int, int, int], crop: Crop) -> NDArray[np.uint8] | None:
-    """A template as (height, width, 3) uint8 sRGB with `most` px on its longer side, or as many as its file has; cut as at `tile`.
+def enlarged(
+    path: Path, tile: tuple[int, int], most: int, background: tuple[int, int, int], crop: Crop
+) -> NDArray[np.uint8] | None:
+    """A template as (height, width, 3) uint8 sRGB with `most` px on its longer side, or as many as its file has; cut as
+    at `tile`.
 
     None where its file has no more than `tile` (width, height) px.
 
@@ -204,7 +215,9 @@ def enlarged(path: Path, tile: tuple[int, int], most: int, background: tuple[int
     try:
         width, height = size_of(path)
     except SourceError as error:
-        raise TemplateError(f"The template {path} is gone or cannot be read any more: {reason(error, path)}.") from error
+        raise TemplateError(
+            f"The template {path} is gone or cannot be read any more: {reason(error, path)}."
+        ) from error
     factor = min(most / max(tile), width / tile[0], height / tile[1])
     if factor <= 1:
         return None

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
 from hirez_mosaic.errors import OutputExistsError, SettingError, TemplateError
-from hirez_mosaic.fresh import private, remove
+from hirez_mosaic.files.fresh import private, remove
 
 ASCII = "".join(map(chr, range(32, 127)))
 KATAKANA = "".join(map(chr, range(0xFF66, 0xFF9E))) + "0123456789"
@@ -22,10 +22,13 @@ Colour = tuple[int, int, int]
 Named = tuple[str, NDArray[np.uint8]]
 
 
-def glyphs(font: Path | None, characters: str, tile: tuple[int, int], colours: Sequence[tuple[Colour, Colour]]) -> Iterator[Named]:
+def glyphs(
+    font: Path | None, characters: str, tile: tuple[int, int], colours: Sequence[tuple[Colour, Colour]]
+) -> Iterator[Named]:
     """(name, (height, width, 3) uint8) of each character in each (ink, paper) pair of colours.
 
-    font: TrueType or OpenType file; Pillow's own where None. All stand on one baseline; what is too wide for the tile is cut.
+    font: TrueType or OpenType file; Pillow's own where None. All stand on one baseline; what is too wide for the tile
+        is cut.
     Raises TemplateError for a font that cannot be read or lacks characters, which it names.
     """
     width, height = tile
@@ -40,7 +43,9 @@ def glyphs(font: Path | None, characters: str, tile: tuple[int, int], colours: S
     missing = [one for one in characters if not one.isspace() and _mask(face, one) == unknown]
     if missing:
         some = " ".join(missing[:20])
-        raise TemplateError(f"The font {font or 'of Pillow'} has no glyph for {len(missing)} of the characters asked for: {some}.")
+        raise TemplateError(
+            f"The font {font or 'of Pillow'} has no glyph for {len(missing)} of the characters asked for: {some}."
+        )
     ascent, descent = face.getmetrics()
     baseline = (height + ascent - descent) / 2
     for (number, character), (pair, (ink, paper)) in product(enumerate(characters), enumerate(colours)):
@@ -55,9 +60,11 @@ def _mask(face: ImageFont.FreeTypeFont, character: str) -> bytes:
 
 
 def edges(tile: tuple[int, int], orientations: int, thicknesses: Sequence[float], greys: int) -> Iterator[Named]:
-    """(name, (height, width, 3) uint8) of steps and lines at `orientations` angles over half a turn, in both polarities, and flat greys.
+    """(name, (height, width, 3) uint8) of steps and lines at `orientations` angles over half a turn, in both
+    polarities, and flat greys.
 
-    thicknesses: of the lines, as parts of the tile's shorter side; lines and steps lie at the middle and a quarter off it, anti-aliased.
+    thicknesses: of the lines, as parts of the tile's shorter side; lines and steps lie at the middle and a quarter off
+        it, anti-aliased.
     greys: levels between black and white; every pair of them is an edge.
     """
     width, height = tile
@@ -74,23 +81,30 @@ def edges(tile: tuple[int, int], orientations: int, thicknesses: Sequence[float]
             covers = {"step": np.clip(distance + 0.5, 0, 1)}
             for thickness in thicknesses:
                 covers[f"line{thickness:g}"] = np.clip(thickness * side / 2 - np.abs(distance) + 0.5, 0, 1)
-            for (name, cover), (first, ink), (second, paper) in product(covers.items(), enumerate(levels), enumerate(levels)):
+            for (name, cover), (first, ink), (second, paper) in product(
+                covers.items(), enumerate(levels), enumerate(levels)
+            ):
                 if first != second:
                     grey = np.round(paper + cover * (ink - paper)).astype(np.uint8)
                     label = f"{name}-{180 * turn / orientations:05.1f}-{offset:+.2f}-{ink:03.0f}-on-{paper:03.0f}.png"
                     yield label, np.repeat(grey[:, :, None], 3, axis=2)
 
 
-def write_templates(made: Iterable[Named], folder: Path, *, overwrite: bool, progress: Callable[[int], None] = lambda done: None) -> int:
+def write_templates(
+    made: Iterable[Named], folder: Path, *, overwrite: bool, progress: Callable[[int], None] = lambda done: None
+) -> int:
     """Write them as PNG files into `folder`, which appears when it is complete; their number.
 
     progress: called with each number of templates written.
-    Raises OutputExistsError for a folder that is there, unless it was made here and may be replaced; SettingError where nothing is made.
+    Raises OutputExistsError for a folder that is there, unless it was made here and may be replaced; SettingError where
+    nothing is made.
     """
     if folder.exists() and not overwrite:
         raise OutputExistsError(f"{folder} is there already; use --overwrite to replace it.")
     if folder.exists() and not (folder / _MARK).is_file():
-        raise OutputExistsError(f"{folder} was not made by this command, which will not replace it; name another folder.")
+        raise OutputExistsError(
+            f"{folder} was not made by this command, which will not replace it; name another folder."
+        )
     folder.absolute().parent.mkdir(parents=True, exist_ok=True)
     fresh, old = private(folder.absolute()), private(folder.absolute())
     count = 0

@@ -1,4 +1,6 @@
-"""A short way to the px of small, plain JPEG files, of which a folder may hold 100,000: the same px in a tenth of the time."""
+"""A short way to the px of small, plain JPEG files, of which a folder may hold 100,000: the same px in a tenth of the
+time.
+"""
 
 from contextlib import suppress
 from pathlib import Path
@@ -12,7 +14,9 @@ _ORIENTATION = 274  # EXIF
 
 
 def quick_jpeg(path: Path) -> NDArray[np.uint8] | None:
-    """(height, width, 3) sRGB; None for what is no small JPEG, damaged, or has a profile, another colour model, or is not upright."""
+    """(height, width, 3) sRGB; None for what is no small JPEG, damaged, or has a profile, another colour model, or is
+    not upright.
+    """
     with suppress(OSError, ValueError, SyntaxError), Image.open(path, formats=["JPEG"]) as image:
         plain = image.format == "JPEG" and image.mode in ("RGB", "L") and not image.info.get("icc_profile")
         if plain and max(image.size) <= _SIDE and image.getexif().get(_ORIENTATION, 1) == 1:

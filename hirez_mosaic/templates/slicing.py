@@ -13,9 +13,9 @@ import pyvips
 from numpy.typing import NDArray
 
 from hirez_mosaic.errors import SourceError, TemplateError
+from hirez_mosaic.pixels.vips import fetch
 from hirez_mosaic.sources import open_whole, size_of
 from hirez_mosaic.templates.making import Named
-from hirez_mosaic.vips import fetch
 
 
 @dataclass(frozen=True)
@@ -35,7 +35,10 @@ class Grid:
             size = size_of(sheet)
         except SourceError as error:
             raise TemplateError(str(error)) from error
-        columns, rows = ((side - self.margin + self.spacing) // (one + self.spacing) for side, one in zip(size, self.sprite, strict=True))
+        columns, rows = (
+            (side - self.margin + self.spacing) // (one + self.spacing)
+            for side, one in zip(size, self.sprite, strict=True)
+        )
         if rows < 1 or columns < 1:
             raise TemplateError(
                 f"The sheet {sheet} is {size[0]} x {size[1]} px, too small for a sprite of {self.sprite[0]} x {self.sprite[1]} px "
@@ -44,10 +47,14 @@ class Grid:
         return rows, columns
 
 
-def sprites(sheets: Sequence[Path], grid: Grid, *, tile: tuple[int, int] | None = None, keep_empty: bool = False) -> Iterator[Named]:
-    """(name, (height, width, 3 or 4) uint8) of each sprite, row by row; empty ones, transparent or of one colour all over, are left out.
+def sprites(
+    sheets: Sequence[Path], grid: Grid, *, tile: tuple[int, int] | None = None, keep_empty: bool = False
+) -> Iterator[Named]:
+    """(name, (height, width, 3 or 4) uint8) of each sprite, row by row; empty ones, transparent or of one colour all
+    over, are left out.
 
-    tile: size to scale them to: whole multiples repeat px, all else is cut to the tile's shape around its centre and resampled by Lanczos.
+    tile: size to scale them to: whole multiples repeat px, all else is cut to the tile's shape around its centre and
+        resampled by Lanczos.
     Raises TemplateError for a sheet that cannot be read, is too small, or holds empty sprites only.
     """
     for number, sheet in enumerate(sheets):
@@ -55,7 +62,9 @@ def sprites(sheets: Sequence[Path], grid: Grid, *, tile: tuple[int, int] | None 
         (width, height), full = grid.sprite, 0
         with _opened(sheet) as image:
             for row, column in np.ndindex(rows, columns):
-                left, top = (grid.margin + at * (one + grid.spacing) for at, one in zip((column, row), grid.sprite, strict=True))
+                left, top = (
+                    grid.margin + at * (one + grid.spacing) for at, one in zip((column, row), grid.sprite, strict=True)
+                )
                 sprite = image.crop(left, top, width, height)
                 pixels = fetch(sprite, width, height)
                 if keep_empty or not _is_empty(pixels):
@@ -69,10 +78,11 @@ def sprites(sheets: Sequence[Path], grid: Grid, *, tile: tuple[int, int] | None 
 
 
 def random_crops(pictures: Sequence[Path], tile: tuple[int, int], count: int, seed: int) -> Iterator[Named]:
-    """(name, (height, width, 3 or 4) uint8) of `count` crops of the tile's shape at random places, as many of each picture, about.
+    """(name, (height, width, 3 or 4) uint8) of `count` crops of the tile's shape at random places, as many of each
+    picture, about.
 
-    They are from the tile's own size up to half the picture, log-uniform; a picture below the tile is enlarged. The same seed gives the
-    same crops. Raises TemplateError for a picture that cannot be read.
+    They are from the tile's own size up to half the picture, log-uniform; a picture below the tile is enlarged. The
+    same seed gives the same crops. Raises TemplateError for a picture that cannot be read.
     """
     for first, path in enumerate(pictures):
         with _opened(path) as image:

@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from hirez_mosaic.geometry import CELL
-from hirez_mosaic.spec import check_turnable
+from hirez_mosaic.pixels.geometry import CELL
+from hirez_mosaic.settings.parsing import check_turnable
 
 RESIDENT = 256 << 20
 """Bytes of px that a reader of a larger set keeps mapped at most, about; the rest stays on disk."""
@@ -34,7 +34,9 @@ class Pose:
         width, height = tile
         whole = slice(None)
         if self.turns % 2 == 0:
-            return (slice(height - lines.stop, height - lines.start) if self.turns == 2 else slice(lines.start, lines.stop)), whole
+            return (
+                slice(height - lines.stop, height - lines.start) if self.turns == 2 else slice(lines.start, lines.stop)
+            ), whole
         from_right = (self.turns == 1) != self.mirrored
         return whole, (slice(width - lines.stop, width - lines.start) if from_right else slice(lines.start, lines.stop))
 
@@ -90,16 +92,23 @@ class TemplateSet:
         return replace(self, names=names, rows=rows, fingerprint=_digest(self.fingerprint, "rows", kept.tobytes()))
 
     def in_poses(self, *, mirror: bool, rotate: bool) -> "TemplateSet":
-        """Each template also mirrored, turned, or both: 2, 4 or 8 poses. Raises SettingError for turns of tiles that are not square."""
+        """Each template also mirrored, turned, or both: 2, 4 or 8 poses. Raises SettingError for turns of tiles that
+        are not square.
+        """
         if not mirror and not rotate:
             return self
         if rotate:
             check_turnable(self.tile)
-        poses = tuple(Pose(mirrored, turns) for mirrored in (False, True)[: 1 + mirror] for turns in range(4 if rotate else 1))
+        poses = tuple(
+            Pose(mirrored, turns) for mirrored in (False, True)[: 1 + mirror] for turns in range(4 if rotate else 1)
+        )
         return replace(self, poses=poses, fingerprint=_digest(self.fingerprint, "poses", repr(poses).encode()))
 
-    def take(self, choices: NDArray[np.integer], lines: slice = slice(None), out: NDArray[np.uint8] | None = None) -> NDArray[np.uint8]:
-        """(lines, n, width, 3) uint8: those lines of px of each choice (n,), side by side. out: of that shape, where they are put.
+    def take(
+        self, choices: NDArray[np.integer], lines: slice = slice(None), out: NDArray[np.uint8] | None = None
+    ) -> NDArray[np.uint8]:
+        """(lines, n, width, 3) uint8: those lines of px of each choice (n,), side by side. out: of that shape, where
+        they are put.
 
         Raises IndexError for what is no choice.
         """
@@ -125,7 +134,9 @@ class TemplateSet:
 
     def shrunk(self) -> "TemplateSet":
         """The same choices with px of 8 x 8 alone."""
-        small = [np.round(block * 255).astype(np.uint8) for block in replace(self, rows=None, poses=(UPRIGHT,)).blocks()]
+        small = [
+            np.round(block * 255).astype(np.uint8) for block in replace(self, rows=None, poses=(UPRIGHT,)).blocks()
+        ]
         return replace(self, pixels=np.concatenate(small), small=None)
 
     def mean_colours(self) -> NDArray[np.uint8]:

@@ -1,0 +1,1 @@
+"""Where chunks run, and the workspace that keeps what they made."""

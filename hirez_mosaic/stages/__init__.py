@@ -1,0 +1,1 @@
+"""The stages of a render, each a function of one chunk."""

@@ -1,0 +1,101 @@
+"""Fit: the decoder adapted to one picture, or what an earlier fit of it left in the cache."""
+
+import copy
+import hashlib
+import json
+import os
+from collections.abc import Callable
+from contextlib import suppress
+from itertools import accumulate
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from hirez_mosaic.errors import DecoderError, sentence
+from hirez_mosaic.nets.choice import Choice
+from hirez_mosaic.nets.decoders import LearnedDecoder, ResidualDecoder, load_decoder
+from hirez_mosaic.nets.fitting import fit
+from hirez_mosaic.nets.objective import Objective, Picture
+from hirez_mosaic.pixels.geometry import CELL, CellGrid
+
+_HASHED = 64  # cells a side that are read at once for a digest
+_FITTED_BYTES = (
+    1 << 30
+)  # of fitted decoders in the cache: a batch of 1,000 pictures makes 15 GB of them with 17,500 templates
+_VERSION = 6  # of fitting: a cached decoder of another is not used
+
+
+def fitted_decoder(
+    choice: Choice,
+    picture: Picture,
+    grid: CellGrid,
+    objective: Objective,
+    cache: Path,
+    progress: Callable[[int], None],
+    say: Callable[[str], None],
+) -> LearnedDecoder:
+    """The chosen decoder fitted to the picture, or what an earlier fit to the same px with the same settings left in
+    the cache.
+    """
+    decoder = choice.decoder
+    if not isinstance(decoder, ResidualDecoder):
+        raise TypeError(f"A {decoder.kind} decoder cannot be fitted.")
+    device = objective.templates.device
+    file = cache / f"fitted-{_key(choice, picture.analysis, grid, objective)}.safetensors"
+    if file.exists():
+        with suppress(DecoderError):  # damaged: it is fitted once more
+            found = load_decoder(file, decoder.template_count, decoder.fingerprint).to(device)
+            with suppress(OSError):  # a cache that may not be written to
+                os.utime(file)
+            progress(choice.fit_steps)
+            return found
+    found = fit(
+        copy.deepcopy(decoder),
+        picture,
+        objective,
+        choice.fit_steps,
+        untouched=choice.untouched,
+        progress=progress,
+        say=say,
+    )
+    try:
+        found.save(file)
+        _keep_latest(cache)
+    except OSError as error:
+        say(f"The fitted decoder was not kept for another render of this picture: {sentence(error)}")
+    return found
+
+
+def _keep_latest(cache: Path) -> None:
+    """Remove the fitted decoders that were not used for longest, until the others take at most `_FITTED_BYTES`."""
+    files: list[tuple[int, int, Path]] = []
+    for file in cache.glob("fitted-*.safetensors"):
+        with suppress(FileNotFoundError):  # another process removes some, too
+            status = file.stat()
+            files.append((status.st_mtime_ns, status.st_size, file))
+    files.sort(reverse=True)
+    together = list(accumulate(size for _, size, _ in files))
+    for (_, _, file), size in list(zip(files, together, strict=True))[1:]:  # but the one just made, whatever its size
+        if size > _FITTED_BYTES:
+            file.unlink(missing_ok=True)
+
+
+def _key(choice: Choice, analysis: Any, grid: CellGrid, objective: Objective) -> str:
+    """Digest of all that a fit depends on: the analysis image's px, templates, settings, precision, and what it starts
+    from.
+    """
+    sha = hashlib.blake2b(digest_size=16)
+    vgg = objective.loss.vgg
+    told = [
+        _VERSION,
+        choice.decoder.fingerprint,
+        choice.fit_steps,
+        objective.far_weight,
+        str(next(vgg.parameters()).dtype),
+        analysis.shape,
+    ]
+    sha.update(json.dumps([*told, choice.identity]).encode())
+    for box in grid.chunks((_HASHED, _HASHED)):
+        sha.update(np.ascontiguousarray(analysis[box.scaled(CELL).slices]).data)
+    return sha.hexdigest()

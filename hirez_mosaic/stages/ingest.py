@@ -1,0 +1,59 @@
+"""Ingest: from the source to the analysis image, 8 x 8 px a cell."""
+
+from collections.abc import Iterator
+from fractions import Fraction
+from typing import Any
+
+import numpy as np
+
+from hirez_mosaic.pixels.geometry import CELL, Box, CellGrid
+from hirez_mosaic.pixels.resample import resample, span
+from hirez_mosaic.sources import Source
+
+_PART_BYTES = 128 << 20  # of source px in all their forms that a task holds at once, about
+
+
+def ingest_chunk(source: Source, grid: CellGrid, analysis: Any, colours: Any, box: Box) -> None:
+    """Fill the write box (cells) of the analysis image (8 rows, 8 columns, 3) uint8 and of the cells' mean colours
+    (rows, columns, 3).
+
+    Holds about 128 MiB of the source at once, however much it is shrunk.
+    """
+    steps, write = _steps(source, grid), box.scaled(CELL)
+    made = np.empty((write.height, write.width, 3), np.uint8)
+    for part in _readable(write, source, grid):
+        rows, columns = (part.top, part.bottom), (part.left, part.right)
+        pixels = source.read(Box(*span(*rows, steps[1]), *span(*columns, steps[0])))
+        made[part.within(write).slices] = resample(pixels, rows, columns, steps)
+    analysis[write.slices] = made
+    cells = made.reshape(box.height, CELL, box.width, CELL, 3)
+    colours[box.slices] = np.round(cells.mean((1, 3), dtype=np.float32)).astype(np.uint8)
+
+
+def projected_bytes(source: Source, chunk: tuple[int, int], grid: CellGrid) -> int:
+    """Bytes that one task of `chunk` (rows, columns) cells holds at most, the chunks of the source's own that it
+    decodes included.
+    """
+    parts = _readable(Box(0, chunk[0], 0, chunk[1]).scaled(CELL), source, grid)
+    boxes = [_read_box(part, _steps(source, grid)) for part in parts]
+    return max(box.area * source.px_bytes + source.chunk_bytes(box.height, box.width) for box in boxes)
+
+
+def _steps(source: Source, grid: CellGrid) -> tuple[Fraction, Fraction]:
+    """Px of the source's level per px of the analysis image (horizontally, vertically)."""
+    (across, down), shrink = grid.source_step, source.shrink
+    return across / shrink[0], down / shrink[1]
+
+
+def _read_box(part: Box, steps: tuple[Fraction, Fraction]) -> Box:
+    """The px of the source's level that a part of the analysis image depends on."""
+    return Box(*span(part.top, part.bottom, steps[1]), *span(part.left, part.right, steps[0]))
+
+
+def _readable(part: Box, source: Source, grid: CellGrid) -> Iterator[Box]:
+    """The box in pieces whose source px can be held; at the smallest one px."""
+    if part.area == 1 or _read_box(part, _steps(source, grid)).area * source.px_bytes <= _PART_BYTES:
+        yield part
+    else:
+        for half in part.halves():
+            yield from _readable(half, source, grid)

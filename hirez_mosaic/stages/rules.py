@@ -1,0 +1,349 @@
+"""Rules for repeating templates, kept on the whole map: so many uses of each at most and at least, so many cells
+between two uses.
+
+A greedy choice with a guarantee, from which the search of `ruled` goes on. Templates that must be used are placed
+first, where least is lost by it. Then the cells with the most to lose, those whose last candidate is furthest behind
+their first, choose first; each takes the best of its candidates that the rules still allow. Cells that have none left
+choose afterwards, in the same order, among all templates that are left. `Rules.check` has made sure that there always
+is one: around a cell lie at most (2 D + 1)^2 - 1 others, so that many templates may be too near, and the rest must have
+enough uses for all cells.
+
+Where a small map that was not refined has a limit of uses alone, the sum of all scores is made the largest there is, by
+an assignment solver.
+
+All of it follows from candidates and scores, in an order that knows neither chunks nor workers.
+"""
+
+import os
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from hirez_mosaic.errors import TemplateError
+from hirez_mosaic.nets.decoders import Score
+from hirez_mosaic.nets.scoring import best_k
+from hirez_mosaic.pixels.geometry import Box, CellGrid
+from hirez_mosaic.stages.ruled_search import Counts
+from hirez_mosaic.templates import release
+
+CANDIDATES = 32
+"""Choices per cell that are kept for the rules."""
+WINDOW = 64
+"""Side of the windows in which the queries of cells that had no candidate left are made again, cells; whatever the
+chunks are.
+"""
+_LISTED = 64  # cells that a template which must be used chooses among, at first
+_BATCH = 8192  # cells whose candidates are in memory at once
+_TOGETHER = 1024  # of those cells, that choose at once, at most
+_RANKED = 1 << 20  # templates ranked for all of them, at most
+_EXACT = 1 << 22  # cells x uses up to which the best assignment is computed
+_SOLVER = 48 << 20  # bytes of scipy.optimize once it is imported; measured 40 MiB
+
+Queries = Callable[[Box], torch.Tensor]
+"""Gives the (cells, D) queries of a box of cells, row-major."""
+
+
+@dataclass(frozen=True)
+class Rules:
+    """How often a template may and must be used, in whatever pose.
+
+    max_uses: on the whole map; None for any number. min_distance: cells that must lie between two uses, in every
+        direction; 0 for none.
+    min_uses: on the whole map.
+    """
+
+    max_uses: int | None = None
+    min_distance: int = 0
+    min_uses: int = 0
+
+    def __bool__(self) -> bool:
+        return self.max_uses is not None or self.min_distance > 0 or self.min_uses > 0
+
+    def needed(self, rows: int, columns: int) -> int:
+        """Templates with which the rules can be kept on a map of so many cells, in whatever order it is filled."""
+        around = self._around(rows, columns)
+        return around + (1 if self.max_uses is None else -(-rows * columns // self.max_uses))
+
+    def _around(self, rows: int, columns: int) -> int:
+        """Cells around one that may not hold its template, at most."""
+        side = 2 * self.min_distance + 1
+        return min(side, rows) * min(side, columns) - 1
+
+    def needed_cells(self, rows: int, columns: int, templates: int) -> int:
+        """Cells with which each of so many templates finds room for all the uses it must have, in whatever order they
+        are placed.
+        """
+        return templates * self.min_uses + max(0, self.min_uses - 1) * self._around(rows, columns)
+
+    def check(self, rows: int, columns: int, templates: int) -> None:
+        """Raise TemplateError where there are too few templates, or too many to use each."""
+        cells, wanted = rows * columns, self.needed_cells(rows, columns, templates)
+        if wanted > cells:
+            uses = "once" if self.min_uses == 1 else f"{self.min_uses} times"
+            apart = (
+                f" and {self.min_distance} cells between two uses" if self.min_distance and self.min_uses > 1 else ""
+            )
+            raise TemplateError(
+                f"{templates} templates with each used {uses} at least{apart} take {wanted} cells and there are {cells}, "
+                f"{wanted - cells} too few; use more --columns, or ban or dedupe templates."
+            )
+        needed = self.needed(rows, columns)
+        if templates >= needed:
+            return
+        uses = {None: "", 1: " with each used once"}.get(
+            self.max_uses, f" with each used {self.max_uses} times at most"
+        )
+        apart = f" and {self.min_distance} cells between two uses" if self.min_distance else ""
+        raise TemplateError(
+            f"{rows * columns} cells{uses}{apart} take {needed} templates and there are {templates}, {needed - templates} too few; "
+            "add templates, allow more uses or less distance, or use fewer --columns."
+        )
+
+
+class RuledMap:
+    """An index map that is filled under rules.
+
+    choices: templates x poses. query: length of a query.
+    index_map: (rows, columns) uint32, in memory.
+    """
+
+    def __init__(self, rules: Rules, grid: CellGrid, choices: int, poses: int, query: int) -> None:
+        self._query = query
+        self._rules, self._grid, self._poses = rules, grid, poses
+        self._left = np.full(choices // poses, rules.max_uses or grid.cells, np.int64)
+        self._templates = np.full((grid.rows, grid.columns), -1, np.int32)
+        self.index_map = np.zeros((grid.rows, grid.columns), np.uint32)
+
+    @property
+    def counts(self) -> Counts:
+        """What the rules still allow when the map is filled."""
+        used = np.bincount(self._templates.ravel(), minlength=len(self._left))
+        return Counts(self._left.copy(), used - self._rules.min_uses, self._rules.min_distance)
+
+    def place_required(self, first: Any, seen: NDArray[np.float32], own: NDArray[np.float32]) -> Iterator[int]:
+        """Give every template the uses it must have, in the cells that lose least by it; yields numbers of cells done.
+
+        first: (rows, columns) what each cell would have without rules. seen: (cells, channels) mean colours of the
+            source.
+        own: (templates, channels) those of the templates, upright.
+        The templates with the most to lose choose first, each among the free cells it loses least in; and again until
+        all are placed.
+        """
+        missing = np.full(len(own), self._rules.min_uses)
+        cells, keys = self._grid.cells, torch.from_numpy(seen)
+        lost = np.square(own[np.asarray(first[:]).ravel() // self._poses] - seen).sum(1)  # by the cell's own choice
+        bias = torch.from_numpy((lost - np.square(seen).sum(1)).astype(np.float32))
+        listed = _LISTED + self._rules.min_uses * (2 * self._rules.min_distance + 1) ** 2
+        while missing.any():
+            lacking = np.flatnonzero(missing)
+            free = torch.zeros(cells).masked_fill_(torch.from_numpy(self._templates.ravel() >= 0), -torch.inf)
+            score = partial(_distances, keys, bias + free)
+            found, values = best_k(torch.from_numpy(own[lacking]), score, cells, min(cells, listed))
+            loss = np.square(own[lacking]).sum(1) - values[:, 0].numpy()
+            before = int(missing.sum())
+            for number in np.argsort(-loss, kind="stable").tolist():
+                template = int(lacking[number])
+                for cell in found[number].tolist():
+                    if not missing[template]:
+                        break
+                    if self._templates.flat[cell] < 0 and self._take_first(cell, [template * self._poses]):
+                        missing[template] -= 1
+            yield before - int(missing.sum())
+            listed *= 2
+
+    def fill(
+        self,
+        first: Any,
+        candidates: Any,
+        scores: Any,
+        boxes: list[Box],
+        queries: Queries,
+        score: Score,
+        folder: Path,
+        *,
+        refined: bool,
+    ) -> Iterator[int]:
+        """Choose for all cells that are still empty; yields numbers of cells done.
+
+        first: (rows, columns) what each cell would have without rules. candidates, scores: (rows, columns, k), see
+            `decode`.
+        boxes: their chunks. folder: for what must not be in memory. refined: whether `first` is more than the best
+            score.
+        """
+        cells, choices = self._grid.cells, len(self._left) * self._poses
+        refined = refined or self._rules.min_uses > 0
+        if not refined and not self._rules.min_distance and cells * choices * min(int(self._left[0]), cells) <= _EXACT:
+            yield from self._assign(queries, score, choices)
+            return
+        k = candidates.shape[-1] + 1
+        ranked = _on_disk(folder / "ranked", np.uint32, (self._grid.rows, self._grid.columns, k))
+        loss = np.empty((self._grid.rows, self._grid.columns), np.float32)
+        for box in boxes:
+            own = np.asarray(scores[box.slices])
+            loss[box.slices] = own[..., 0] - own[..., -1]
+            ranked[box.slices] = np.concatenate(
+                [np.asarray(first[box.slices])[..., None], np.asarray(candidates[box.slices])], -1
+            )
+            release(ranked)
+        order = np.argsort(-loss.ravel(), kind="stable")
+        order = order[self._templates.ravel()[order] < 0]
+        flat = ranked.reshape(cells, k)
+        waiting = np.zeros(cells, np.bool_)
+        for start in range(0, len(order), _BATCH):
+            batch = order[start : start + _BATCH]
+            near = flat[batch]
+            release(ranked)
+            for cell, found in zip(batch.tolist(), near.tolist(), strict=True):
+                waiting[cell] = not self._take_first(cell, found)
+            yield len(batch) - int(waiting[batch].sum())
+        del flat, ranked
+        (folder / "ranked").unlink()
+        late = order[waiting[order]]
+        if len(late):
+            yield from self._late(late, waiting, queries, score, folder)
+
+    def _take_first(self, cell: int, found: list[int]) -> bool:
+        """Give a cell the first of these choices that the rules allow; whether there is one."""
+        row, column = divmod(cell, self._grid.columns)
+        distance = self._rules.min_distance
+        near: set[int] = set()
+        if distance:
+            around = Box(row, row + 1, column, column + 1).grown(distance, self._grid.box)
+            near.update(self._templates[around.slices].ravel().tolist())
+        for choice in found:
+            template = choice // self._poses
+            if template not in near and self._left[template] > 0:
+                self._left[template] -= 1
+                self._templates[row, column] = template
+                self.index_map[row, column] = choice
+                return True
+        return False
+
+    def _late(
+        self, late: NDArray[np.int64], waiting: NDArray[np.bool_], queries: Queries, score: Score, folder: Path
+    ) -> Iterator[int]:
+        """Let the cells `late`, in this order, choose among all templates that are left."""
+        place = np.zeros(self._grid.cells, np.int32)
+        place[late] = np.arange(len(late))
+        asked: NDArray[np.float32] = _on_disk(folder / "asked", np.float32, (len(late), self._query))
+        for box in self._grid.chunks((WINDOW, WINDOW)):
+            rows, columns = np.nonzero(waiting.reshape(self.index_map.shape)[box.slices])
+            if len(rows):
+                found = queries(box)[torch.from_numpy(rows * box.width + columns)]
+                asked[place[(rows + box.top) * self._grid.columns + columns + box.left]] = found.cpu().numpy()
+                release(asked)
+        together = _together(self._rules)
+        for start in range(0, len(late), together):
+            yield from self._rounds(
+                late[start : start + together], torch.from_numpy(asked[start : start + together]).to(found), score
+            )
+            release(asked)
+        del asked
+        (folder / "asked").unlink()
+
+    def _rounds(self, cells: NDArray[np.int64], asked: torch.Tensor, score: Score) -> Iterator[int]:
+        """Let cells choose among all that is left, in rounds; the first of a round always finds something. asked:
+        (cells, D) queries.
+        """
+        poses, templates = self._poses, len(self._left)
+        k = min(templates, _ranked(self._rules))
+        while len(cells):
+            gone = torch.zeros(templates, device=asked.device).masked_fill_(
+                torch.from_numpy(self._left <= 0).to(asked.device), -torch.inf
+            )
+            found = best_k(asked, partial(_in_best_pose, score, gone, poses), templates, k)[0].mul(poses).tolist()
+            left = []
+            for number, cell in enumerate(cells.tolist()):
+                if not self._take_first(cell, found[number]):
+                    left.append(number)
+                elif poses > 1:
+                    taken = int(self.index_map.flat[cell])
+                    pose = score(asked[number : number + 1], slice(taken, taken + poses)).argmax()
+                    self.index_map.flat[cell] = taken + int(pose)
+            yield len(cells) - len(left)
+            asked, cells = asked[left], cells[left]
+
+    def _assign(self, queries: Queries, score: Score, choices: int) -> Iterator[int]:
+        """The assignment with the largest sum of scores: a limit of uses is so many copies of each template."""
+        from scipy.optimize import linear_sum_assignment  # slow to import, 40 MiB, and needed on this way alone
+
+        values = score(queries(self._grid.box), slice(0, choices)).unflatten(1, (-1, self._poses))
+        best, pose = values.max(2)
+        copies = int(min(self._left[0], self._grid.cells))
+        cells, taken = linear_sum_assignment(np.repeat(best.double().cpu().numpy(), copies, axis=1), maximize=True)
+        templates = taken // copies
+        chosen = templates * self._poses + pose.cpu().numpy()[cells, templates]
+        self.index_map.flat[cells] = chosen
+        yield len(cells)
+
+
+def _distances(
+    keys: torch.Tensor, bias: torch.Tensor, queries: torch.Tensor, block: slice, out: torch.Tensor | None = None
+) -> torch.Tensor:
+    """Minus squared distances, up to a constant of the query. keys: (n, D). bias: (n,)."""
+    return torch.addmm(bias[block], queries, keys[block].T, alpha=2, out=out)
+
+
+def _ranked(rules: Rules) -> int:
+    """Templates that a late cell ranks, so that one at least is not too near: as many as may lie around it, and one
+    more.
+    """
+    return max(CANDIDATES, (2 * rules.min_distance + 1) ** 2)
+
+
+def _together(rules: Rules) -> int:
+    return max(1, min(_TOGETHER, _RANKED // _ranked(rules)))
+
+
+def _in_best_pose(
+    score: Score, gone: torch.Tensor, poses: int, query: torch.Tensor, block: slice, out: torch.Tensor | None = None
+) -> torch.Tensor:
+    """(cells, templates) scores of the best pose of each template. gone: (templates,) -inf for those that are used up,
+    else 0.
+    """
+    return score(query, _posed(block, poses)).unflatten(1, (-1, poses)).amax(2) + gone[block]
+
+
+def _posed(templates: slice, poses: int) -> slice:
+    """The choices of templates."""
+    return slice(templates.start * poses, templates.stop * poses)
+
+
+def scratch_bytes(grid: CellGrid, query: int, k: int) -> int:
+    """Bytes on disk that keeping the rules takes at most for a while: ranked candidates, and the queries of all cells."""
+    return 4 * grid.cells * (k + 1 + query)
+
+
+def projected_bytes(rules: Rules, grid: CellGrid, query: int, choices: int, poses: int) -> int:
+    """Bytes that keeping the rules holds at most: the map and its order, a window's queries, late cells' ranks and a
+    block of scores.
+    """
+    window = min(WINDOW, grid.rows) * min(WINDOW, grid.columns)
+    exact = 3 * 8 * _EXACT + _SOLVER if grid.cells * choices <= _EXACT else 0
+    return (
+        grid.cells * (4 + 4 + 4 + 8 + 8 + 4 + 1 + (12 + 12 + 4 * 5 if rules.min_uses else 0))
+        + window * query * 4 * 4
+        + _together(rules) * (query * 4 * 2 + min(choices, _ranked(rules)) * 100)
+        + 3 * 4 * 1024 * min(2048 * poses, choices)
+        + _BATCH * CANDIDATES * 80
+        + exact
+    )
+
+
+def _on_disk(path: Path, dtype: type[np.generic], shape: tuple[int, ...]) -> "np.memmap[Any, Any]":
+    """An array in a new file, which has all its room: where a disk is full, to write to a mapped hole would kill the
+    process.
+
+    Raises OSError.
+    """
+    made = np.memmap(path, dtype, mode="w+", shape=shape)
+    if hasattr(os, "posix_fallocate"):
+        with path.open("rb+") as file:
+            os.posix_fallocate(file.fileno(), 0, made.nbytes)
+    return made

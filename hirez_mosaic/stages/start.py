@@ -1,0 +1,145 @@
+"""Start: how a set of templates suits a picture, and the terms of the picture's objective that follow from it."""
+
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from hirez_mosaic.nets.blur import blur_tiled
+from hirez_mosaic.nets.decoders import Decoder, TrunkNorm
+from hirez_mosaic.nets.fitting import judged_windows
+from hirez_mosaic.nets.nearest import NearestAsSeen, NearestL2
+from hirez_mosaic.nets.scoring import best_k, box_queries, cell_pixels
+from hirez_mosaic.pixels.far_view import HALF_PX, OPPONENT, far_values
+from hirez_mosaic.pixels.geometry import CELL, CellGrid
+from hirez_mosaic.settings.spec import RenderSpec
+from hirez_mosaic.stages.together import RANK, REPEATS, choice_gap
+from hirez_mosaic.templates import TemplateSet
+from hirez_mosaic.templates.names import named, read_names
+
+_SAMPLED = 512  # cells by which a set is called rich or not, at most
+_RICH = (
+    1.5  # a set is where the nearest template is at most so many times as far, in squares, as the nearest blurred one
+)
+_REFINED = 4.0  # times as large as by px is the median gap of refined scores
+
+
+@dataclass(frozen=True)
+class Looks:
+    """How the px of a set are compared with a cell's, and colours with those seen from afar.
+
+    sharp, luma, chroma: see `NearestAsSeen`; squared errors of luma and chroma count so many times. far: weight of the
+        far view.
+    """
+
+    sharp: float
+    luma: float
+    chroma: float
+    far: float
+
+
+RICH = Looks(0.5, 1.25, 0.75, 1.0)
+"""Of sets that match what lies within a cell."""
+POOR = Looks(0.0, 1.0, 1.0, 0.5)
+"""Of sets that do not, which is why they are compared blurred."""
+
+
+def unfitted_decoder(templates: TemplateSet, looks: Looks) -> Decoder:
+    """The residual decoder where nothing was learned and nothing will be: it looks at px alone."""
+    weights = torch.tensor([looks.luma, looks.chroma, looks.chroma]).sqrt()
+    channels = weights[:, None] * torch.from_numpy(OPPONENT)
+    return NearestAsSeen(torch.from_numpy(templates.at_cell_size()), templates.fingerprint, looks.sharp, channels)
+
+
+@dataclass(frozen=True)
+class Together:
+    """What choosing cells together works with, beside candidates and scores; see `together`.
+
+    values: (choices, 12) float32, see `far_values`. far: weight of the far view. unit: see `near_costs`.
+    gap: see `choice_gap`. poses: choices to a template. repeats: see `repeat_prices`.
+    """
+
+    values: NDArray[np.float32]
+    far: float
+    unit: float
+    gap: float
+    poses: int
+    repeats: float = REPEATS
+
+    def refined(self, scores: Any, grid: CellGrid) -> "Together":
+        """The same for refined scores (rows, columns, k).
+
+        Their gaps are made `_REFINED` times as large, for they were found with care; but not for the price of repeats.
+        """
+        sample = np.concatenate(
+            [np.asarray(scores[box.slices]).reshape(-1, scores.shape[-1]) for box in judged_windows(grid.box)[0]]
+        )
+        gap = choice_gap(sample[:: -(-len(sample) // _SAMPLED)], 1.0, len(self.values) // self.poses)
+        return replace(self, unit=_REFINED * self.gap / gap, repeats=REPEATS / _REFINED) if gap else self
+
+
+@torch.inference_mode()
+def together_of(
+    decoder: Decoder,
+    norm: TrunkNorm | None,
+    features: Any,
+    analysis: Any,
+    templates: TemplateSet,
+    grid: CellGrid,
+    looks: Looks,
+) -> Together:
+    """The terms of this picture's objective, from a sample of its cells.
+
+    Where scores are no distances, they are scaled to be like those of the nearest neighbours by px: the medians of the
+    gaps to the tenth best are made equal.
+    """
+    k = min(RANK, len(templates))
+    queries = _sampled(decoder, norm, grid, analysis, features)
+    scores = best_k(queries, decoder.score(), len(templates), k)[1].cpu().numpy()
+    unit = decoder.px_unit
+    if unit is None:
+        plain = NearestL2(torch.from_numpy(templates.at_cell_size()), "")
+        by_px = best_k(_sampled(plain, None, grid, analysis, None), plain.score(), len(templates), k)[1].numpy()
+        unit = float(np.median(by_px[:, 0] - by_px[:, -1]) / max(1e-6, float(np.median(scores[:, 0] - scores[:, -1]))))
+    values = np.concatenate([far_values(block) for block in templates.blocks()])
+    return Together(values, looks.far, unit, choice_gap(scores, unit, len(templates.names)), len(templates.poses))
+
+
+_PREFERRED = 3.0  # gaps by which a template that is preferred may be worse than another and still be taken
+
+
+def preferred_bonus(spec: RenderSpec, templates: TemplateSet, together: Together) -> NDArray[np.float32]:
+    """(choices,) float32 to be added to the scores of templates that are preferred. Raises SettingError."""
+    names = named(templates.names, read_names(spec.prefer, "preferred"))[0] if spec.prefer else frozenset()
+    wanted = np.array([name in names for name in templates.names]).repeat(len(templates.poses))
+    return wanted.astype(np.float32) * np.float32(_PREFERRED * together.gap * HALF_PX / together.unit)
+
+
+def _sampled(decoder: Decoder, norm: TrunkNorm | None, grid: CellGrid, analysis: Any, features: Any) -> torch.Tensor:
+    """(cells, D) queries of at most `_SAMPLED` cells, spread over the judged windows: they depend on the picture's size
+    alone.
+    """
+    asked = torch.cat(
+        [box_queries(decoder, norm, grid.box, analysis, features, box) for box in judged_windows(grid.box)[0]]
+    )
+    return asked[:: -(-len(asked) // _SAMPLED)]
+
+
+@torch.inference_mode()
+def is_rich(templates: TemplateSet, grid: CellGrid, analysis: Any) -> bool:
+    """Whether templates match what lies within a picture's cells, and not their colours alone; by cells of the judged
+    windows.
+    """
+    pixels = (
+        torch.from_numpy(np.ascontiguousarray(analysis[box.scaled(CELL).slices])) for box in judged_windows(grid.box)[0]
+    )
+    cells = torch.cat([cell_pixels(window) for window in pixels])
+    cells = cells[:: -(-len(cells) // _SAMPLED)]
+    nearest = torch.full((2, len(cells)), -torch.inf)
+    for sharp in map(torch.from_numpy, templates.blocks()):
+        for best, those in zip(nearest, (sharp, blur_tiled(sharp)), strict=True):
+            torch.maximum(best, best_k(cells, NearestL2(those, "").score(), len(those), 1)[1][:, 0], out=best)
+    sharp_distance, blurred_distance = (cells.square().sum(1) - nearest).mean(1).tolist()
+    return sharp_distance <= _RICH * blurred_distance
