@@ -882,7 +882,7 @@ LIE = """
 import sys
 from pathlib import Path
 import zarr
-from hirez_mosaic.engine.threads import peak_memory
+from hirez_mosaic.engine.machine import peak_memory
 from hirez_mosaic.errors import SourceError
 from hirez_mosaic.pixels.geometry import Box
 from hirez_mosaic.sources import open_source, unpack
@@ -904,7 +904,7 @@ GROWTH = """
 import sys
 from pathlib import Path
 import zarr
-from hirez_mosaic.engine.threads import peak_memory
+from hirez_mosaic.engine.machine import peak_memory
 from hirez_mosaic.sources import open_source, unpack
 before = peak_memory()
 source = unpack(open_source(Path(sys.argv[1])), zarr.open_group(sys.argv[2], mode="w"), "source", lambda px: None)
