@@ -20,8 +20,7 @@ from numpy.typing import NDArray
 
 import hirez_mosaic
 from hirez_mosaic.files.cache import cache_folder
-from hirez_mosaic.jobs.decoder import loss_network
-from hirez_mosaic.nets.loss import MultiScaleLoss
+from hirez_mosaic.nets.loss import MultiScaleLoss, loss_network
 from hirez_mosaic.nets.metrics import Judge
 from hirez_mosaic.nets.scoring import as_images
 from hirez_mosaic.nets.weights import resolve_weights

@@ -21,11 +21,10 @@ from common import machine_facts, print_table, spread
 from hirez_mosaic.engine.machine import cores
 from hirez_mosaic.engine.threads import shared_cores
 from hirez_mosaic.files.cache import cache_folder
-from hirez_mosaic.jobs.decoder import loss_network
 from hirez_mosaic.nets.decoders import CELL_VALUES, FEATURES, LearnedDecoder, new_decoder
 from hirez_mosaic.nets.device import device_name, resolve_device, resolve_precision
 from hirez_mosaic.nets.fitting import SMALL_SET, WINDOW
-from hirez_mosaic.nets.loss import SCALES, MultiScaleLoss
+from hirez_mosaic.nets.loss import SCALES, MultiScaleLoss, loss_network
 from hirez_mosaic.nets.objective import Objective, Picture
 from hirez_mosaic.nets.training import Trainer
 from hirez_mosaic.nets.vgg import VGG16, make_encoder

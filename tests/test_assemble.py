@@ -17,7 +17,7 @@ from hirez_mosaic.outputs.appearing import check_output
 from hirez_mosaic.outputs.mosaic_file import assemble, output_bytes, projected_bytes, write_preview
 from hirez_mosaic.outputs.stream import MosaicStream, strip_rows
 from hirez_mosaic.pixels.geometry import CellGrid
-from hirez_mosaic.settings.spec import COMPRESSIONS
+from hirez_mosaic.settings.writing import COMPRESSIONS
 from hirez_mosaic.stages.assemble import Mosaic
 from hirez_mosaic.templates import TemplateSet
 

@@ -36,8 +36,11 @@ from hirez_mosaic.jobs.batch import BatchListener, BatchResult, batch
 from hirez_mosaic.jobs.journal import Journal, digest, open_journal
 from hirez_mosaic.jobs.listener import Listener
 from hirez_mosaic.jobs.render import render
+from hirez_mosaic.pixels.geometry import Box
 from hirez_mosaic.sources.folder import list_pictures, stems_of_mosaics
-from hirez_mosaic.stages import tasks as stages
+from hirez_mosaic.stages import decode as decoding
+from hirez_mosaic.stages import encode as encoding
+from hirez_mosaic.stages import ingest as ingesting
 
 pytestmark = pytest.mark.usefixtures("own_cache", "with_random_weights")
 PLAIN: dict[str, Any] = {
@@ -111,8 +114,8 @@ def call(pictures: Path, tmp_path: Path, make_templates: Callable[[int], Path]) 
 def encoded(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """Seeds a list with an entry for each chunk that is encoded."""
     made: list[int] = []
-    encode = stages.encode_chunk
-    monkeypatch.setattr(stages, "encode_chunk", lambda *given: (encode(*given), made.append(1)))
+    encode = encoding.encode_chunk
+    monkeypatch.setattr(encoding, "encode_chunk", lambda box, **given: (encode(box, **given), made.append(1)))
     return made
 
 
@@ -440,7 +443,7 @@ def test_the_workspace_of_another_picture_or_other_settings_is_discarded(
     call: Call, pictures: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with monkeypatch.context() as broken:
-        broken.setattr(stages, "decode_chunk", lambda *_: 1 / 0)
+        broken.setattr(decoding, "decode_chunk", lambda *_, **__: 1 / 0)
         assert call().counts["failed"] == 3
     assert (tmp_path / "out" / ".a.tif.workspace").exists()
     save(pictures / "a.png", photo(64, 80, 7))
@@ -452,19 +455,20 @@ def test_the_next_picture_is_ingested_while_one_is_worked_on(
     call: Call, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Every encode but the last waits until the next picture is ingested, in its own workspace."""
-    encode, waited = stages.encode_chunk, []
+    encode, waited = encoding.encode_chunk, []
 
-    def patient(*given: Any) -> None:
-        following = {"a": "b", "b": "c"}.get(str(given[2].store_path)[str(given[2].store_path).index(".tif") - 1])
+    def patient(box: Box, **given: Any) -> None:
+        place = str(given["analysis"].store_path)
+        following = {"a": "b", "b": "c"}.get(place[place.index(".tif") - 1])
         marks = tmp_path / "out" / f".{following}.tif.workspace" / "done" / "ingest" / "c"
         for _ in range(100 if following else 0):
             if marks.exists():
                 waited.append(following)
                 break
             time.sleep(0.05)
-        encode(*given)
+        encode(box, **given)
 
-    monkeypatch.setattr(stages, "encode_chunk", patient)
+    monkeypatch.setattr(encoding, "encode_chunk", patient)
     assert call(chunk=16).counts["made"] == 3
     assert set(waited) == {"b", "c"}
 
@@ -483,18 +487,18 @@ def test_nothing_is_ingested_ahead_where_memory_would_not_do(call: Call, monkeyp
 def test_a_full_disk_fails_a_picture_with_the_bytes_missing_and_the_next_start_goes_on(
     call: Call, tmp_path: Path, encoded: list[int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    decode = stages.decode_chunk
+    decode = decoding.decode_chunk
     with monkeypatch.context() as full:
 
-        def fails(*given: Any) -> None:
-            if ".b.tif" in str(given[5].store_path):
+        def fails(box: Box, **given: Any) -> None:
+            if ".b.tif" in str(given["analysis"].store_path):
                 full.setattr("shutil.disk_usage", lambda path: shutil._ntuple_diskusage(10**9, 10**9, 1000))
                 raise OSError(errno.ENOSPC, "No space left on device")
             full.setattr("shutil.disk_usage", usage)
-            decode(*given)
+            decode(box, **given)
 
         usage = shutil.disk_usage
-        full.setattr(stages, "decode_chunk", fails)
+        full.setattr(decoding, "decode_chunk", fails)
         result = call()
     failed = [one for one in result.pictures if one.error]
     assert "b.png" in [one.source for one in failed]
@@ -770,7 +774,7 @@ def test_a_file_put_in_the_place_of_a_mosaic_that_failed_is_left_alone(
     call: Call, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with monkeypatch.context() as broken:
-        broken.setattr(stages, "decode_chunk", lambda *given: 1 / 0)
+        broken.setattr(decoding, "decode_chunk", lambda *_, **__: 1 / 0)
         assert call().counts["failed"] == 3
     (tmp_path / "out" / "b.tif").write_text("mine")
     assert statuses(call()) == {"a.png": "made", "b.png": "failed", "c.png": "made"}
@@ -813,7 +817,7 @@ def test_the_workspace_of_another_render_beside_a_made_mosaic_is_kept(
 ) -> None:
     call()
     with monkeypatch.context() as broken:
-        broken.setattr(stages, "decode_chunk", lambda *_: 1 / 0)
+        broken.setattr(decoding, "decode_chunk", lambda *_, **__: 1 / 0)
         with pytest.raises(ZeroDivisionError):
             render(
                 pictures / "a.png",
@@ -886,16 +890,16 @@ def test_pictures_at_a_time_wait_for_room_on_the_disk(
     most = max(needed)
     running: list[int] = []
     together: list[int] = []
-    begin = stages.ingest_chunk
+    begin = ingesting.ingest_chunk
 
-    def ingest(*given: Any) -> None:
+    def ingest(box: Box, **given: Any) -> None:
         running.append(1)
         together.append(len(running))
         time.sleep(0.2)
-        begin(*given)
+        begin(box, **given)
         running.pop()
 
-    monkeypatch.setattr(stages, "ingest_chunk", ingest)
+    monkeypatch.setattr(ingesting, "ingest_chunk", ingest)
     monkeypatch.setattr(
         "shutil.disk_usage",
         lambda path: shutil._ntuple_diskusage(10**12, 0, most // 2 if written and running else most + most // 4),

@@ -15,10 +15,10 @@ from conftest import photo, save
 from hirez_mosaic.engine import cluster
 from hirez_mosaic.engine.holding import held
 from hirez_mosaic.errors import ClusterError, WorkspaceError
-from hirez_mosaic.jobs import render as rendering
+from hirez_mosaic.jobs import choose as choosing
 from hirez_mosaic.jobs.listener import Listener
 from hirez_mosaic.jobs.render import render
-from hirez_mosaic.stages import tasks as stages
+from hirez_mosaic.stages import decode as decoding
 
 distributed = pytest.importorskip("distributed")
 pytestmark = [
@@ -107,12 +107,12 @@ def test_a_workspace_in_an_object_store(job: Callable[..., bytes], workers: Any,
 def test_a_fit_is_kept_in_an_object_store(job: Callable[..., bytes], s3: str, monkeypatch: pytest.MonkeyPatch) -> None:
     place = f"{s3}/fitted"
     with monkeypatch.context() as broken:
-        broken.setattr(stages, "decode_chunk", lambda *_: 1 / 0)
+        broken.setattr(decoding, "decode_chunk", lambda *_, **__: 1 / 0)
         with pytest.raises(ZeroDivisionError):
             job(workspace=place, decoder="residual", fit=2)
     with monkeypatch.context() as elsewhere:
         elsewhere.setattr(
-            rendering, "fitted_decoder", lambda *_: 1 / 0
+            choosing, "fitted_decoder", lambda *_: 1 / 0
         )  # another machine has nothing of it in its cache
         gone_on = job(workspace=place, decoder="residual", fit=2)
     assert gone_on == job(decoder="residual", fit=2)

@@ -136,9 +136,8 @@ def test_a_source_in_the_layouts_of_large_ones_is_read_right(kind: str, tmp_path
     source = open_source(numbered_source(kind, tmp_path / "source", 1024))
     grid = CellGrid.over(source.size, (8, 8), columns=SQUARES)
     analysis, colours = np.empty((8 * SQUARES, 8 * SQUARES, 3), np.uint8), np.empty((SQUARES, SQUARES, 3), np.uint8)
-    ingest_chunk(
-        unpack(source, zarr.create_group(store={}), "source", lambda px: None), grid, analysis, colours, grid.box
-    )
+    stored = unpack(source, zarr.create_group(store={}), "source", lambda px: None)
+    ingest_chunk(grid.box, source=stored, grid=grid, analysis=analysis, colours=colours)
     source.close()
     check_squares(analysis, 2 if "jpeg" in kind else 1)
 

@@ -8,7 +8,7 @@ import inspect
 import re
 import typing
 from collections.abc import Callable
-from dataclasses import MISSING, fields
+from dataclasses import MISSING, dataclass, fields
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
@@ -26,7 +26,7 @@ from hirez_mosaic.jobs import remake as assembling
 from hirez_mosaic.jobs import render as rendering
 from hirez_mosaic.jobs import train as training
 from hirez_mosaic.jobs import view as viewing
-from hirez_mosaic.settings.spec import RenderSpec
+from hirez_mosaic.settings.spec import RenderSpec, parse_settings
 
 FUNCTIONS: dict[str, Callable[..., Any]] = {
     "render": rendering.render,
@@ -39,6 +39,7 @@ FUNCTIONS: dict[str, Callable[..., Any]] = {
 }
 ONLY_ON_THE_COMMAND_LINE = {"as_json", "quiet", "print_recipe", "log_file", "verbose"}
 ARGUMENTS = {"source", "sources", "folder", "mosaics", "file"}
+REQUIRED = object()
 COMMAS = {"scales", "selections"}
 """Sequences in Python that are words with commas on the command line."""
 
@@ -56,8 +57,28 @@ def options(name: str) -> dict[str, click.Parameter]:
     }
 
 
-def parameters(name: str) -> dict[str, inspect.Parameter]:
-    return {key: one for key, one in inspect.signature(FUNCTIONS[name]).parameters.items() if key != "listener"}
+@dataclass(frozen=True)
+class Parameter:
+    """What a function can be told. default: `REQUIRED` where there is none. hint: its type."""
+
+    default: Any
+    hint: Any
+
+
+def parameters(name: str) -> dict[str, Parameter]:
+    """What a function takes, those that its typed list of settings names included: their defaults are the spec's."""
+    hints = typing.get_type_hints(FUNCTIONS[name])
+    defaults = {field.name: field.default for field in fields(RenderSpec)}
+    found: dict[str, Parameter] = {}
+    for key, one in inspect.signature(FUNCTIONS[name]).parameters.items():
+        if one.kind is one.VAR_KEYWORD:
+            (settings,) = typing.get_args(hints[key])
+            found.update(
+                {word: Parameter(defaults[word], hint) for word, hint in typing.get_type_hints(settings).items()}
+            )
+        elif key != "listener":
+            found[key] = Parameter(REQUIRED if one.default is one.empty else one.default, hints[key])
+    return found
 
 
 @for_each_function
@@ -69,17 +90,19 @@ def test_command_and_function_have_the_same_settings(name: str) -> None:
 def test_what_one_requires_the_other_requires(name: str) -> None:
     required = {key for key, option in options(name).items() if option.required}
     # on the command line the output of an assembly is an option, and must be given all the same
-    assert required == {key for key, one in parameters(name).items() if one.default is one.empty}
+    assert required == {key for key, one in parameters(name).items() if one.default is REQUIRED}
 
 
 @for_each_function
 def test_a_plain_call_means_the_same_on_the_command_line_and_in_python(
     name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    signature = inspect.signature(FUNCTIONS[name])
+    places = [
+        key for key, one in inspect.signature(FUNCTIONS[name]).parameters.items() if one.kind is not one.VAR_KEYWORD
+    ]
 
     def hear(*values: Any, **settings: Any) -> None:
-        raise Heard(signature.bind(*values, **settings).arguments)
+        raise Heard({**dict(zip(places, values, strict=False)), **settings})
 
     monkeypatch.setattr(inspect.getmodule(FUNCTIONS[name]), FUNCTIONS[name].__name__, hear)
     required = {key: "x" for key, option in options(name).items() if option.required}
@@ -90,8 +113,13 @@ def test_a_plain_call_means_the_same_on_the_command_line_and_in_python(
     heard = result.exception.args[0]
     assert set(heard) - {"listener"} == set(parameters(name))
     for key, one in parameters(name).items():
-        if one.default is not one.empty:
-            assert plain(heard[key]) == plain(one.default), key
+        if one.default is not REQUIRED:
+            assert meaning(key, heard[key]) == meaning(key, one.default), key
+
+
+def meaning(key: str, value: Any) -> Any:
+    """A setting as the spec has it, whether it was given as text or number, list or tuple."""
+    return plain(value if isinstance(value, bool) else parse_settings({key: value}).get(key))
 
 
 def plain(value: Any) -> Any:
@@ -101,7 +129,7 @@ def plain(value: Any) -> Any:
 
 @for_each_function
 def test_the_kinds_agree(name: str) -> None:
-    hints = typing.get_type_hints(FUNCTIONS[name])
+    hints = {key: one.hint for key, one in parameters(name).items()}
     for key, option in options(name).items():
         kinds = {hints[key], *typing.get_args(hints[key])} - {...}
         if isinstance(option, click.Option) and option.is_flag:

@@ -8,6 +8,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import numpy as np
@@ -19,24 +20,20 @@ from hirez_mosaic.engine import store
 from hirez_mosaic.engine.graph import StageRun
 from hirez_mosaic.engine.holding import held
 from hirez_mosaic.errors import DiskSpaceError, SourceError, WorkspaceError
-from hirez_mosaic.jobs import prepare as job_module
-from hirez_mosaic.jobs import render as rendering
 from hirez_mosaic.jobs.listener import Listener
 from hirez_mosaic.jobs.render import RenderResult, render
 from hirez_mosaic.pixels.geometry import Box
-from hirez_mosaic.stages import select, together
-from hirez_mosaic.stages import tasks as stages
+from hirez_mosaic.stages import decode, encode, ingest, refine, select, together
 
 pytestmark = pytest.mark.usefixtures("own_cache", "with_random_weights")
-STAGES = {
-    "ingest": "ingest_chunk",
-    "encode": "encode_chunk",
-    "decode": "decode_chunk",
-    "select": "choose_block",
-    "refine": "refine_window",
+STAGES: dict[str, tuple[ModuleType, str]] = {
+    "ingest": (ingest, "ingest_chunk"),
+    "encode": (encode, "encode_chunk"),
+    "decode": (decode, "decode_chunk"),
+    "select": (select, "choose_block"),
+    "refine": (refine, "refine_window"),
 }
-
-PLAIN = {name: getattr(stages, function) for name, function in STAGES.items()}
+PLAIN = {name: getattr(*place) for name, place in STAGES.items()}
 
 
 class Killed(BaseException):
@@ -58,8 +55,7 @@ Job = Callable[..., RenderResult]
 def job(tmp_path: Path, make_templates: Callable[[int], Path], monkeypatch: pytest.MonkeyPatch) -> Job:
     """Renders a picture of 30 x 36 cells, in 9 chunks, blocks or refining windows, to out/m.png."""
     source, folder = save(tmp_path / "s.png", photo(240, 288)), make_templates(9)
-    for shape in ("_REFINED", "_BLOCK"):
-        monkeypatch.setattr(rendering, shape, (12, 12))
+    monkeypatch.setattr(refine, "WINDOW", 12)
     for module in (select, together):
         monkeypatch.setattr(module, "BLOCK", 12)
     (tmp_path / "out").mkdir()
@@ -82,14 +78,14 @@ def job(tmp_path: Path, make_templates: Callable[[int], Path], monkeypatch: pyte
 def made(monkeypatch: pytest.MonkeyPatch) -> Iterator[dict[str, list[Box]]]:
     """The chunks that each stage makes."""
     boxes: dict[str, list[Box]] = {name: [] for name in STAGES}
-    for name, function in STAGES.items():
-        plain = getattr(stages, function)
+    for name, place in STAGES.items():
+        plain = getattr(*place)
 
-        def counted(*given: Any, name: str = name, plain: Callable[..., None] = plain, **terms: Any) -> None:
-            plain(*given, **terms)
-            boxes[name].append(given[-1])
+        def counted(box: Box, *, name: str = name, plain: Callable[..., None] = plain, **terms: Any) -> None:
+            plain(box, **terms)
+            boxes[name].append(box)
 
-        monkeypatch.setattr(stages, function, counted)
+        monkeypatch.setattr(*place, counted)
     return boxes
 
 
@@ -99,17 +95,17 @@ def listing(folder: Path) -> set[str]:
 
 def break_off(monkeypatch: pytest.MonkeyPatch, stage: str, after: int, error: BaseException) -> None:
     """Let the stage's chunk number `after` fail, half of its write box written."""
-    plain, done = getattr(stages, STAGES[stage]), []
+    plain, done = getattr(*STAGES[stage]), []
 
-    def fails(*given: Any, **terms: Any) -> None:
-        done.append(given[-1])
+    def fails(box: Box, **terms: Any) -> None:
+        done.append(box)
         if len(done) > after:
             if stage in ("ingest", "select"):
-                PLAIN[stage](*given[:-1], given[-1].halves()[0], **terms)
+                PLAIN[stage](box.halves()[0], **terms)
             raise error
-        plain(*given, **terms)
+        plain(box, **terms)
 
-    monkeypatch.setattr(stages, STAGES[stage], fails)
+    monkeypatch.setattr(*STAGES[stage], fails)
 
 
 @pytest.mark.parametrize(
@@ -182,7 +178,7 @@ def test_a_mosaic_broken_off_while_it_is_assembled_is_assembled_again(
 def test_the_workspace_of_another_job_is_refused(changed: dict[str, Any], named: str, job: Job, tmp_path: Path) -> None:
     place = tmp_path / "work"
     job(workspace=place)
-    with pytest.raises(WorkspaceError, match=rf"another job: {named} differ; use --restart to discard it"):
+    with pytest.raises(WorkspaceError, match=rf"another job: {named} differ; use `restart` to discard it"):
         job(workspace=place, **changed)
     job(workspace=place, restart=True, **changed)
     job(workspace=place, **changed)
@@ -194,7 +190,7 @@ def test_another_source_version_or_schema_is_another_job(
     place = tmp_path / "work"
     job(workspace=place)
     with monkeypatch.context() as later:
-        later.setattr(job_module, "__version__", "99")
+        later.setattr(ingest, "__version__", "99")
         with pytest.raises(WorkspaceError, match="version differ"):
             job(workspace=place)
     save(tmp_path / "s.png", photo(240, 288, seed=9))

@@ -18,9 +18,10 @@ from hirez_mosaic.jobs.render import render
 from hirez_mosaic.nets.scoring import best_k
 from hirez_mosaic.pixels.far_view import FarView, far_values
 from hirez_mosaic.pixels.geometry import Box, CellGrid
+from hirez_mosaic.settings.rules import Rules
 from hirez_mosaic.stages import rules as rules_module
 from hirez_mosaic.stages.ruled_search import Terms, improve_ruled
-from hirez_mosaic.stages.rules import RuledMap, Rules
+from hirez_mosaic.stages.rules import RuledMap
 from hirez_mosaic.stages.together import REPEATS, energy, near_costs, repeat_prices
 
 

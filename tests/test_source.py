@@ -315,7 +315,7 @@ def analysed(source, columns, chunk=None):
     analysis = np.empty((CELL * grid.rows, CELL * grid.columns, 3), np.uint8)
     colours = np.empty((grid.rows, grid.columns, 3), np.uint8)
     for box in grid.chunks(chunk or (grid.rows, grid.columns)):
-        ingest_chunk(source, grid, analysis, colours, box)
+        ingest_chunk(box, source=source, grid=grid, analysis=analysis, colours=colours)
     return analysis, source
 
 

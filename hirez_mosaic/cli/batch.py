@@ -7,7 +7,7 @@ import click
 
 from hirez_mosaic.cli.options import batch_options
 from hirez_mosaic.cli.recipe import RecipeCommand
-from hirez_mosaic.settings.spec import FORMATS
+from hirez_mosaic.settings.writing import FORMATS
 
 SOME_FAILED = 3
 """The exit code of a batch that made all mosaics but some."""

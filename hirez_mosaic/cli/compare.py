@@ -18,7 +18,7 @@ from hirez_mosaic.cli.options import (
     tile,
 )
 from hirez_mosaic.cli.recipe import RecipeCommand
-from hirez_mosaic.settings.spec import FAR_WEIGHT
+from hirez_mosaic.settings.choosing import FAR_WEIGHT
 
 SELECTIONS = "L2,SSIM,residual,trained,fitted,refined,soft"
 

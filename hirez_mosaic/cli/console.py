@@ -29,8 +29,8 @@ from hirez_mosaic.jobs.pace import effort_seconds, step_seconds
 from hirez_mosaic.jobs.render import RenderResult
 from hirez_mosaic.nets.device import device_name
 from hirez_mosaic.nets.metrics import SIGMAS, SIZES
+from hirez_mosaic.settings.choosing import EFFORTS
 from hirez_mosaic.settings.parsing import format_bytes, format_seconds
-from hirez_mosaic.settings.spec import EFFORTS
 
 if TYPE_CHECKING:
     from hirez_mosaic.jobs.compare import Row

@@ -19,6 +19,7 @@ from hirez_mosaic.cli.templates import templates
 from hirez_mosaic.cli.train import train
 from hirez_mosaic.cli.view import view
 from hirez_mosaic.cli.weights import weights
+from hirez_mosaic.cli.words import spelled
 from hirez_mosaic.errors import HirezMosaicError, SettingError, sentence
 
 
@@ -35,9 +36,9 @@ class _Group(click.Group):
         try:
             return super().invoke(context)
         except SettingError as error:
-            raise _WrongSetting(str(error)) from error
+            raise _WrongSetting(spelled(str(error))) from error
         except (HirezMosaicError, OSError, MemoryError) as error:
-            raise click.ClickException(sentence(error)) from error
+            raise click.ClickException(spelled(sentence(error))) from error
         except KeyboardInterrupt:
             click.echo("Interrupted; nothing is left half-written.", err=True)
             sys.exit(130)

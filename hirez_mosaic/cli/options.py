@@ -9,17 +9,10 @@ from typing import Any, TypeVar
 import click
 
 from hirez_mosaic.cli.recipe import FileOr
+from hirez_mosaic.settings.choosing import CHOOSING, DECODERS, EFFORTS, FAR_WEIGHT, PRECISIONS
 from hirez_mosaic.settings.parsing import CROPS
-from hirez_mosaic.settings.spec import (
-    CHOOSING,
-    COMPRESSIONS,
-    DECODERS,
-    EFFORTS,
-    FAR_WEIGHT,
-    MAX_SOURCE_PX,
-    PRECISIONS,
-    TILE_MAPS,
-)
+from hirez_mosaic.settings.running import MAX_SOURCE_PX
+from hirez_mosaic.settings.writing import COMPRESSIONS, TILE_MAPS
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 Option = Callable[[Command], Command]

@@ -9,8 +9,8 @@ import click
 
 from hirez_mosaic.cli.options import BACKGROUND, CROP, STRICT, exclude, tile
 from hirez_mosaic.cli.recipe import FileOr, RecipeCommand
+from hirez_mosaic.settings.choosing import DUPLICATE_LEVELS
 from hirez_mosaic.settings.parsing import parse_colour, parse_tile
-from hirez_mosaic.settings.spec import DUPLICATE_LEVELS
 
 if TYPE_CHECKING:
     from hirez_mosaic.jobs.inspect import Inspection

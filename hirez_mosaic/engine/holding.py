@@ -14,7 +14,7 @@ import fsspec
 import psutil
 from filelock import FileLock, Timeout
 
-from hirez_mosaic.engine.store import _LOCK, _MADE, _SCRATCH, _is_marked, _told
+from hirez_mosaic.engine.store import LOCK, MADE, SCRATCH, is_workspace, workspace_errors
 from hirez_mosaic.errors import WorkspaceError
 from hirez_mosaic.files.fresh import HERE, remove
 from hirez_mosaic.settings.parsing import is_url
@@ -39,12 +39,12 @@ def _held_folder(folder: Path) -> Iterator[None]:
         raise _foreign(folder)
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        if not _is_empty(folder) and not _is_marked(str(folder)):
+        if not _is_empty(folder) and not is_workspace(str(folder)):
             raise _foreign(folder)
-        lock = FileLock(folder / _LOCK)
+        lock = FileLock(folder / LOCK)
         lock.acquire(blocking=False)
-        remove(folder / _SCRATCH)  # of a process that was killed, as are the next
-        for place in (folder, *(folder / name for name in (*_MADE, "done"))):
+        remove(folder / SCRATCH)  # of a process that was killed, as are the next
+        for place in (folder, *(folder / name for name in (*MADE, "done"))):
             for left in place.glob("*.partial") if place == folder else place.rglob("*.partial"):
                 left.unlink(missing_ok=True)  # a worker of a killed client may just be through with it
     except Timeout as error:
@@ -56,7 +56,7 @@ def _held_folder(folder: Path) -> Iterator[None]:
     finally:
         with suppress(OSError):
             if _is_empty(folder):
-                (folder / _LOCK).unlink(missing_ok=True)  # while it is held: whoever waits for it sees that it is gone
+                (folder / LOCK).unlink(missing_ok=True)  # while it is held: whoever waits for it sees that it is gone
                 folder.rmdir()
         lock.release()
 
@@ -67,25 +67,25 @@ def _held_at_url(place: str) -> Iterator[None]:
     mine, over = {"host": HERE, "process": os.getpid(), "job": uuid.uuid4().hex}, Event()
 
     def beat() -> None:
-        files.pipe_file(f"{path}/{_LOCK}", json.dumps({**mine, "time": time.time()}).encode())
+        files.pipe_file(f"{path}/{LOCK}", json.dumps({**mine, "time": time.time()}).encode())
 
     def go_on() -> None:
         while not over.wait(_BEAT):
             with suppress(Exception):  # the next one may get through
                 beat()
 
-    with _told(place):
+    with workspace_errors(place):
         files, path = fsspec.url_to_fs(place)
         files.invalidate_cache()
         found = (
             [name.rstrip("/").rpartition("/")[2] for name in files.ls(path, detail=False)] if files.exists(path) else []
         )
-        if set(found) - {_LOCK, path.rpartition("/")[2]} and not _is_marked(place):
+        if set(found) - {LOCK, path.rpartition("/")[2]} and not is_workspace(place):
             raise _foreign(place)
-        if _LOCK in found and _alive(json.loads(files.cat_file(f"{path}/{_LOCK}"))):
+        if LOCK in found and _alive(json.loads(files.cat_file(f"{path}/{LOCK}"))):
             raise _taken(place)
         beat()
-        if json.loads(files.cat_file(f"{path}/{_LOCK}"))["job"] != mine["job"]:
+        if json.loads(files.cat_file(f"{path}/{LOCK}"))["job"] != mine["job"]:
             raise _taken(place)
     beats = Thread(target=go_on, daemon=True)
     beats.start()
@@ -95,7 +95,7 @@ def _held_at_url(place: str) -> Iterator[None]:
         over.set()
         beats.join(_BEAT)  # else its last beat might come after the lock is removed
         with suppress(Exception):
-            files.rm_file(f"{path}/{_LOCK}")
+            files.rm_file(f"{path}/{LOCK}")
 
 
 def _alive(lock: dict[str, Any]) -> bool:
@@ -105,7 +105,7 @@ def _alive(lock: dict[str, Any]) -> bool:
 
 
 def _is_empty(folder: Path) -> bool:
-    return all(entry.name in (_LOCK, _SCRATCH) or entry.match("zarr.*.partial") for entry in folder.iterdir())
+    return all(entry.name in (LOCK, SCRATCH) or entry.match("zarr.*.partial") for entry in folder.iterdir())
 
 
 def _foreign(place: str | Path) -> WorkspaceError:

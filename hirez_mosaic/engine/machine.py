@@ -5,6 +5,7 @@ import os
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 
 import psutil
@@ -106,3 +107,21 @@ def free_memory(root: Path = Path("/")) -> int:
                 continue
             free = min(free, most - used + int(unused))
     return max(0, free)
+
+
+@dataclass(frozen=True)
+class Room:
+    """The memory that a render is planned in.
+
+    process: bytes of this process as it stands. budget: bytes allowed, those included. most: the same for a job that
+        does not fit into it.
+    shares: renders at a time, each of which is taken to need as much as the one that is planned.
+    told: where the limit comes from, with a place for its bytes. of_workers: whether it is that of a cluster's workers.
+    """
+
+    process: int
+    budget: int
+    most: int
+    shares: int = 1
+    told: str = "The memory budget of {}"
+    of_workers: bool = False

@@ -8,8 +8,9 @@
     ├── moments       (chunk rows, chunk columns, 257, 257)  float64, see `encode`
     ├── candidates    (rows, columns, k)        uint32, best first
     ├── scores        (rows, columns, k)        float32
-    ├── refined       (rows, columns, k)        float32: scores when they are refined
     ├── best          (rows, columns)           uint32: the candidate of the highest score
+    ├── refined       (rows, columns, k)        float32: scores when they are refined
+    ├── refined_best  (rows, columns)           uint32: the candidate of the highest of these
     ├── index_map     (rows, columns)           uint32
     ├── ruled_map     (rows, columns)           uint32: the index map under rules for repeating
     ├── done/STAGE    (chunk rows, chunk columns)  uint8: 1 where a chunk of this stage is finished
@@ -22,9 +23,8 @@ reaches the disk before it counts.
 
 import asyncio
 import json
-import math
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -37,28 +37,19 @@ import zarr
 from zarr.core.buffer import Buffer
 from zarr.storage import FsspecStore, LocalStore
 
+from hirez_mosaic.engine.arrays import ARRAYS, DECODER, SOURCE, Array
 from hirez_mosaic.errors import OtherJobError, WorkspaceError, first_line
 from hirez_mosaic.files.fresh import flush, remove
-from hirez_mosaic.pixels.geometry import CELL, Box, CellGrid
+from hirez_mosaic.pixels.geometry import Box, CellGrid
 from hirez_mosaic.settings.parsing import is_url
 
-SCHEMA = 3
+SCHEMA = 4
 _MARK, _JOB, _CHUNK = "hirez_mosaic_schema", "hirez_mosaic_job", "hirez_mosaic_chunk"
-_LOCK, _SCRATCH = ".lock", ".scratch"
-_MADE = (
-    "source",
-    "analysis",
-    "colours",
-    "features",
-    "moments",
-    "candidates",
-    "scores",
-    "refined",
-    "best",
-    "index_map",
-    "ruled_map",
-    "decoder.safetensors",
-)
+LOCK, SCRATCH = ".lock", ".scratch"
+
+
+MADE = (SOURCE, *(array.name for array in ARRAYS), DECODER)
+"""All that stages leave in a workspace, by name."""
 
 Identity = dict[str, Any]
 """What a job's result depends on, by name: values that JSON can hold."""
@@ -90,35 +81,25 @@ class Workspace:
         """Where it is, unless it is at a URL."""
         return None if is_url(self.place) else Path(self.place)
 
-    def add(
-        self, name: str, dtype: str, *, channels: int | None = None, px: int = 1, chunk: tuple[int, int] | None = None
-    ) -> zarr.Array[Any]:
-        """The array `name` over the grid, made where it is not there: `px` samples to a cell's side, `channels` values
-        each.
+    def array(self, array: Array) -> zarr.Array[Any]:
+        """The array as it is stored, made where it is not there."""
+        if array.name in self.group:
+            return self.group[array.name]  # type: ignore[return-value]
+        rows, columns = array.chunk or self.chunk
+        if array.per_chunk is not None:
+            counts = self.grid.chunk_counts((rows, columns))
+            return self._create(array.name, array.dtype, (*counts, *array.per_chunk), (1, 1, *array.per_chunk))
+        rest = () if array.channels is None else (array.channels,)
+        shape = self.grid.rows * array.px, self.grid.columns * array.px, *rest
+        return self._create(array.name, array.dtype, shape, (rows * array.px, columns * array.px, *rest))
 
-        chunk: of this array, if not the workspace's.
-        """
-        rest = () if channels is None else (channels,)
-        rows, columns = chunk or self.chunk
-        return self._require(
-            name, dtype, (self.grid.rows * px, self.grid.columns * px, *rest), (rows * px, columns * px, *rest)
-        )
-
-    def add_per_chunk(
-        self, name: str, dtype: str, shape: tuple[int, ...], chunk: tuple[int, int] | None = None
-    ) -> zarr.Array[Any]:
-        """The array `name` with one entry of `shape` for each chunk, made where it is not there."""
-        return self._require(name, dtype, (*self.grid.chunk_counts(chunk or self.chunk), *shape), (1, 1, *shape))
-
-    def _require(self, name: str, dtype: str, shape: tuple[int, ...], chunks: tuple[int, ...]) -> zarr.Array[Any]:
-        if name in self.group:
-            return self.group[name]  # type: ignore[return-value]
+    def _create(self, name: str, dtype: str, shape: tuple[int, ...], chunks: tuple[int, ...]) -> zarr.Array[Any]:
         return self.group.create_array(name, shape=shape, chunks=chunks, dtype=dtype, compressors=None)
 
     @contextmanager
     def scratch(self) -> Iterator[Path]:
         """A folder for files that are gone afterwards: on the workspace's disk, where it has one."""
-        with TemporaryDirectory() if self.folder is None else nullcontext(self.folder / _SCRATCH) as made:
+        with TemporaryDirectory() if self.folder is None else nullcontext(self.folder / SCRATCH) as made:
             folder = Path(made)
             folder.mkdir(exist_ok=True)
             try:
@@ -136,7 +117,7 @@ class Workspace:
             return
         with TemporaryDirectory() as folder:
             copy = Path(folder, name)
-            with _told(self.place):
+            with workspace_errors(self.place):
                 files, path = fsspec.url_to_fs(f"{self.place.rstrip('/')}/{name}")
                 files.invalidate_cache()
                 stored = files.exists(path)
@@ -144,12 +125,12 @@ class Workspace:
                     files.get_file(path, str(copy))
             yield copy
             if copy.exists() and not stored:
-                with _told(self.place):
+                with workspace_errors(self.place):
                     files.put_file(str(copy), path)
 
     def marks(self, stage: str, chunk: tuple[int, int] | None = None) -> "Marks":
         """Which chunks of a stage are finished. chunk: (rows, columns) of cells of one, if not the workspace's."""
-        return Marks(self.add_per_chunk(f"done/{stage}", "u1", (), chunk), chunk or self.chunk)
+        return Marks(self.array(Array(f"done/{stage}", "u1", chunk=chunk, per_chunk=())), chunk or self.chunk)
 
 
 @dataclass(frozen=True)
@@ -175,38 +156,43 @@ class Marks:
         self.array[self._place(box)] = 1
 
 
-def _is_marked(place: str) -> bool:
+def is_workspace(place: str) -> bool:
+    """Whether a folder or URL is a workspace."""
     return _MARK in _attributes(_open_group(place, "r"))
 
 
-def stored_chunk(place: str, job: Identity) -> tuple[int, int] | None:
-    """(rows, columns) of cells in a chunk of the workspace that an earlier start of the same job left, None where there
-    is nothing.
+def stored_job(place: str) -> tuple[dict[str, Identity], tuple[int, int]] | None:
+    """What an earlier start left in a workspace: what decided its stages, and (rows, columns) of cells in its chunks.
 
-    Raises OtherJobError where it is another job's, or another version's.
+    None where there is nothing. Raises OtherJobError where another version of this program left it.
     """
     group = _open_group(place, "r")
-    told = _attributes(group)
+    found = _attributes(group)
     if group is None:
         return None
-    if told.get(_MARK) != SCHEMA:
+    if found.get(_MARK) != SCHEMA:
         raise OtherJobError(
-            f"The workspace {place} has the schema {told.get(_MARK)} of another version and this one's is {SCHEMA}; "
-            "use --restart to discard it, or name another --workspace."
+            f"The workspace {place} has the schema {found.get(_MARK)} of another version and this one's is {SCHEMA}; "
+            "use `restart` to discard it, or name another `workspace`."
         )
-    there, here = told[_JOB], json.loads(json.dumps(job))
-    other = [name for name in sorted({*there, *here}) if there.get(name) != here.get(name)]
-    if other:
-        raise OtherJobError(
-            f"The workspace {place} is that of another job: {', '.join(other)} differ; "
-            "use --restart to discard it, or name another --workspace."
-        )
-    return told[_CHUNK][0], told[_CHUNK][1]
+    return found[_JOB], (found[_CHUNK][0], found[_CHUNK][1])
 
 
-def open_workspace(place: str, job: Identity, grid: CellGrid, chunk: tuple[int, int]) -> Workspace:
+def differences(one: dict[str, Identity], other: dict[str, Identity]) -> dict[str, list[str]]:
+    """The names of what differs, by the stages that it decides."""
+    other = json.loads(json.dumps(other))  # as it is read again
+    found = {}
+    for stage in {*one, *other}:
+        first, second = one.get(stage, {}), other.get(stage, {})
+        names = [name for name in {*first, *second} if first.get(name) != second.get(name)]
+        if names:
+            found[stage] = names
+    return found
+
+
+def open_workspace(place: str, job: dict[str, Identity], grid: CellGrid, chunk: tuple[int, int]) -> Workspace:
     """The workspace of this job, made where there is none. Raises WorkspaceError when it cannot be."""
-    with _told(place):
+    with workspace_errors(place):
         group = _open_group(place, "r+")
         if group is None:
             group = zarr.create_group(_store(place), attributes={_MARK: SCHEMA, _JOB: job, _CHUNK: list(chunk)})
@@ -220,27 +206,45 @@ def discard(place: str) -> None:
     Raises WorkspaceError where something cannot be removed, such as files of other users; marks that stay keep their
     arrays.
     """
-    names = ("done", *_MADE, "zarr.json")
+    _remove(place, ("done", *MADE, "zarr.json"))
+
+
+def discard_stages(place: str, leaves: Mapping[str, Sequence[str]], job: dict[str, Identity]) -> None:
+    """Remove what some stages left in a workspace that is held; what the others left is of `job` from now on.
+
+    leaves: what each stage may have left, by the stage's name. The marks go first, so that this too may be broken off.
+    Raises WorkspaceError where something cannot be removed.
+    """
+    _remove(place, [f"done/{stage}" for stage in leaves])
+    _remove(place, [name for names in leaves.values() for name in names])
+    group = _open_group(place, "r+")
+    if group is not None:
+        with workspace_errors(place):
+            group.attrs[_JOB] = job
+
+
+def _remove(place: str, names: Sequence[str]) -> None:
+    """Remove things of a workspace by name, in this order. Raises WorkspaceError."""
     if is_url(place):
-        with _told(place):
+        with workspace_errors(place):
             files, path = fsspec.url_to_fs(place)
             files.invalidate_cache()
             for name in names:
                 if files.exists(f"{path}/{name}"):
                     files.rm(f"{path}/{name}", recursive=True)
-    else:
-        for name in names:
-            with suppress(OSError):
-                remove(Path(place) / name)
-            if (Path(place) / name).exists():
-                raise WorkspaceError(
-                    f"The workspace {place} cannot be discarded, as {name} in it cannot be removed; remove it by hand."
-                )
+        return
+    for name in names:
+        with suppress(OSError):
+            remove(Path(place) / name)
+        if (Path(place) / name).exists():
+            raise WorkspaceError(
+                f"The workspace {place} cannot be discarded, as {name} in it cannot be removed; remove it by hand."
+            )
 
 
 def _open_group(place: str, mode: Any) -> zarr.Group | None:
     """The group there, None where there is none."""
-    with _told(place), suppress(FileNotFoundError):
+    with workspace_errors(place), suppress(FileNotFoundError):
         return zarr.open_group(_store(place), mode=mode)
     return None
 
@@ -250,7 +254,7 @@ def _store(place: str) -> Any:
 
 
 @contextmanager
-def _told(place: str) -> Iterator[None]:
+def workspace_errors(place: str) -> Iterator[None]:
     """Raise WorkspaceError for whatever zarr, fsspec and what lies below may raise within."""
     try:
         yield
@@ -262,13 +266,6 @@ def _told(place: str) -> Iterator[None]:
 
 def _attributes(group: zarr.Group | None) -> dict[str, Any]:
     return {} if group is None else dict(group.attrs)
-
-
-def workspace_bytes(grid: CellGrid, chunk: tuple[int, int], feature_bytes: int, k: int) -> int:
-    """Bytes on disk that a finished workspace with k candidates a cell takes, without an unpacked source."""
-    chunks = math.prod(grid.chunk_counts(chunk))
-    padded = chunks * chunk[0] * chunk[1]
-    return padded * (3 * CELL * CELL + 256 * feature_bytes + k * 8 + 4 + 4 + 4 + 3) + chunks * 257 * 257 * 8
 
 
 def bytes_below(folder: Path) -> int:

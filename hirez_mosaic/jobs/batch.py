@@ -10,15 +10,14 @@ import json
 import logging
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import asdict, dataclass, fields, replace
-from fractions import Fraction
 from functools import partial
 from pathlib import Path
 from threading import Condition, Event, Lock
-from typing import Any
+from typing import Any, Unpack
 
 from hirez_mosaic.engine.threads import shared_cores, threads
 from hirez_mosaic.errors import (
@@ -31,16 +30,19 @@ from hirez_mosaic.errors import (
     sentence,
 )
 from hirez_mosaic.files.fresh import fresh
-from hirez_mosaic.jobs.job import Job, Tools
+from hirez_mosaic.jobs.job import Job
 from hirez_mosaic.jobs.journal import FAILED, MADE, STARTED, UNCHANGED, Journal, digest, open_journal, state
 from hirez_mosaic.jobs.listener import Listener, Logged
-from hirez_mosaic.jobs.prepare import make_tools, shared_identity
+from hirez_mosaic.jobs.prepare import make_tools
 from hirez_mosaic.jobs.render import RenderResult, forget_killed, look_ahead, run_render
+from hirez_mosaic.jobs.stages import identity_of
 from hirez_mosaic.outputs.appearing import check_output
 from hirez_mosaic.outputs.pages import Shown, write_gallery
 from hirez_mosaic.settings.parsing import is_url
-from hirez_mosaic.settings.spec import FAR_WEIGHT, FORMATS, MAX_SOURCE_PX, TILE_MAPS, RenderSpec, parts_of
-from hirez_mosaic.sources.folder import list_pictures, stems_of_mosaics
+from hirez_mosaic.settings.spec import MakingSettings, RenderSpec, make_spec
+from hirez_mosaic.settings.writing import FORMATS, TILE_MAPS, parts_of
+from hirez_mosaic.sources.folder import Listing, list_pictures, stems_of_mosaics
+from hirez_mosaic.stages.stage import Tools
 
 REPORT = "report.json"
 GALLERY = "index.html"
@@ -116,53 +118,12 @@ def batch(
     glob: str = "*",
     recursive: bool = False,
     format: str = "tif",  # noqa: A002 (the name of the option)
-    scale: float | str | Fraction | None = None,
-    columns: int | None = None,
-    decoder: str | Path = "auto",
-    choose: str = "auto",
-    effort: str = "quick",
-    fit: int | None = None,
-    refine: int | None = None,
-    far_weight: float = FAR_WEIGHT,
-    device: str = "auto",
-    precision: str = "auto",
-    chunk: int | None = None,
-    memory: int | str | None = None,
-    workspace: str | Path | None = None,
-    restart: bool = False,
-    scheduler: str | None = None,
-    overwrite: bool = False,
-    background: str | tuple[int, int, int] = "white",
-    crop: str = "centre",
-    compression: str = "jpeg",
-    quality: int = 90,
-    preview: bool = False,
-    max_uses: int | None = None,
-    min_distance: int = 0,
-    unique: bool = False,
-    min_uses: int = 0,
-    use_all: bool = False,
-    prefer: str | Path | None = None,
-    no_repeat_neighbours: bool = False,
-    tint: float = 0.0,
-    mirror: bool = False,
-    rotate: bool = False,
-    tile_map: str | None = None,
-    ban: str | Path | None = None,
-    dedupe: float | None = None,
     jobs: int = 1,
-    max_source_px: int = MAX_SOURCE_PX,
-    source_page: int = 1,
-    plane: int = 1,
-    channel: int | None = None,
-    stretch: bool = False,
-    exclude: Sequence[str] = (),
-    strict: bool = False,
-    weights: str | Path | None = None,
+    preview: bool = False,
+    tile_map: str | None = None,
     page: bool = False,
-    anonymous: bool = False,
-    thumbnails: int | None = None,
     listener: BatchListener | None = None,
+    **settings: Unpack[MakingSettings],
 ) -> BatchResult:
     """Make a photomosaic of every picture in `folder`, in the folder `output`, which mirrors it.
 
@@ -186,62 +147,43 @@ def batch(
     KeyboardInterrupt as soon as what is running has dropped its work since the last finished chunk. The same call then
     goes on.
     """
-    settings = dict(locals())  # the parameters and nothing else, for nothing else has a name yet
-    own = {
-        name: settings.pop(name)
-        for name in (
-            "folder",
-            "output",
-            "glob",
-            "recursive",
-            "format",
-            "preview",
-            "tile_map",
-            "page",
-            "jobs",
-            "listener",
-        )
-    }
-    _check(folder := Path(folder), output := Path(output), format, tile_map, jobs)
-    spec = RenderSpec.parse(
-        **settings, source=folder, output=output / f"all.{format}", page=output / f"all{_PAGE}" if page else None
-    )
-    heard, start = own["listener"] or BatchListener(), time.perf_counter()
-    apart = [
-        output,
-        spec.templates,
-        *([] if spec.workspace is None or is_url(spec.workspace) else [Path(spec.workspace)]),
-    ]
-    listing = list_pictures(folder, glob, recursive, {path.resolve() for path in apart}, spec.exclude)
-    if not listing.pictures:
-        others = f" ({len(listing.left_out)} other files were left out)" if listing.left_out else ""
-        raise SourceNotFoundError(
-            f"The folder {folder} holds no pictures that match {glob}{others}; use another --glob, or --recursive."
-        )
-    endings = [f".{format}", *(["_files"] * (format == "dzi")), *([_PREVIEW] * preview), *([_PAGE] * page)]
-    endings += [] if tile_map is None else [f".{tile_map}"]
-    stems = stems_of_mosaics(listing.pictures, endings, taken=(REPORT, GALLERY))
-    specs = {
-        picture.as_posix(): _spec_of(spec, folder / picture, stem, preview=preview, tile_map=tile_map)
-        for picture, stem in stems.items()
-    }
+    folder, output, listener, start = Path(folder), Path(output), listener or BatchListener(), time.perf_counter()
+    _check(folder, output, format, tile_map, jobs)
+    shared = make_spec(folder, templates, tile, output / f"all.{format}", settings)
+    kinds = _Kinds(format, preview=preview, tile_map=tile_map, page=page)
+    listing = _listed(folder, output, shared, glob, recursive)
+    stems = stems_of_mosaics(listing.pictures, kinds.endings, taken=(REPORT, GALLERY))
+    specs = {picture.as_posix(): kinds.spec(shared, folder / picture, output / stem) for picture, stem in stems.items()}
     next(iter(specs.values())).check_places("picture")
     with open_journal(output) as journal, ExitStack() as cleanup:
-        if journal.is_new and not overwrite:
+        if journal.is_new and not shared.overwrite:
             for own_file in (REPORT, GALLERY)[: 1 + page]:
                 check_output(output / own_file, overwrite=False)
-        tools = make_tools(spec, Logged(heard, None), cleanup, jobs)
-        made = _Batch(specs, tools, output, journal, heard).run(jobs)
-        result = BatchResult(
-            made, tuple(name.as_posix() for name in listing.left_out), output / REPORT, time.perf_counter() - start
-        )
+        tools = make_tools(shared, Logged(listener, None), cleanup, jobs)
+        made = _Batch(specs, tools, output, journal, listener).run(jobs)
+        left_out = tuple(name.as_posix() for name in listing.left_out)
+        result = BatchResult(made, left_out, output / REPORT, time.perf_counter() - start)
         try:
             _write_report(result, folder)
             if page:
                 _write_gallery(result, folder, specs)
         except OSError as error:  # a full disk; the journal tells the same
-            heard.note(f"The report could not be written: {sentence(error)}")
+            listener.note(f"The report could not be written: {sentence(error)}")
     return result
+
+
+def _listed(folder: Path, output: Path, shared: RenderSpec, glob: str, recursive: bool) -> Listing:
+    """The pictures of a batch. Raises SourceNotFoundError where there are none."""
+    apart = [output, shared.templates]
+    if shared.workspace is not None and not is_url(shared.workspace):
+        apart.append(Path(shared.workspace))
+    listing = list_pictures(folder, glob, recursive, {path.resolve() for path in apart}, shared.exclude)
+    if not listing.pictures:
+        others = f" ({len(listing.left_out)} other files were left out)" if listing.left_out else ""
+        raise SourceNotFoundError(
+            f"The folder {folder} holds no pictures that match {glob}{others}; use another `glob`, or `recursive`."
+        )
+    return listing
 
 
 def _check(folder: Path, output: Path, format: str, tile_map: str | None, jobs: int) -> None:  # noqa: A002
@@ -263,23 +205,40 @@ def _check(folder: Path, output: Path, format: str, tile_map: str | None, jobs: 
         raise SettingError(f"The number of jobs is {jobs}; use 1 or more.")
 
 
-def _spec_of(shared: RenderSpec, source: Path, stem: Path, *, preview: bool, tile_map: str | None) -> RenderSpec:
-    """The spec of one picture. stem: of its mosaic, relative to the output folder."""
+@dataclass(frozen=True)
+class _Kinds:
+    """What is written of every picture. tile_map: its suffix without the dot, None for none."""
 
-    def place(ending: str) -> Path:
-        return shared.output.parent / stem.with_name(stem.name + ending)
+    format: str
+    preview: bool
+    tile_map: str | None
+    page: bool
 
-    mosaic = place(shared.output.suffix)
-    return replace(
-        shared,
-        source=source,
-        output=mosaic,
-        preview=place(_PREVIEW) if preview else None,
-        page=place(_PAGE) if shared.page else None,
-        tile_map=None if tile_map is None else place(f".{tile_map}"),
-        workspace=shared.workspace
-        and f"{shared.workspace.rstrip('/')}/{mosaic.relative_to(shared.output.parent).as_posix()}",
-    )
+    @property
+    def endings(self) -> list[str]:
+        """How the names of what is written end."""
+        found = [f".{self.format}", *(["_files"] * (self.format == "dzi"))]
+        found += [_PREVIEW] * self.preview + [_PAGE] * self.page
+        return found + ([] if self.tile_map is None else [f".{self.tile_map}"])
+
+    def spec(self, shared: RenderSpec, source: Path, stem: Path) -> RenderSpec:
+        """The spec of one picture. stem: the path of its mosaic without its suffix."""
+
+        def place(ending: str) -> Path:
+            return stem.with_name(stem.name + ending)
+
+        mosaic, workspace = place(f".{self.format}"), shared.workspace
+        if workspace is not None:
+            workspace = f"{workspace.rstrip('/')}/{mosaic.relative_to(shared.output.parent).as_posix()}"
+        return replace(
+            shared,
+            source=source,
+            output=mosaic,
+            preview=place(_PREVIEW) if self.preview else None,
+            page=place(_PAGE) if self.page else None,
+            tile_map=None if self.tile_map is None else place(f".{self.tile_map}"),
+            workspace=workspace,
+        )
 
 
 def _write_report(result: BatchResult, folder: Path) -> None:
@@ -459,7 +418,7 @@ class _Batch:
         if spec.overwrite or last is None or last["status"] != MADE or last["settings"] != self._settings:
             return None
         files = parts_of(spec.output)
-        if last["content"] != self._content(name) or not all(path.exists() for path in _files_of(spec)):
+        if last["content"] != self._content(name) or not all(path.exists() for path in spec.outputs):
             return None
         if state(*files) != last["state"] and digest("sha256", *files) != last["sha256"]:
             return None
@@ -518,7 +477,7 @@ class _Batch:
 
     def _files(self, name: str) -> list[str]:
         """All that the render of a picture leaves, relative to the output folder."""
-        return [path.relative_to(self._output).as_posix() for path in _files_of(self._specs[name])]
+        return [path.relative_to(self._output).as_posix() for path in self._specs[name].outputs]
 
     def _planned(self, name: str, look: Callable[[Job], None] | None, job: Job) -> None:
         """Raise DiskSpaceError where the disk has no room for this picture beside what those under way have yet to
@@ -563,13 +522,8 @@ def _settings_digest(spec: RenderSpec, tools: Tools) -> str:
         spec.preview and _PREVIEW,
     ]
     shown = None if spec.page is None else [spec.anonymous, spec.thumbnails]
-    told = [*map(str, made), spec.tile_map and spec.tile_map.suffix, shown, shared_identity(spec, tools)]
+    told = [*map(str, made), spec.tile_map and spec.tile_map.suffix, shown, identity_of(spec, tools)]
     return hashlib.blake2b(json.dumps(told, sort_keys=True).encode(), digest_size=16).hexdigest()
-
-
-def _files_of(spec: RenderSpec) -> Sequence[Path]:
-    """All that a render leaves."""
-    return [*parts_of(spec.output), *filter(None, (spec.preview, spec.tile_map, spec.page))]
 
 
 def _recorded(record: dict[str, Any]) -> Outcome:

@@ -18,14 +18,15 @@ from hirez_mosaic.engine.machine import free_memory
 from hirez_mosaic.errors import OutputError, SettingError, WeightsError
 from hirez_mosaic.files.cache import cache_folder
 from hirez_mosaic.files.fresh import fresh
-from hirez_mosaic.jobs.decoder import loss_network, trained_path
+from hirez_mosaic.jobs.choose import gather_moments
+from hirez_mosaic.jobs.decoder import trained_path
 from hirez_mosaic.jobs.listener import Listener
-from hirez_mosaic.jobs.render import gather_moments, run_render
+from hirez_mosaic.jobs.render import run_render
 from hirez_mosaic.jobs.template_sets import cached_templates
 from hirez_mosaic.nets.decoders import load_decoder
 from hirez_mosaic.nets.device import resolve_device
 from hirez_mosaic.nets.fitting import STEPS
-from hirez_mosaic.nets.loss import MultiScaleLoss
+from hirez_mosaic.nets.loss import MultiScaleLoss, loss_network
 from hirez_mosaic.nets.metrics import SIGMAS, SIZES, Eye, Judge, Judgement, mean_judgement
 from hirez_mosaic.nets.objective import Picture, placed
 from hirez_mosaic.nets.scoring import as_images
@@ -34,8 +35,9 @@ from hirez_mosaic.nets.weights import resolve_alexnet, resolve_weights
 from hirez_mosaic.outputs.appearing import check_output
 from hirez_mosaic.pixels.geometry import CELL, Box
 from hirez_mosaic.pixels.vips import captioned
+from hirez_mosaic.settings.choosing import FAR_WEIGHT
 from hirez_mosaic.settings.parsing import parse_colour, parse_tile
-from hirez_mosaic.settings.spec import FAR_WEIGHT, RenderSpec
+from hirez_mosaic.settings.spec import RenderSpec
 from hirez_mosaic.sources import open_source
 from hirez_mosaic.templates import TemplateSet
 

@@ -56,11 +56,6 @@ def choose_decoder(spec: RenderSpec, templates: TemplateSet, cache: Path) -> Cho
     return Choice(new_decoder("residual", torch.from_numpy(templates.at_cell_size()), fingerprint), told, steps, True)
 
 
-def loss_network(weights: dict[str, torch.Tensor], device: torch.device, dtype: torch.dtype) -> VGG16:
-    """VGG-16 up to conv5_1, for the loss, channels-last."""
-    return VGG16("conv5_1").load(weights).to(device=device, dtype=dtype, memory_format=torch.channels_last)  # type: ignore[call-overload]
-
-
 def window_objective(vgg: VGG16, templates: TemplateSet, far_weight: float) -> Objective:
     """What fitting and refining minimise: Eq. 3 of windows out of a larger picture, and the far view."""
     small = torch.from_numpy(templates.at_cell_size()).to(next(vgg.parameters()).device)

@@ -6,14 +6,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from tempfile import gettempdir
 
-from hirez_mosaic.engine.store import bytes_below, workspace_bytes
+from hirez_mosaic.engine.store import bytes_below
 from hirez_mosaic.errors import DiskSpaceError
-from hirez_mosaic.jobs.plan import Plan, rules_of
-from hirez_mosaic.nets.decoders import Decoder
-from hirez_mosaic.outputs import mosaic_file, pages
+from hirez_mosaic.jobs.stages import stages_of
 from hirez_mosaic.settings.parsing import format_bytes, is_url
-from hirez_mosaic.settings.spec import RenderSpec
-from hirez_mosaic.stages import rules
+from hirez_mosaic.stages.stage import Setup
 
 
 @dataclass(frozen=True)
@@ -40,27 +37,18 @@ class DiskNeeded:
                 )
 
 
-def disk_needed(
-    spec: RenderSpec,
-    plan: Plan,
-    place: str,
-    feature_bytes: int,
-    unpacked: int,
-    decoder: Decoder,
-    k: int,
-    templates: int,
-) -> DiskNeeded:
-    """What a render with this workspace has yet to write. An object store has no end. k: candidates a cell. templates:
-    how many.
+def disk_needed(setup: Setup, chunk: tuple[int, int], place: str) -> DiskNeeded:
+    """What a render has yet to write, with its workspace at a folder or URL. An object store has no end.
+
+    chunk: (rows, columns) of cells in the plan's chunks.
     """
-    ruled = rules.scratch_bytes(plan.grid, decoder.query_length, k) if rules_of(spec) else 0
-    work = ruled + workspace_bytes(plan.grid, plan.chunk, feature_bytes if decoder.reads_features else 0, k) + unpacked
-    mosaic = mosaic_file.output_bytes(plan.grid.mosaic_size, spec.output, spec.compression, spec.quality)
-    if spec.page is not None:
-        mosaic += pages.output_bytes(plan.grid.mosaic_size, spec.tile, templates)
-    target = spec.output.absolute().parent
+    stages = stages_of(setup)
+    scratch = sum(stage.scratch(setup) for stage in stages)
+    work = scratch + sum(stage.disk(setup, chunk) for stage in stages)
+    mosaic = sum(stage.output_bytes(setup) for stage in stages)
+    target = setup.spec.output.absolute().parent
     if is_url(place):
-        needed = {Path(gettempdir()): ruled}  # where the rules' scratch files are
+        needed = {Path(gettempdir()): scratch}
         needed[target] = needed.get(target, 0) + mosaic
     else:
         workspace = Path(place)

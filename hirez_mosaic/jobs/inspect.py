@@ -22,8 +22,8 @@ from hirez_mosaic.outputs.appearing import check_output
 from hirez_mosaic.pixels.colour import from_lab, to_lab
 from hirez_mosaic.pixels.geometry import CELL, CellGrid
 from hirez_mosaic.pixels.vips import captioned, vips_reason
+from hirez_mosaic.settings.choosing import DUPLICATE_LEVELS
 from hirez_mosaic.settings.parsing import parse_colour, parse_tile
-from hirez_mosaic.settings.spec import DUPLICATE_LEVELS
 from hirez_mosaic.sources import open_source, size_of, unpack
 from hirez_mosaic.stages.ingest import ingest_chunk
 from hirez_mosaic.templates import TemplateSet
@@ -185,7 +185,7 @@ def _analyse(
             ready = unpack(
                 source.for_step(grid.source_step), zarr.open_group(scratch, mode="w"), "source", lambda px: None
             )
-            ingest_chunk(ready, grid, analysis, colours, grid.box)
+            ingest_chunk(grid.box, source=ready, grid=grid, analysis=analysis, colours=colours)
     finally:
         source.close()
     return analysis, colours

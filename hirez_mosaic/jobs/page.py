@@ -19,7 +19,7 @@ from hirez_mosaic.outputs.pages import Contents, Shown, output_bytes, readable, 
 from hirez_mosaic.outputs.tile_map import check_tile_map, read_tile_map
 from hirez_mosaic.pixels.geometry import CELL, CellGrid
 from hirez_mosaic.settings.parsing import format_bytes, parse_colour, parse_tile
-from hirez_mosaic.settings.spec import TILE_MAPS, check_page
+from hirez_mosaic.settings.writing import TILE_MAPS, check_page
 from hirez_mosaic.stages.assemble import Mosaic
 from hirez_mosaic.stages.ingest import ingest_chunk
 from hirez_mosaic.templates import TemplateSet
@@ -190,5 +190,5 @@ def _ingested(path: Path, mosaic: Mosaic, scratch: Path) -> Any:
         px = np.memmap(scratch_file, np.uint8, "w+", shape=(rows * CELL, columns * CELL, 3))
         colours = np.empty((rows, columns, 3), np.uint8)
         for box in grid.chunks(_CHUNK):
-            ingest_chunk(source, grid, px, colours, box)
+            ingest_chunk(box, source=source, grid=grid, analysis=px, colours=colours)
         return px

@@ -1,24 +1,25 @@
 """A render before it runs: its tools, its plan, what it may go on with, and who hears how it goes."""
 
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import astuple
+from dataclasses import astuple, dataclass, field
 from importlib import import_module
 from importlib.util import find_spec
 
 import torch
 
-from hirez_mosaic import __version__
 from hirez_mosaic.engine.graph import Engine
 from hirez_mosaic.engine.holding import held
 from hirez_mosaic.engine.machine import cores
-from hirez_mosaic.engine.store import Identity, discard, stored_chunk
+from hirez_mosaic.engine.store import Identity, differences, discard, discard_stages, stored_job
 from hirez_mosaic.engine.threads import Threads
-from hirez_mosaic.errors import ClusterError
+from hirez_mosaic.errors import ClusterError, OtherJobError
 from hirez_mosaic.files.cache import cache_folder
 from hirez_mosaic.jobs.decoder import choose_decoder
-from hirez_mosaic.jobs.job import Job, Tools, hidden_workspace
+from hirez_mosaic.jobs.job import Job, hidden_workspace
 from hirez_mosaic.jobs.listener import Listener
-from hirez_mosaic.jobs.plan import candidates_kept, make_plan, make_room, rules_of
+from hirez_mosaic.jobs.plan import make_plan, make_room
+from hirez_mosaic.jobs.stages import candidates_kept, identity_of, stages_of, stale_stages
 from hirez_mosaic.jobs.template_sets import chosen_templates
 from hirez_mosaic.nets.device import resolve_device, resolve_precision
 from hirez_mosaic.nets.vgg import VGG16, make_encoder
@@ -28,7 +29,9 @@ from hirez_mosaic.outputs.tile_map import check_tile_map
 from hirez_mosaic.pixels.geometry import CellGrid
 from hirez_mosaic.settings.spec import RenderSpec
 from hirez_mosaic.sources import Reading, files_of, flat_note, open_source
-from hirez_mosaic.templates.names import read_names
+from hirez_mosaic.sources.source import Source
+from hirez_mosaic.stages.ingest import INGEST, UNPACK
+from hirez_mosaic.stages.stage import Setup, Tools
 
 
 def prepare(spec: RenderSpec, listener: Listener, cleanup: ExitStack, tools: Tools | None = None) -> Job:
@@ -44,39 +47,78 @@ def prepare(spec: RenderSpec, listener: Listener, cleanup: ExitStack, tools: Too
     if spec.tile_map is not None:
         check_output(spec.tile_map, spec.overwrite)
         check_tile_map(spec.tile_map)
+    source = _opened(spec, listener, cleanup)
+    grid = CellGrid.over(source.size, spec.tile, spec.scale, spec.columns)
+    source = source.for_step(grid.source_step)
+    spec.check_mosaic_size(grid.mosaic_size)
+    tools = tools or make_tools(spec, listener, cleanup)
+    spec.rules.check(grid.rows, grid.columns, len(tools.templates.names))
+    setup = Setup(spec, source, grid, tools)
+    place = spec.workspace or str(hidden_workspace(spec.output))
+    identity = _identity(setup)
+    cleanup.enter_context(held(place))
+    tools.engine.dismiss(place)
+    left = _Left() if spec.restart else _left(setup, place, identity)
+    plan = make_plan(setup, left.chunk)
+    job = Job(spec, source, grid, tools, plan, place, identity)
+    job.disk_needed().check(())
+    if spec.restart or (left.stale and left.chunk is None):
+        discard(place)
+    elif left.stale:
+        discard_stages(place, left.stale, identity)
+    if left.note:
+        listener.note(left.note)
+    return job
+
+
+@dataclass(frozen=True)
+class _Left:
+    """What an earlier start left. chunk: (rows, columns) of cells in its chunks, None where there is nothing to go on with.
+
+    stale: what is of no use to this start, by stage. note: what to say about that.
+    """
+
+    chunk: tuple[int, int] | None = None
+    stale: Mapping[str, Sequence[str]] = field(default_factory=dict)
+    note: str = ""
+
+
+def _left(setup: Setup, place: str, identity: dict[str, Identity]) -> _Left:
+    """What an earlier start left in the workspace.
+
+    A workspace that nobody asked for serves a start with other settings as far as its stages are the same.
+    Raises OtherJobError for one that was named and is another job's, and for one of another version.
+    """
+    found = stored_job(place)
+    if found is None:
+        return _Left()
+    stored, chunk = found
+    different = differences(stored, identity)
+    if not different:
+        return _Left(chunk)
+    names = ", ".join(sorted(set().union(*different.values())))
+    stale = stale_stages(different)
+    if setup.spec.workspace is not None:
+        raise OtherJobError(
+            f"The workspace {place} is that of another job: {names} differ; "
+            "use `restart` to discard it, or name another `workspace`."
+        )
+    kept = [stage.name for stage in stages_of(setup) if stage.leaves and stage.name not in stale]
+    if not kept:
+        return _Left(None, stale, f"What an earlier start left is discarded: {names} differ.")
+    return _Left(
+        chunk, stale, f"Of an earlier start, {' and '.join(kept)} are kept; the rest is made anew: {names} differ."
+    )
+
+
+def _opened(spec: RenderSpec, listener: Listener, cleanup: ExitStack) -> Source:
+    """The source, and notes of what is unusual about it."""
     source = open_source(spec.source, spec.background, spec.max_source_px, reading_of(spec))
     cleanup.callback(source.close)
     for note in (*source.notes, flat_note(source)):
         if note:
             listener.note(f"{spec.source} {note}.")
-    grid = CellGrid.over(source.size, spec.tile, spec.scale, spec.columns)
-    source = source.for_step(grid.source_step)
-    spec.check_mosaic_size(grid.mosaic_size)
-    tools = tools or make_tools(spec, listener, cleanup)
-    rules_of(spec).check(grid.rows, grid.columns, len(tools.templates.names))
-    place = spec.workspace or str(hidden_workspace(spec.output))
-    identity = _identity(spec, grid, tools)
-    cleanup.enter_context(held(place))
-    tools.engine.dismiss(place)
-    left = None if spec.restart else stored_chunk(place, identity)
-    choice = tools.choice
-    plan = make_plan(
-        spec,
-        source,
-        grid,
-        tools.encoder,
-        choice.decoder,
-        tools.templates,
-        tools.engine,
-        tools.room,
-        choice.fit_steps,
-        left,
-    )
-    job = Job(spec, source, tools, plan, place, identity)
-    job.disk_needed().check(())
-    if spec.restart:
-        discard(place)
-    return job
+    return source
 
 
 def make_tools(spec: RenderSpec, listener: Listener, cleanup: ExitStack, at_once: int = 1) -> Tools:
@@ -108,6 +150,7 @@ def make_tools(spec: RenderSpec, listener: Listener, cleanup: ExitStack, at_once
         engine,
         make_room(spec.memory, engine, at_once),
         spec.far_weight,
+        candidates_kept(spec, templates),
     )
 
 
@@ -131,38 +174,19 @@ def make_engine(scheduler: str | None, device: str, at_once: int = 1) -> Engine:
     return made
 
 
-def _identity(spec: RenderSpec, grid: CellGrid, tools: Tools) -> Identity:
-    """All that the arrays of a workspace depend on."""
-    return {
+def _identity(setup: Setup) -> dict[str, Identity]:
+    """What decides each stage, the picture included."""
+    spec, grid = setup.spec, setup.grid
+    shared = identity_of(spec, setup.tools)
+    source = {
         "source": [str(spec.source.absolute()), files_of(spec.source)],
-        "cells": [grid.columns, grid.rows],
-        "scale": str(grid.scale),
         "reading": list(astuple(reading_of(spec))),
-        **shared_identity(spec, tools),
     }
+    cells = {"cells": [grid.columns, grid.rows], "scale": str(grid.scale)}
+    first, second = UNPACK.name, INGEST.name
+    return {**shared, first: {**source, **shared[first]}, second: {**cells, **shared[second]}}
 
 
 def reading_of(spec: RenderSpec) -> Reading:
     """What of its source a render reads."""
     return Reading(spec.source_page, spec.plane, spec.channel, spec.stretch)
-
-
-def shared_identity(spec: RenderSpec, tools: Tools) -> Identity:
-    """All that the arrays of a workspace depend on but the source, and how many cells it makes."""
-    choice = tools.choice
-    return {
-        "version": __version__,
-        "tile": list(spec.tile),
-        "background": list(spec.background),
-        "templates": tools.templates.fingerprint,
-        "decoder": choice.identity,
-        "fit": choice.fit_steps,
-        "refine": spec.refine_steps,
-        "far weight": spec.far_weight if choice.fit_steps else None,
-        "together": spec.together,
-        "preferred": sorted(read_names(spec.prefer, "preferred")) if spec.prefer else None,
-        "rules": list(astuple(rules_of(spec))),
-        "candidates": candidates_kept(spec, tools.templates),
-        "device": tools.device.type,
-        "precision": str(tools.precision),
-    }

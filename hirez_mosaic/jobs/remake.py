@@ -19,7 +19,9 @@ from hirez_mosaic.outputs.appearing import Appearing, check_output
 from hirez_mosaic.outputs.mosaic_file import write_mosaic, write_preview
 from hirez_mosaic.outputs.pages import Contents, write_page
 from hirez_mosaic.outputs.tile_map import TileMap, check_tile_map, read_tile_map
-from hirez_mosaic.settings.spec import RenderSpec
+from hirez_mosaic.settings.parsing import check_crop
+from hirez_mosaic.settings.spec import Place, check_places, parse_settings
+from hirez_mosaic.settings.writing import Writing, parts_of
 from hirez_mosaic.stages.assemble import Mosaic
 from hirez_mosaic.stages.tint import Tint
 from hirez_mosaic.templates.names import read_ban
@@ -71,30 +73,53 @@ def assemble_tile_map(
 
     Raises TileMapError for a map that cannot be used, another subclass of HirezMosaicError for other wrong input.
     """
-    settings = dict(locals())  # the parameters and nothing else, for nothing else has a name yet
-    listener = settings.pop("listener") or Listener()
-    spec = RenderSpec.parse(source=settings.pop("tile_map"), **settings)
-    source = spec.source
-    spec.check_places("tile map")
-    for path in filter(None, (spec.output, spec.preview, spec.page)):
-        check_output(path, overwrite)
-    if not source.is_file():
-        raise TileMapError(f"There is no tile map {source}.")
-    check_tile_map(source)
-    banned = frozenset() if spec.ban is None else read_ban(spec.ban)
-    found = cached_templates(
-        spec.templates, spec.tile, spec.background, spec.crop, listener, jobs, spec.exclude, spec.strict
+    listener, start = listener or Listener(), time.perf_counter()
+    paths = {"output": output, "preview": preview, "page": page, "ban": ban, "templates": templates}
+    parsed = parse_settings({"source": tile_map, "tile": tile, "background": background, **paths})
+    shape, under = parsed["tile"], parsed["background"]
+    check_crop(crop)
+    writing = Writing(
+        output=parsed["output"],
+        overwrite=overwrite,
+        compression=compression,
+        quality=quality,
+        tint=tint or 0.0,
+        preview=parsed.get("preview"),
+        page=parsed.get("page"),
+        anonymous=anonymous,
+        thumbnails=thumbnails,
     )
-    start = time.perf_counter()
-    read = read_tile_map(source, found, banned, tint)
+    _check(writing, parsed["source"], parsed["templates"], parsed.get("ban"))
+    banned = read_ban(parsed["ban"]) if ban is not None else frozenset()
+    found = cached_templates(parsed["templates"], shape, under, crop, listener, jobs, exclude, strict)
+    read = read_tile_map(parsed["source"], found, banned, tint)
     mosaic = mosaic_of(read)
-    spec.check_mosaic_size(mosaic.size)
-    _write(spec, mosaic, read, listener)
+    writing.check_mosaic_size(mosaic.size)
+    contents = Contents(mosaic, parsed["source"].stem, read.source, under, crop, anonymous, thumbnails)
+    _write(writing, contents, listener)
     rows, columns = read.index_map.shape
-    distinct = len(np.unique(read.index_map // len(read.templates.poses)))
+    distinct, seconds = len(np.unique(read.index_map // len(read.templates.poses))), time.perf_counter() - start
     return AssembleResult(
-        spec.output, spec.preview, mosaic.size, (columns, rows), distinct, time.perf_counter() - start, spec.page
+        writing.output, writing.preview, mosaic.size, (columns, rows), distinct, seconds, writing.page
     )
+
+
+def _check(writing: Writing, tile_map: Path, templates: Path, ban: Path | None) -> None:
+    """Raise an error for what is wrong with the places, before any work."""
+    writing.check_page_is_written()
+    places = [
+        Place("tile map", tile_map),
+        *(Place("output", part, written=True) for part in parts_of(writing.output)),
+        Place("preview", writing.preview, written=True),
+        Place("page", writing.page, written=True),
+        Place("ban file", ban),
+    ]
+    check_places(places, templates)
+    for path in filter(None, (writing.output, writing.preview, writing.page)):
+        check_output(path, writing.overwrite)
+    if not tile_map.is_file():
+        raise TileMapError(f"There is no tile map {tile_map}.")
+    check_tile_map(tile_map)
 
 
 def mosaic_of(read: TileMap) -> Mosaic:
@@ -103,18 +128,16 @@ def mosaic_of(read: TileMap) -> Mosaic:
     return Mosaic(read.index_map, read.templates, tint)
 
 
-def _write(spec: RenderSpec, mosaic: Mosaic, read: TileMap, listener: Listener) -> None:
+def _write(writing: Writing, contents: Contents, listener: Listener) -> None:
     """Write all that was asked for; it appears together."""
+    mosaic, cells = contents.mosaic, contents.mosaic.index_map.size
     with ExitStack() as appearing:
-        made = appearing.enter_context(Appearing(spec.output))
-        page = None if spec.page is None else appearing.enter_context(Appearing(spec.page))
-        with listener.stage("assemble", read.index_map.size, "cells") as progress:
-            if spec.preview is not None:
-                write_preview(mosaic, appearing.enter_context(fresh(spec.preview)))
-            write_mosaic(mosaic, made, progress, compression=spec.compression, quality=spec.quality)
+        made = appearing.enter_context(Appearing(writing.output))
+        page = None if writing.page is None else appearing.enter_context(Appearing(writing.page))
+        with listener.stage("assemble", cells, "cells") as progress:
+            if writing.preview is not None:
+                write_preview(mosaic, appearing.enter_context(fresh(writing.preview)))
+            write_mosaic(mosaic, made, progress, compression=writing.compression, quality=writing.quality)
         if page is not None:
-            contents = Contents(
-                mosaic, spec.source.stem, read.source, spec.background, spec.crop, spec.anonymous, spec.thumbnails
-            )
-            with listener.stage("page", read.index_map.size, "cells") as progress:
+            with listener.stage("page", cells, "cells") as progress:
                 write_page(contents, page, progress, cores())

@@ -1,66 +1,32 @@
 """A whole render: from a picture and a folder of templates to a mosaic file."""
 
 import errno
-import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass, replace
-from fractions import Fraction
-from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Unpack
 
 import numpy as np
-import torch
-from numpy.typing import NDArray
 
-from hirez_mosaic.engine.graph import StageRun
 from hirez_mosaic.engine.store import Workspace, discard, open_workspace
-from hirez_mosaic.engine.threads import shared_cores
 from hirez_mosaic.errors import DiskSpaceError, HirezMosaicError, SourceError, WorkspaceError
-from hirez_mosaic.files.cache import cache_folder
 from hirez_mosaic.files.fresh import fresh
+from hirez_mosaic.jobs.choose import Chosen, choose, ingest_stage
 from hirez_mosaic.jobs.clock import Clock
-from hirez_mosaic.jobs.job import Job, Tools, hidden_workspace
+from hirez_mosaic.jobs.job import Job, hidden_workspace
 from hirez_mosaic.jobs.listener import Listener, Logged
-from hirez_mosaic.jobs.plan import candidates_kept, rules_of
 from hirez_mosaic.jobs.prepare import prepare
-from hirez_mosaic.nets.decoders import FEATURES, Decoder, LearnedDecoder, load_decoder
 from hirez_mosaic.nets.device import device_name
-from hirez_mosaic.nets.objective import Picture
-from hirez_mosaic.nets.scoring import Keys, box_queries, keys_of
 from hirez_mosaic.outputs.appearing import Appearing
 from hirez_mosaic.outputs.mosaic_file import write_mosaic, write_preview
 from hirez_mosaic.outputs.pages import Contents, write_page
 from hirez_mosaic.outputs.tile_map import cells_of, write_tile_map
-from hirez_mosaic.pixels.colour import to_lab
-from hirez_mosaic.pixels.far_view import OPPONENT, REACH, FarView
-from hirez_mosaic.pixels.geometry import CELL, Box
-from hirez_mosaic.settings.spec import FAR_WEIGHT, MAX_SOURCE_PX, RenderSpec
-from hirez_mosaic.sources import Source, unpack, unpacked
+from hirez_mosaic.settings.spec import RenderSettings, RenderSpec, make_spec
 from hirez_mosaic.stages.assemble import Mosaic
-from hirez_mosaic.stages.encode import stored_type
-from hirez_mosaic.stages.fit import fitted_decoder
-from hirez_mosaic.stages.refine import WINDOW
-from hirez_mosaic.stages.ruled_search import PASSES, Terms, improve_ruled
-from hirez_mosaic.stages.rules import Queries, RuledMap
-from hirez_mosaic.stages.select import source_values
-from hirez_mosaic.stages.start import (
-    POOR,
-    RICH,
-    Looks,
-    Together,
-    is_rich,
-    preferred_bonus,
-    together_of,
-    unfitted_decoder,
-)
-from hirez_mosaic.stages.tasks import choosing_together, decoding, encoding, ingesting, refining, selecting
+from hirez_mosaic.stages.ingest import INGEST
+from hirez_mosaic.stages.stage import Tools
 from hirez_mosaic.stages.tint import Tint
-from hirez_mosaic.stages.together import BLOCK, colour_of
-
-_REFINED = (WINDOW, WINDOW)  # of what is refined, (rows, columns) of cells in a chunk
-_BLOCK = (BLOCK, BLOCK)  # of the index map, where cells are chosen together
 
 
 @dataclass(frozen=True)
@@ -110,53 +76,8 @@ def render(
     tile: int | str | tuple[int, int] = 32,
     output: str | Path | None = None,
     *,
-    scale: float | str | Fraction | None = None,
-    columns: int | None = None,
-    decoder: str | Path = "auto",
-    choose: str = "auto",
-    effort: str = "quick",
-    fit: int | None = None,
-    refine: int | None = None,
-    far_weight: float = FAR_WEIGHT,
-    device: str = "auto",
-    precision: str = "auto",
-    chunk: int | None = None,
-    memory: int | str | None = None,
-    workspace: str | Path | None = None,
-    restart: bool = False,
-    scheduler: str | None = None,
-    overwrite: bool = False,
-    background: str | tuple[int, int, int] = "white",
-    crop: str = "centre",
-    compression: str = "jpeg",
-    quality: int = 90,
-    preview: str | Path | None = None,
-    max_uses: int | None = None,
-    min_distance: int = 0,
-    unique: bool = False,
-    min_uses: int = 0,
-    use_all: bool = False,
-    prefer: str | Path | None = None,
-    no_repeat_neighbours: bool = False,
-    tint: float = 0.0,
-    mirror: bool = False,
-    rotate: bool = False,
-    tile_map: str | Path | None = None,
-    ban: str | Path | None = None,
-    dedupe: float | None = None,
-    jobs: int | None = None,
-    max_source_px: int = MAX_SOURCE_PX,
-    source_page: int = 1,
-    plane: int = 1,
-    channel: int | None = None,
-    stretch: bool = False,
-    exclude: Sequence[str] = (),
-    strict: bool = False,
-    weights: str | Path | None = None,
-    page: str | Path | None = None,
-    anonymous: bool = False,
-    thumbnails: int | None = None,
     listener: Listener | None = None,
+    **settings: Unpack[RenderSettings],
 ) -> RenderResult:
     """Make a photomosaic of `source` from the pictures in the folder `templates`.
 
@@ -217,9 +138,7 @@ def render(
 
     Raises a subclass of HirezMosaicError for whatever is wrong with the input; then no output is touched.
     """
-    settings = dict(locals())  # the parameters and nothing else, for nothing else has a name yet
-    heard = settings.pop("listener") or Listener()
-    return run_render(RenderSpec.parse(**settings), heard)
+    return run_render(make_spec(source, templates, tile, output, settings), listener or Listener())
 
 
 def run_render(
@@ -280,7 +199,7 @@ def look_ahead(spec: RenderSpec, listener: Listener, tools: Tools, beside: Job) 
                 open_workspace(job.place, job.identity, job.plan.grid, job.plan.chunk),
                 Clock(job, listener),
             )
-            clock.run(_ingest(job, workspace, clock), workers=1)
+            clock.run(ingest_stage(job, workspace, clock), workers=1)
 
 
 def _forget(job: Job, listener: Listener) -> None:
@@ -302,306 +221,63 @@ def forget_killed(spec: RenderSpec, tools: Tools) -> None:
             discard(prepare(replace(spec, overwrite=True), Listener(), cleanup, tools).place)
 
 
-@dataclass(frozen=True)
-class _Chosen:
-    """What is in the workspace when every cell has its template; see `store`.
-
-    left: the stages that have yet to run until the index map is there, `workers` chunks at a time, where it is
-        assembled meanwhile.
-    """
-
-    index_map: Any
-    candidates: Any
-    scores: Any
-    colours: Any
-    rules_cost: tuple[float, float] | None
-    left: tuple[StageRun, ...]
-    workers: int
-
-
 def _run_stages(job: Job, workspace: Workspace, listener: Logged) -> RenderResult:
-    """Choose and assemble."""
+    """Choose and assemble. All outputs appear at the end, so that a start that is broken off leaves none of them."""
     spec, clock, templates = job.spec, Clock(job, listener), job.tools.templates
-    chosen = _choose(job, workspace, clock, listener)
+    chosen = choose(job, workspace, clock, listener)
     tint = Tint.of(templates, chosen.colours, spec.tint) if spec.tint else None
-    with ExitStack() as appearing:  # all at the end, so that a start that was broken off finds none of them there
+    with ExitStack() as appearing:
         tile_map, preview = (path and appearing.enter_context(fresh(path)) for path in (spec.tile_map, spec.preview))
         page = None if spec.page is None else appearing.enter_context(Appearing(spec.page))
         made = appearing.enter_context(Appearing(spec.output))  # the last in is the first to appear
-
-        def write(index_map: Any, progress: Callable[[int], None]) -> None:
-            growing = Mosaic(index_map, templates, tint)
-            write_mosaic(growing, made, progress, compression=spec.compression, quality=spec.quality)
-
-        if chosen.left:
-            clock.run_beside(*chosen.left, workers=chosen.workers, index_map=chosen.index_map, write=write)
-        else:
-            with clock.timed("assemble") as progress:
-                write(chosen.index_map, progress)
+        _assemble(job, chosen, tint, made, clock)
         if tile_map is not None:
             with clock.timed("tile map") as progress:
                 cells = cells_of(
                     chosen.index_map, chosen.candidates, chosen.scores, chosen.colours, templates, spec.tint
                 )
-                write_tile_map(_heard(cells, progress), tile_map)
+                write_tile_map(_counted(cells, progress), tile_map)
         mosaic = Mosaic(chosen.index_map, templates, tint)
         if preview is not None:
             with clock.timed("preview"):
                 write_preview(mosaic, preview)
         if page is not None:
             with clock.timed("page") as progress:
-                seen = _looked(workspace)[0]
-                contents = Contents(
-                    mosaic, spec.source.stem, seen, spec.background, spec.crop, spec.anonymous, spec.thumbnails
-                )
-                write_page(contents, page, progress, job.plan.workers)
+                write_page(_contents(job, workspace, mosaic), page, progress, job.plan.workers)
     return _result(job, chosen, clock)
 
 
-def _choose(job: Job, workspace: Workspace, clock: Clock, listener: Listener) -> _Chosen:
-    """Everything up to the index map, but for what runs while it is assembled."""
-    spec, plan, grid, tools = job.spec, job.plan, job.plan.grid, job.tools
-    analysis, colours = _looked(workspace)
-    picture = _encode(job, workspace, clock, analysis)
-    decoder, looks = _learn(job, workspace, clock, picture, listener)
-    features, norm = None, None
-    if picture is not None and isinstance(decoder, LearnedDecoder):
-        features = picture.features
-        with torch.no_grad():
-            norm = decoder.trunk_norm(picture.moments)
-    together = None
-    if spec.together or spec.prefer or spec.refine_steps:
-        with shared_cores(1, tools.engine.cores):
-            together = together_of(decoder, norm, features, analysis, tools.templates, grid, looks)
-    bonus = preferred_bonus(spec, tools.templates, together) if together and spec.prefer else None
-    k = candidates_kept(spec, tools.templates)
-    candidates, scores = workspace.add("candidates", "u4", channels=k), workspace.add("scores", "f4", channels=k)
-    best = workspace.add("best", "u4") if spec.together and not spec.refine_steps else None
-    decode = partial(decoding, decoder, norm, bonus, grid, analysis, features, candidates, scores, best)
-    last: tuple[StageRun, ...] = (
-        StageRun("decode", decode, grid, workspace.marks("decode"), cell_bytes=8 * k + (0 if best is None else 4)),
-    )
-    optimised = scores
-    if together and spec.refine_steps:
-        clock.run(*last, workers=plan.workers)
-        optimised, best = _refine(job, workspace, clock, together, analysis, candidates, scores)
-        together, last = together.refined(optimised, grid), ()
-    together = together if spec.together else None
-    if together:
-        index_map = workspace.add("index_map", "u4", chunk=_BLOCK)
-        select = partial(choosing_together, together, grid, analysis, candidates, optimised, best, index_map)
-        last += (StageRun("select", select, grid, workspace.marks("select", _BLOCK), REACH, 4, colour_of),)
+def _assemble(job: Job, chosen: Chosen, tint: Tint | None, made: Path, clock: Clock) -> None:
+    """Write the mosaic, while the last stages run where they have yet to do so."""
+    spec = job.spec
+
+    def write(index_map: Any, progress: Callable[[int], None]) -> None:
+        mosaic = Mosaic(index_map, job.tools.templates, tint)
+        write_mosaic(mosaic, made, progress, compression=spec.compression, quality=spec.quality)
+
+    if chosen.left:
+        clock.run_beside(*chosen.left, workers=job.plan.workers, index_map=chosen.index_map, write=write)
     else:
-        index_map = workspace.add("index_map", "u4")
-        last += (
-            StageRun(
-                "select",
-                partial(selecting, candidates if best is None else best, index_map),
-                grid,
-                workspace.marks("select"),
-                cell_bytes=4,
-            ),
-        )
-    chosen = _Chosen(index_map, candidates, scores, colours, None, last, plan.workers)
-    if plan.overlaps:
-        return chosen
-    clock.run(*last, workers=plan.workers)
-    chosen = replace(chosen, left=())
-    if rules_of(spec):
-        queries = partial(box_queries, decoder, norm, grid.box, analysis, features)
-        return _ruled(job, workspace, clock, chosen, queries, decoder, together, keys_of(decoder, bonus), optimised)
-    return chosen
+        with clock.timed("assemble") as progress:
+            write(chosen.index_map, progress)
 
 
-def _refine(
-    job: Job, workspace: Workspace, clock: Clock, together: Together, analysis: Any, candidates: Any, scores: Any
-) -> tuple[Any, Any]:
-    """(scores of the candidates when they are refined, the best of each cell)."""
-    grid, steps = job.plan.grid, job.spec.refine_steps
-    refined = workspace.add("refined", "f4", channels=candidates.shape[-1], chunk=_REFINED)
-    best = workspace.add("best", "u4", chunk=_REFINED)
-    refine = partial(refining, job.tools.objective, grid, analysis, candidates, scores, refined, best, together, steps)
-    clock.run(
-        StageRun("refine", refine, grid, workspace.marks("refine", _REFINED), cell_bytes=4 * candidates.shape[-1] + 4),
-        workers=1,
-    )
-    return refined, best
+def _contents(job: Job, workspace: Workspace, mosaic: Mosaic) -> Contents:
+    """What a page shows."""
+    spec = job.spec
+    analysis, _ = INGEST.arrays(workspace, job)
+    return Contents(mosaic, spec.source.stem, analysis, spec.background, spec.crop, spec.anonymous, spec.thumbnails)
 
 
-def _encode(job: Job, workspace: Workspace, clock: Clock, analysis: Any) -> Picture | None:
-    """Ingest and, for a decoder that looks at features, encode: what such a decoder sees."""
-    grid, tools = job.plan.grid, job.tools
-    ingest = _ingest(job, workspace, clock)
-    if not tools.choice.decoder.reads_features:
-        clock.run(ingest, workers=job.plan.workers)
-        return None
-    features = workspace.add("features", np.dtype(stored_type(tools.precision)).str, channels=FEATURES)
-    moments = workspace.add_per_chunk("moments", "f8", (FEATURES + 1, FEATURES + 1))
-    encode = partial(encoding, tools.encoder, grid, analysis, features, moments, job.plan.chunk)
-    halo, written = -(-tools.encoder.halo // CELL), FEATURES * features.dtype.itemsize
-    clock.run(
-        ingest, StageRun("encode", encode, grid, workspace.marks("encode"), halo, written), workers=job.plan.workers
-    )
-    with clock.timed("moments", "chunks", job.plan.chunk_count) as progress:
-        return Picture(analysis, features, gather_moments(moments, progress))
-
-
-def _learn(
-    job: Job, workspace: Workspace, clock: Clock, picture: Picture | None, listener: Listener
-) -> tuple[Decoder, Looks]:
-    """The decoder of this picture: fitted to it, started for it, or as it was chosen; and how this set is looked at."""
-    tools, grid, analysis = job.tools, job.plan.grid, _looked(workspace)[0]
-    choice, decoder = tools.choice, tools.choice.decoder
-    alone = partial(shared_cores, 1, tools.engine.cores)
-    if choice.fit_steps and picture is not None:
-        objective = tools.objective
-        with (
-            clock.timed("fit", "steps", choice.fit_steps) as progress,
-            alone(),
-            workspace.file("decoder.safetensors") as kept,
-        ):
-            if kept.exists():  # of a start that was broken off: the chunks decoded since are its
-                decoder = load_decoder(kept, len(tools.templates), tools.templates.fingerprint).to(tools.device)
-            else:
-                fitted = fitted_decoder(
-                    choice, picture, grid, objective, cache_folder("decoders"), progress, listener.note
-                )
-                fitted.save(kept)
-                decoder = fitted
-    if not (job.spec.together or choice.started_for_picture):
-        return decoder, POOR
-    with clock.timed("start", "templates", len(tools.templates)), alone():
-        looks = RICH if is_rich(tools.templates, grid, analysis) else POOR
-        if choice.started_for_picture and looks is not POOR:
-            decoder = unfitted_decoder(tools.templates, looks).to(tools.device)
-    return decoder, looks
-
-
-def _ruled(
-    job: Job,
-    workspace: Workspace,
-    clock: Clock,
-    chosen: _Chosen,
-    queries: Queries,
-    decoder: Decoder,
-    together: Together | None,
-    keys: Keys | None,
-    optimised: Any,
-) -> _Chosen:
-    """The same under the rules for repeating templates.
-
-    queries: of a box, see `decode.box_queries`. keys: see `decode.keys_of`. optimised: the candidates' scores, refined
-        where they were.
-    """
-    spec, plan, grid, tools = job.spec, job.plan, job.plan.grid, job.tools
-    analysis, rules, templates = _looked(workspace)[0], rules_of(spec), tools.templates
-    index_map, boxes = workspace.add("ruled_map", "u4"), list(grid.chunks(plan.chunk))
-    total = grid.cells * (1 + (PASSES if together else 0))
-    with (
-        clock.timed("rules", total=total) as progress,
-        shared_cores(plan.workers, tools.engine.cores),
-        workspace.scratch() as scratch,
-        torch.inference_mode(),
-    ):
-        ruled = RuledMap(rules, grid, len(templates), len(templates.poses), decoder.query_length)
-        candidates, scores = chosen.candidates, chosen.scores
-        if rules.min_uses:
-            step = range(0, grid.rows, plan.chunk[0])
-            seen = np.concatenate(
-                [np.asarray(chosen.colours[top : top + plan.chunk[0]]).reshape(-1, 3) for top in step]
-            )
-            own = templates.mean_colours()[:: len(templates.poses)]
-            for done in ruled.place_required(chosen.index_map, _in_channels(seen), _in_channels(own)):
-                progress(done)
-        refined = spec.together or spec.refine_steps > 0
-        for done in ruled.fill(
-            chosen.index_map, candidates, scores, boxes, queries, decoder.score(), scratch, refined=refined
-        ):
-            progress(done)
-        if together:
-            terms = Terms(
-                together.values,
-                FarView.of_weight(together.far),
-                together.unit,
-                together.gap,
-                together.repeats,
-                together.poses,
-                keys,
-            )
-            counts, source = ruled.counts, partial(source_values, analysis)
-            for done in improve_ruled(
-                ruled.index_map,
-                counts,
-                terms,
-                grid,
-                candidates,
-                optimised,
-                source,
-                lambda box: queries(box).cpu().numpy(),
-            ):
-                progress(done)
-        for box in boxes:
-            index_map[box.slices] = ruled.index_map[box.slices]
-        own = to_lab(templates.mean_colours()[None])[0]
-        cost = (_mean_delta_e(of, chosen.colours, own, boxes) for of in (chosen.index_map, ruled.index_map))
-    return replace(chosen, index_map=index_map, rules_cost=(next(cost), next(cost)))
-
-
-def _mean_delta_e(index_map: Any, colours: Any, own: NDArray[np.float32], boxes: Sequence[Box]) -> float:
-    """How far the mean colours of the choices are from their cells', a mean over all cells. own: (choices, 3) CIELAB."""
-    total = 0.0
-    for box in boxes:
-        wanted = to_lab(np.asarray(colours[box.slices]))
-        total += float(np.linalg.norm(own[np.asarray(index_map[box.slices])] - wanted, axis=2).sum(dtype=np.float64))
-    return total / sum(box.area for box in boxes)
-
-
-def _in_channels(colours: NDArray[np.uint8]) -> NDArray[np.float32]:
-    """(n, 3) sRGB as luma and two chroma channels, see `together.OPPONENT`."""
-    return (colours / np.float32(255) @ OPPONENT.T).astype(np.float32)
-
-
-def _ingest(job: Job, workspace: Workspace, clock: Clock) -> StageRun:
-    """The stage that ingests the source, which is unpacked first where it must be."""
-    source = job.source if job.source.bands is None else _unpacked(job.source, workspace, clock)
-    make = partial(ingesting, source, job.plan.grid, *_looked(workspace))
-    return StageRun("ingest", make, job.plan.grid, workspace.marks("ingest"), cell_bytes=3 * (CELL * CELL + 1))
-
-
-def _looked(workspace: Workspace) -> tuple[Any, Any]:
-    """(analysis image, mean colours of the cells), which ingest fills."""
-    return workspace.add("analysis", "u1", channels=3, px=CELL), workspace.add("colours", "u1", channels=3)
-
-
-def _unpacked(source: Source, workspace: Workspace, clock: Clock) -> Source:
-    """The source in the workspace, where it is unpacked unless an earlier start did."""
-    marks = workspace.marks("unpack", (workspace.grid.rows, workspace.grid.columns))
-    if marks.has(workspace.grid.box):
-        return unpacked(source, workspace.group["source"])
-    with clock.timed("unpack", "px", math.prod(source.stored_size)) as progress:
-        source = unpack(source, workspace.group, "source", progress)
-    marks.set(workspace.grid.box)
-    return source
-
-
-def gather_moments(moments: Any, progress: Callable[[int], None]) -> torch.Tensor:
-    """(257, 257) float64: the whole picture's second moments from the chunks', summed."""
-    total = torch.zeros(FEATURES + 1, FEATURES + 1, dtype=torch.float64)
-    for row in range(moments.shape[0]):
-        for column in range(moments.shape[1]):
-            total += torch.from_numpy(np.asarray(moments[row, column]))
-            progress(1)
-    return total
-
-
-def _heard(cells: Iterator[Any], progress: Callable[[int], None]) -> Iterator[Any]:
+def _counted(cells: Iterator[Any], progress: Callable[[int], None]) -> Iterator[Any]:
+    """The cells, of which `progress` learns a thousand at a time."""
     for number, cell in enumerate(cells, 1):
         yield cell
         if number % 1024 == 0:
             progress(1024)
 
 
-def _result(job: Job, chosen: _Chosen, clock: Clock) -> RenderResult:
+def _result(job: Job, chosen: Chosen, clock: Clock) -> RenderResult:
     used = np.zeros(len(job.tools.templates.names), np.bool_)
     for box in job.plan.grid.chunks(job.plan.chunk):
         used[np.asarray(chosen.index_map[box.slices]) // len(job.tools.templates.poses)] = True

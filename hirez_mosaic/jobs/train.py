@@ -28,21 +28,21 @@ from hirez_mosaic.engine.threads import shared_cores
 from hirez_mosaic.errors import OutputError, OutputExistsError, SettingError, TrainingError
 from hirez_mosaic.files.cache import cache_folder
 from hirez_mosaic.files.fresh import fresh
-from hirez_mosaic.jobs.decoder import loss_network, trained_path
+from hirez_mosaic.jobs.decoder import trained_path
 from hirez_mosaic.jobs.listener import Listener
 from hirez_mosaic.jobs.photos import Photos
 from hirez_mosaic.jobs.template_sets import cached_templates, check_readable
 from hirez_mosaic.nets.decoders import LearnedDecoder, new_decoder, read_whole, save_whole
 from hirez_mosaic.nets.device import device_name, resolve_device, resolve_precision
 from hirez_mosaic.nets.fitting import RICH_SET, best_start
-from hirez_mosaic.nets.loss import SCALES, MultiScaleLoss
+from hirez_mosaic.nets.loss import SCALES, MultiScaleLoss, loss_network
 from hirez_mosaic.nets.objective import Objective, Picture, Told, window_of
 from hirez_mosaic.nets.training import PAPER, Recipe, Trainer
 from hirez_mosaic.nets.vgg import VGG16, make_encoder
 from hirez_mosaic.nets.weights import resolve_weights
 from hirez_mosaic.pixels.geometry import CELL, Box
+from hirez_mosaic.settings.choosing import FAR_WEIGHT
 from hirez_mosaic.settings.parsing import parse_colour, parse_tile
-from hirez_mosaic.settings.spec import FAR_WEIGHT
 from hirez_mosaic.stages.encode import encode, second_moments, stored
 from hirez_mosaic.templates import TemplateSet
 

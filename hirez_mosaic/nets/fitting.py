@@ -18,7 +18,7 @@ from hirez_mosaic.nets.decoders import LearnedDecoder, ResidualDecoder
 from hirez_mosaic.nets.objective import Objective, Picture
 from hirez_mosaic.nets.training import Recipe, Trainer
 from hirez_mosaic.pixels.geometry import CELL, Box, CellGrid
-from hirez_mosaic.settings.spec import EFFORTS
+from hirez_mosaic.settings.choosing import EFFORTS
 
 STEPS = EFFORTS["best"][0]
 """Of a fit unless said otherwise: about a minute on 2 cores."""

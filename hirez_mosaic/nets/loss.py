@@ -104,3 +104,8 @@ def multi_scale_loss(
 def means(images: torch.Tensor, side: int) -> torch.Tensor:
     """(N, C, H, W) -> (N, C, H / side, W / side): means of side x side px."""
     return functional.avg_pool2d(images, side)
+
+
+def loss_network(weights: dict[str, torch.Tensor], device: torch.device, dtype: torch.dtype) -> VGG16:
+    """VGG-16 up to conv5_1, for the loss, channels-last."""
+    return VGG16("conv5_1").load(weights).to(device=device, dtype=dtype, memory_format=torch.channels_last)  # type: ignore[call-overload]

@@ -9,7 +9,7 @@ from typing import Any
 
 from hirez_mosaic.errors import DiskSpaceError, OutputError, OutputExistsError
 from hirez_mosaic.files.fresh import private, remove
-from hirez_mosaic.settings.spec import parts_of
+from hirez_mosaic.settings.writing import parts_of
 
 _PAGE = {
     "index.html",

@@ -11,7 +11,7 @@ from hirez_mosaic.files.fresh import flush
 from hirez_mosaic.outputs.appearing import Appearing, writing
 from hirez_mosaic.outputs.stream import MosaicStream, _run, strip_rows
 from hirez_mosaic.pixels.geometry import CELL, CellGrid
-from hirez_mosaic.settings.spec import parts_of
+from hirez_mosaic.settings.writing import parts_of
 from hirez_mosaic.stages.assemble import Mosaic, Progress, _Reader
 
 STORAGE_TILE = 256  # side of a tile inside a TIFF, px

@@ -92,3 +92,8 @@ def half_cells(values: NDArray[np.float32]) -> NDArray[np.float32]:
     halves = np.einsum("ja,rckj->krca", _HADAMARD, values.reshape(rows, columns, 3, HALVES * HALVES))
     grid = halves.reshape(3, rows, columns, HALVES, HALVES).transpose(0, 1, 3, 2, 4)
     return np.ascontiguousarray(grid.reshape(3, rows * HALVES, columns * HALVES), np.float32)
+
+
+def in_channels(colours: NDArray[np.uint8]) -> NDArray[np.float32]:
+    """(n, 3) sRGB -> (n, 3) luma and two chroma channels, see `OPPONENT`."""
+    return (colours / np.float32(255) @ OPPONENT.T).astype(np.float32)

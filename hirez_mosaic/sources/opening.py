@@ -7,7 +7,7 @@ from pathlib import Path
 
 from hirez_mosaic.errors import HirezMosaicError, SourceError, SourceNotFoundError, first_line
 from hirez_mosaic.pixels.colour import fits
-from hirez_mosaic.settings.spec import MAX_SOURCE_PX
+from hirez_mosaic.settings.running import MAX_SOURCE_PX
 from hirez_mosaic.sources.formats import opener_of
 from hirez_mosaic.sources.ranges import ranged
 from hirez_mosaic.sources.source import Source, one_channel

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from hirez_mosaic.errors import SourceError
 from hirez_mosaic.pixels.colour import to_srgb
 from hirez_mosaic.pixels.vips import shrunk
-from hirez_mosaic.settings.spec import MAX_SOURCE_PX
+from hirez_mosaic.settings.running import MAX_SOURCE_PX
 from hirez_mosaic.sources.opening import open_source
 from hirez_mosaic.sources.source import TURNS, Source
 

@@ -1,19 +1,31 @@
 """Decode: from features and px to the best templates of every cell."""
 
+from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 
-from hirez_mosaic.nets.decoders import FEATURES, HALO, Decoder, Score, TrunkNorm
-from hirez_mosaic.nets.scoring import _CELLS, _KEYS, Keys, candidates_of, window_queries
+from hirez_mosaic.engine import arrays
+from hirez_mosaic.engine.arrays import Array
+from hirez_mosaic.engine.graph import Task
+from hirez_mosaic.engine.store import Identity
+from hirez_mosaic.nets.decoders import CELL_VALUES, FEATURES, HALO, Decoder, Score, TrunkNorm
+from hirez_mosaic.nets.scoring import _CELLS, _KEYS, Keys, candidates_of, keys_of, window_queries
 from hirez_mosaic.pixels.geometry import CELL, Box, CellGrid
+from hirez_mosaic.settings.spec import RenderSpec
+from hirez_mosaic.stages.stage import Setup, Stage, Tools
+from hirez_mosaic.templates.names import read_names
 
 _SLAB = 4096  # cells whose queries are made at once
 
 
 @torch.inference_mode()
 def decode_chunk(
+    box: Box,
+    *,
     decoder: Decoder,
     norm: TrunkNorm | None,
     score: Score,
@@ -24,7 +36,6 @@ def decode_chunk(
     candidates: Any,
     scores: Any,
     best: Any,
-    box: Box,
 ) -> None:
     """Fill the write box of `candidates` (rows, columns, k) uint32 and `scores` float32, best first.
 
@@ -69,3 +80,75 @@ def projected_bytes(chunk: tuple[int, int], query: int, templates: int, k: int) 
     slab = (cells + 2 * chunk[1] + 2 * cells // chunk[1] + 4) * (FEATURES * 4 * 5 + query * 4 * 3 + 3 * CELL * CELL * 4)
     inputs = (chunk[0] + 2) * (chunk[1] + 2) * (FEATURES * 4 + 3 * CELL * CELL + (24 * k if k > 1 else 0))
     return inputs + slab + 5 * _CELLS * min(_KEYS, templates) * 4
+
+
+def decoding(
+    device: torch.device,
+    *,
+    decoder: Decoder,
+    norm: TrunkNorm | None,
+    bonus: NDArray[np.float32] | None,
+    grid: CellGrid,
+    analysis: Any,
+    features: Any,
+    candidates: Any,
+    scores: Any,
+    best: Any,
+) -> Task:
+    """The task of a chunk, see `decode_chunk`. bonus: (N,) to be added to the scores of templates."""
+    keys = keys_of(decoder, bonus) if candidates.shape[-1] > 1 else None
+    decoder.to(device)
+    return partial(
+        decode_chunk,
+        decoder=decoder,
+        norm=None if norm is None else TrunkNorm(norm.mean.to(device), norm.variance.to(device)),
+        score=decoder.score() if bonus is None else _with_bonus(decoder.score(), torch.from_numpy(bonus).to(device)),
+        keys=keys,
+        grid=grid,
+        analysis=analysis,
+        features=features,
+        candidates=candidates,
+        scores=scores,
+        best=best,
+    )
+
+
+def _with_bonus(score: Score, bonus: torch.Tensor) -> Score:
+    """Scores of templates, of which some get more."""
+    return lambda queries, block, out=None: score(queries, block, out).add_(bonus[block])
+
+
+class _Decode(Stage):
+    """The best templates of every cell, and their scores."""
+
+    name = "decode"
+    reads = (arrays.ANALYSIS.name, arrays.FEATURES.name, arrays.MOMENTS.name, arrays.DECODER)
+    leaves = (arrays.CANDIDATES.name, arrays.SCORES.name, arrays.BEST.name)
+
+    def writes(self, setup: Setup) -> tuple[Array, ...]:
+        k = setup.tools.candidates
+        best = (arrays.BEST,) if setup.spec.together else ()
+        return replace(arrays.CANDIDATES, channels=k), replace(arrays.SCORES, channels=k), *best
+
+    def memory(self, setup: Setup, chunk: tuple[int, int], workers: int) -> int:
+        decoder, count = setup.tools.choice.decoder, len(setup.tools.templates)
+        held = (
+            workers * projected_bytes(chunk, decoder.query_length, count, setup.tools.candidates)
+            + decoder.scoring_bytes
+        )
+        if decoder.template_keys() is not None and setup.tools.candidates > 1:
+            held += 2 * 4 * CELL_VALUES * count  # of the start with a rich set, and of the templates it is made from
+        return held + setup.far_bytes + setup.learned_bytes
+
+    def identity(self, spec: RenderSpec, tools: Tools) -> Identity:
+        return {
+            "templates": tools.templates.fingerprint,
+            "decoder": tools.choice.identity,
+            "together": spec.together,
+            "preferred": sorted(read_names(spec.prefer, "preferred")) if spec.prefer else None,
+            "candidates": tools.candidates,
+            "device": tools.device.type,
+        }
+
+
+DECODE = _Decode()

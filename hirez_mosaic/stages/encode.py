@@ -2,15 +2,23 @@
 follows.
 """
 
+from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from hirez_mosaic.engine import arrays
+from hirez_mosaic.engine.arrays import Array
+from hirez_mosaic.engine.graph import Task
+from hirez_mosaic.engine.store import Identity
 from hirez_mosaic.nets.scoring import as_images
 from hirez_mosaic.nets.vgg import VGG16
 from hirez_mosaic.pixels.geometry import CELL, Box, CellGrid
+from hirez_mosaic.settings.spec import RenderSpec
+from hirez_mosaic.stages.stage import Setup, Stage, Tools
 
 _BAND = 192
 """Height, px, of the bands in which a CPU makes the encoder's first block. Lower ones take longer, higher ones more
@@ -19,7 +27,14 @@ memory than the second block does. A GPU, which gains by large pieces, makes it 
 
 
 def encode_chunk(
-    encoder: VGG16, grid: CellGrid, analysis: Any, features: Any, moments: Any, chunk: tuple[int, int], box: Box
+    box: Box,
+    *,
+    encoder: VGG16,
+    grid: CellGrid,
+    analysis: Any,
+    features: Any,
+    moments: Any,
+    chunk: tuple[int, int],
 ) -> None:
     """Fill the write box of `features` (rows, columns, 256) and the chunk's entry of `moments`.
 
@@ -92,3 +107,45 @@ def projected_bytes(chunk: tuple[int, int], halo: int, itemsize: int) -> int:
     return height * width * (3 + 4 * 3) + max(
         2 * 128 * height * width // 4 * itemsize, 64 * height * width // 4 * itemsize + band
     )
+
+
+def encoding(
+    device: torch.device,
+    *,
+    encoder: VGG16,
+    grid: CellGrid,
+    analysis: Any,
+    features: Any,
+    moments: Any,
+    chunk: tuple[int, int],
+) -> Task:
+    """The task of a chunk, see `encode_chunk`."""
+    arrays_of = {"analysis": analysis, "features": features, "moments": moments}
+    return partial(encode_chunk, encoder=encoder.to(device), grid=grid, chunk=chunk, **arrays_of)
+
+
+class _Encode(Stage):
+    """VGG-16's pool3 features of every cell, and their second moments."""
+
+    name = "encode"
+    reads = (arrays.ANALYSIS.name,)
+    leaves = (arrays.FEATURES.name, arrays.MOMENTS.name)
+    follows = "ingest"
+
+    def runs(self, setup: Setup) -> bool:
+        return setup.tools.choice.decoder.reads_features
+
+    def writes(self, setup: Setup) -> tuple[Array, ...]:
+        return replace(arrays.FEATURES, dtype=np.dtype(stored_type(setup.tools.precision)).str), arrays.MOMENTS
+
+    def halo(self, setup: Setup) -> int:
+        return -(-setup.tools.encoder.halo // CELL)
+
+    def memory(self, setup: Setup, chunk: tuple[int, int], workers: int) -> int:
+        return workers * projected_bytes(chunk, setup.tools.encoder.halo, setup.tools.number_bytes)
+
+    def identity(self, spec: RenderSpec, tools: Tools) -> Identity:
+        return {"device": tools.device.type, "precision": str(tools.precision)}
+
+
+ENCODE = _Encode()

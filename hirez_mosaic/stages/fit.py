@@ -12,12 +12,17 @@ from typing import Any
 
 import numpy as np
 
+from hirez_mosaic.engine import arrays
+from hirez_mosaic.engine.store import Identity
 from hirez_mosaic.errors import DecoderError, sentence
+from hirez_mosaic.nets import objective as objectives
 from hirez_mosaic.nets.choice import Choice
 from hirez_mosaic.nets.decoders import LearnedDecoder, ResidualDecoder, load_decoder
-from hirez_mosaic.nets.fitting import fit
+from hirez_mosaic.nets.fitting import WINDOW, fit
 from hirez_mosaic.nets.objective import Objective, Picture
 from hirez_mosaic.pixels.geometry import CELL, CellGrid
+from hirez_mosaic.settings.spec import RenderSpec
+from hirez_mosaic.stages.stage import Setup, Stage, Tools
 
 _HASHED = 64  # cells a side that are read at once for a digest
 _FITTED_BYTES = (
@@ -99,3 +104,32 @@ def _key(choice: Choice, analysis: Any, grid: CellGrid, objective: Objective) ->
     for box in grid.chunks((_HASHED, _HASHED)):
         sha.update(np.ascontiguousarray(analysis[box.scaled(CELL).slices]).data)
     return sha.hexdigest()
+
+
+class _Fit(Stage):
+    """The decoder, adapted to this picture."""
+
+    name = "fit"
+    reads = (arrays.ANALYSIS.name, arrays.FEATURES.name)
+    leaves = (arrays.DECODER,)
+
+    def runs(self, setup: Setup) -> bool:
+        return setup.tools.choice.fit_steps > 0
+
+    def memory(self, setup: Setup, chunk: tuple[int, int], workers: int) -> int:
+        window = min(WINDOW, setup.grid.rows), min(WINDOW, setup.grid.columns)
+        return objectives.projected_bytes(*window, setup.tools.number_bytes, len(setup.tools.templates))
+
+    def identity(self, spec: RenderSpec, tools: Tools) -> Identity:
+        steps = tools.choice.fit_steps
+        return {
+            "templates": tools.templates.fingerprint,
+            "decoder": tools.choice.identity,
+            "fit": steps,
+            "far weight": spec.far_weight if steps else None,
+            "device": tools.device.type,
+            "precision": str(tools.precision) if steps else None,
+        }
+
+
+FIT = _Fit()

@@ -2,18 +2,27 @@
 
 from collections.abc import Iterator
 from fractions import Fraction
+from functools import partial
 from typing import Any
 
 import numpy as np
+import torch
 
+from hirez_mosaic import __version__
+from hirez_mosaic.engine import arrays
+from hirez_mosaic.engine.arrays import Array
+from hirez_mosaic.engine.graph import Task
+from hirez_mosaic.engine.store import Identity
 from hirez_mosaic.pixels.geometry import CELL, Box, CellGrid
 from hirez_mosaic.pixels.resample import resample, span
+from hirez_mosaic.settings.spec import RenderSpec
 from hirez_mosaic.sources import Source
+from hirez_mosaic.stages.stage import Setup, Stage, Tools
 
 _PART_BYTES = 128 << 20  # of source px in all their forms that a task holds at once, about
 
 
-def ingest_chunk(source: Source, grid: CellGrid, analysis: Any, colours: Any, box: Box) -> None:
+def ingest_chunk(box: Box, *, source: Source, grid: CellGrid, analysis: Any, colours: Any) -> None:
     """Fill the write box (cells) of the analysis image (8 rows, 8 columns, 3) uint8 and of the cells' mean colours
     (rows, columns, 3).
 
@@ -57,3 +66,50 @@ def _readable(part: Box, source: Source, grid: CellGrid) -> Iterator[Box]:
     else:
         for half in part.halves():
             yield from _readable(half, source, grid)
+
+
+def ingesting(device: torch.device, *, source: Source, grid: CellGrid, analysis: Any, colours: Any) -> Task:
+    """The task of a chunk, see `ingest_chunk`; on the processor, whatever the device is."""
+    return partial(ingest_chunk, source=source, grid=grid, analysis=analysis, colours=colours)
+
+
+class _Unpack(Stage):
+    """The samples of a source that can only be read from top to bottom, stored so that boxes can be read of them."""
+
+    name = "unpack"
+    leaves = (arrays.SOURCE,)
+
+    def runs(self, setup: Setup) -> bool:
+        return setup.source.bands is not None
+
+    def memory(self, setup: Setup, chunk: tuple[int, int], workers: int) -> int:
+        return setup.source.unpacking_memory
+
+    def disk(self, setup: Setup, chunk: tuple[int, int]) -> int:
+        return setup.source.unpacked_bytes
+
+    def chunk(self, setup: Setup) -> tuple[int, int]:
+        return setup.grid.rows, setup.grid.columns  # the whole at once
+
+    def identity(self, spec: RenderSpec, tools: Tools) -> Identity:
+        return {"version": __version__, "background": list(spec.background)}
+
+
+class _Ingest(Stage):
+    """The analysis image, and the mean colour of every cell."""
+
+    name = "ingest"
+    reads = (arrays.SOURCE,)
+    leaves = (arrays.ANALYSIS.name, arrays.COLOURS.name)
+
+    def writes(self, setup: Setup) -> tuple[Array, ...]:
+        return arrays.ANALYSIS, arrays.COLOURS
+
+    def memory(self, setup: Setup, chunk: tuple[int, int], workers: int) -> int:
+        return workers * projected_bytes(setup.source, chunk, setup.grid)
+
+    def identity(self, spec: RenderSpec, tools: Tools) -> Identity:
+        return {"tile": list(spec.tile)}
+
+
+UNPACK, INGEST = _Unpack(), _Ingest()

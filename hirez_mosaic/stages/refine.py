@@ -8,16 +8,25 @@ What is minimised is Eq. 3 of the soft mosaic and, so that it is not bought with
 `together`: in gaps between a cell's best and tenth choice, of which one counts as much as `GAP` of Eq. 3.
 """
 
+from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import numpy as np
 import torch
 
-from hirez_mosaic.nets.objective import Objective, placed, step_bytes
+from hirez_mosaic.engine import arrays
+from hirez_mosaic.engine.arrays import Array
+from hirez_mosaic.engine.graph import Task
+from hirez_mosaic.engine.store import Identity
+from hirez_mosaic.nets.objective import Objective, objective_bytes, placed, step_bytes
 from hirez_mosaic.pixels.geometry import Box, CellGrid
+from hirez_mosaic.settings.spec import RenderSpec
+from hirez_mosaic.stages.stage import Setup, Stage, Tools
+from hirez_mosaic.stages.start import Together
 from hirez_mosaic.stages.together import near_costs
 
-CANDIDATES = 64
+KEPT = 64
 """Templates per cell that refining chooses from."""
 WINDOW = 64
 """Side of a refining window, cells."""
@@ -33,10 +42,12 @@ _INVERSE_TEMPERATURE = (3.0, 60.0)
 def projected_bytes(grid: CellGrid, itemsize: int) -> int:
     """Bytes that refining one window holds at most."""
     rows, columns = (min(WINDOW + 2 * CONTEXT, length) for length in (grid.rows, grid.columns))
-    return step_bytes(rows, columns, itemsize) + rows * columns * CANDIDATES * (8 + 4 + 4 + 6 * 4)
+    return step_bytes(rows, columns, itemsize) + rows * columns * KEPT * (8 + 4 + 4 + 6 * 4)
 
 
 def refine_window(
+    box: Box,
+    *,
     objective: Objective,
     grid: CellGrid,
     analysis: Any,
@@ -44,23 +55,19 @@ def refine_window(
     scores: Any,
     refined: Any,
     best: Any,
-    box: Box,
-    *,
-    unit: float,
-    gap: float,
-    far: float,
+    together: Together,
     steps: int,
 ) -> None:
     """Fill the write box of `refined` (rows, columns, k) float32 with the candidates' scores when they are optimised.
 
-    candidates, scores: (rows, columns, k), see `decode`. unit, gap, far: see `choosing.Together`.
+    candidates, scores: (rows, columns, k), see `decode`. together: the terms of the picture's objective.
     best: (rows, columns) uint32, filled with the candidates of the highest scores then.
     """
     read = box.grown(CONTEXT, grid.box)
-    device = objective.templates.device
+    device, gap = objective.templates.device, together.gap or 1.0
     found = torch.from_numpy(np.asarray(candidates[read.slices]).astype(np.int64)).to(device).flatten(0, 1)
-    near = torch.from_numpy(near_costs(np.asarray(scores[read.slices]), unit)).to(device).flatten(0, 1) / (gap or 1.0)
-    scored = optimised(objective, objective.source_window(analysis, read), found, near, far / (gap or 1.0), read, steps)
+    near = torch.from_numpy(near_costs(np.asarray(scores[read.slices]), together.unit)).to(device).flatten(0, 1) / gap
+    scored = optimised(objective, objective.source_window(analysis, read), found, near, together.far / gap, read, steps)
     first = found.gather(1, scored.argmax(1, keepdim=True))[:, 0]
     kept = (of.unflatten(0, (read.height, read.width))[box.within(read).slices].cpu().numpy() for of in (scored, first))
     refined[box.slices], best[box.slices] = next(kept), next(kept).astype(np.uint32)
@@ -95,3 +102,61 @@ def optimised(
         optimiser.step()
         optimiser.zero_grad()
     return logits.detach()
+
+
+def refining(
+    device: torch.device,
+    *,
+    objective: Objective,
+    grid: CellGrid,
+    analysis: Any,
+    candidates: Any,
+    scores: Any,
+    refined: Any,
+    best: Any,
+    together: Together,
+    steps: int,
+) -> Task:
+    """The task of a window, see `refine_window`."""
+    return partial(
+        refine_window,
+        objective=objective.on(device),
+        grid=grid,
+        analysis=analysis,
+        candidates=candidates,
+        scores=scores,
+        refined=refined,
+        best=best,
+        together=together,
+        steps=steps,
+    )
+
+
+class _Refine(Stage):
+    """The scores of every cell's candidates, optimised."""
+
+    name = "refine"
+    reads = (arrays.ANALYSIS.name, arrays.CANDIDATES.name, arrays.SCORES.name)
+    leaves = (arrays.REFINED.name, arrays.REFINED_BEST.name)
+
+    def runs(self, setup: Setup) -> bool:
+        return setup.spec.refine_steps > 0
+
+    def chunk(self, setup: Setup) -> tuple[int, int]:
+        return WINDOW, WINDOW
+
+    def writes(self, setup: Setup) -> tuple[Array, ...]:
+        chunk = self.chunk(setup)
+        return replace(arrays.REFINED, channels=setup.tools.candidates, chunk=chunk), replace(
+            arrays.REFINED_BEST, chunk=chunk
+        )
+
+    def memory(self, setup: Setup, chunk: tuple[int, int], workers: int) -> int:
+        held = objective_bytes(len(setup.tools.templates)) + setup.tools.choice.decoder.scoring_bytes
+        return projected_bytes(setup.grid, setup.tools.number_bytes) + held
+
+    def identity(self, spec: RenderSpec, tools: Tools) -> Identity:
+        return {"refine": spec.refine_steps, "device": tools.device.type, "precision": str(tools.precision)}
+
+
+REFINE = _Refine()

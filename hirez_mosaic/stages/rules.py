@@ -15,8 +15,8 @@ All of it follows from candidates and scores, in an order that knows neither chu
 """
 
 import os
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import astuple, dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -25,14 +25,24 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from hirez_mosaic.errors import TemplateError
-from hirez_mosaic.nets.decoders import Score
-from hirez_mosaic.nets.scoring import best_k
+from hirez_mosaic.engine import arrays
+from hirez_mosaic.engine.arrays import Array
+from hirez_mosaic.engine.store import Identity
+from hirez_mosaic.nets.decoders import Decoder, Score, TrunkNorm
+from hirez_mosaic.nets.scoring import best_k, box_queries, keys_of
+from hirez_mosaic.pixels.colour import to_lab
+from hirez_mosaic.pixels.far_view import FarView, in_channels
 from hirez_mosaic.pixels.geometry import Box, CellGrid
+from hirez_mosaic.settings.rules import Rules
+from hirez_mosaic.settings.spec import RenderSpec
+from hirez_mosaic.stages import ruled_search
 from hirez_mosaic.stages.ruled_search import Counts
+from hirez_mosaic.stages.select import source_values
+from hirez_mosaic.stages.stage import Setup, Stage, Tools
+from hirez_mosaic.stages.start import Together
 from hirez_mosaic.templates import release
 
-CANDIDATES = 32
+KEPT = 32
 """Choices per cell that are kept for the rules."""
 WINDOW = 64
 """Side of the windows in which the queries of cells that had no candidate left are made again, cells; whatever the
@@ -47,63 +57,6 @@ _SOLVER = 48 << 20  # bytes of scipy.optimize once it is imported; measured 40 M
 
 Queries = Callable[[Box], torch.Tensor]
 """Gives the (cells, D) queries of a box of cells, row-major."""
-
-
-@dataclass(frozen=True)
-class Rules:
-    """How often a template may and must be used, in whatever pose.
-
-    max_uses: on the whole map; None for any number. min_distance: cells that must lie between two uses, in every
-        direction; 0 for none.
-    min_uses: on the whole map.
-    """
-
-    max_uses: int | None = None
-    min_distance: int = 0
-    min_uses: int = 0
-
-    def __bool__(self) -> bool:
-        return self.max_uses is not None or self.min_distance > 0 or self.min_uses > 0
-
-    def needed(self, rows: int, columns: int) -> int:
-        """Templates with which the rules can be kept on a map of so many cells, in whatever order it is filled."""
-        around = self._around(rows, columns)
-        return around + (1 if self.max_uses is None else -(-rows * columns // self.max_uses))
-
-    def _around(self, rows: int, columns: int) -> int:
-        """Cells around one that may not hold its template, at most."""
-        side = 2 * self.min_distance + 1
-        return min(side, rows) * min(side, columns) - 1
-
-    def needed_cells(self, rows: int, columns: int, templates: int) -> int:
-        """Cells with which each of so many templates finds room for all the uses it must have, in whatever order they
-        are placed.
-        """
-        return templates * self.min_uses + max(0, self.min_uses - 1) * self._around(rows, columns)
-
-    def check(self, rows: int, columns: int, templates: int) -> None:
-        """Raise TemplateError where there are too few templates, or too many to use each."""
-        cells, wanted = rows * columns, self.needed_cells(rows, columns, templates)
-        if wanted > cells:
-            uses = "once" if self.min_uses == 1 else f"{self.min_uses} times"
-            apart = (
-                f" and {self.min_distance} cells between two uses" if self.min_distance and self.min_uses > 1 else ""
-            )
-            raise TemplateError(
-                f"{templates} templates with each used {uses} at least{apart} take {wanted} cells and there are {cells}, "
-                f"{wanted - cells} too few; use more --columns, or ban or dedupe templates."
-            )
-        needed = self.needed(rows, columns)
-        if templates >= needed:
-            return
-        uses = {None: "", 1: " with each used once"}.get(
-            self.max_uses, f" with each used {self.max_uses} times at most"
-        )
-        apart = f" and {self.min_distance} cells between two uses" if self.min_distance else ""
-        raise TemplateError(
-            f"{rows * columns} cells{uses}{apart} take {needed} templates and there are {templates}, {needed - templates} too few; "
-            "add templates, allow more uses or less distance, or use fewer --columns."
-        )
 
 
 class RuledMap:
@@ -294,7 +247,7 @@ def _ranked(rules: Rules) -> int:
     """Templates that a late cell ranks, so that one at least is not too near: as many as may lie around it, and one
     more.
     """
-    return max(CANDIDATES, (2 * rules.min_distance + 1) ** 2)
+    return max(KEPT, (2 * rules.min_distance + 1) ** 2)
 
 
 def _together(rules: Rules) -> int:
@@ -331,7 +284,7 @@ def projected_bytes(rules: Rules, grid: CellGrid, query: int, choices: int, pose
         + window * query * 4 * 4
         + _together(rules) * (query * 4 * 2 + min(choices, _ranked(rules)) * 100)
         + 3 * 4 * 1024 * min(2048 * poses, choices)
-        + _BATCH * CANDIDATES * 80
+        + _BATCH * KEPT * 80
         + exact
     )
 
@@ -347,3 +300,132 @@ def _on_disk(path: Path, dtype: type[np.generic], shape: tuple[int, ...]) -> "np
         with path.open("rb+") as file:
             os.posix_fallocate(file.fileno(), 0, made.nbytes)
     return made
+
+
+@dataclass(frozen=True)
+class Found:
+    """What the stages before have left: arrays of the workspace, see `engine.arrays`.
+
+    final: the candidates' scores, refined where they were.
+    """
+
+    analysis: Any
+    colours: Any
+    candidates: Any
+    scores: Any
+    final: Any
+    index_map: Any
+
+
+@torch.inference_mode()
+def keep_rules(
+    setup: Setup,
+    found: Found,
+    ruled_map: Any,
+    *,
+    decoder: Decoder,
+    norm: TrunkNorm | None,
+    features: Any,
+    bonus: NDArray[np.float32] | None,
+    together: Together | None,
+    boxes: Sequence[Box],
+    folder: Path,
+    progress: Callable[[int], None],
+) -> tuple[float, float]:
+    """Fill `ruled_map` (rows, columns) uint32 with the index map under the rules.
+
+    bonus: see `decoding`. together: terms of the objective, None where cells are chosen alone.
+    boxes: the chunks of the arrays. folder: for what must not be in memory. progress: called with cells done.
+    Returns how far the templates' mean colours are from their cells' (without, under) the rules, Delta E in CIELAB.
+    """
+    grid, templates, asked = setup.grid, setup.tools.templates, setup.spec.rules
+    queries = partial(box_queries, decoder, norm, grid.box, found.analysis, features)
+    ruled = RuledMap(asked, grid, len(templates), len(templates.poses), decoder.query_length)
+    own = templates.mean_colours()
+    if asked.min_uses:
+        seen = np.concatenate([np.asarray(found.colours[box.slices]).reshape(-1, 3) for box in _bands(grid, boxes)])
+        upright = own[:: len(templates.poses)]
+        for done in ruled.place_required(found.index_map, in_channels(seen), in_channels(upright)):
+            progress(done)
+    refined = setup.spec.together or setup.spec.refine_steps > 0
+    candidates, scores, score = found.candidates, found.scores, decoder.score()
+    for done in ruled.fill(found.index_map, candidates, scores, list(boxes), queries, score, folder, refined=refined):
+        progress(done)
+    if together:
+        far, keys = FarView.of_weight(together.far), keys_of(decoder, bonus)
+        terms = ruled_search.Terms(
+            together.values, far, together.unit, together.gap, together.repeats, together.poses, keys
+        )
+        for done in ruled_search.improve_ruled(
+            ruled.index_map,
+            ruled.counts,
+            terms,
+            grid,
+            candidates,
+            found.final,
+            partial(source_values, found.analysis),
+            lambda box: queries(box).cpu().numpy(),
+        ):
+            progress(done)
+    for box in boxes:
+        ruled_map[box.slices] = ruled.index_map[box.slices]
+    lab = to_lab(own[None])[0]
+    first, second = (_mean_delta_e(of, found.colours, lab, boxes) for of in (found.index_map, ruled.index_map))
+    return first, second
+
+
+def _bands(grid: CellGrid, boxes: Sequence[Box]) -> Iterator[Box]:
+    """The grid in bands of whole rows, as high as the chunks are."""
+    return grid.chunks((boxes[0].height, grid.columns))
+
+
+def _mean_delta_e(index_map: Any, colours: Any, own: NDArray[np.float32], boxes: Sequence[Box]) -> float:
+    """How far the mean colours of the choices are from their cells', a mean over all cells, Delta E.
+
+    own: (choices, 3) CIELAB.
+    """
+    total = 0.0
+    for box in boxes:
+        wanted = to_lab(np.asarray(colours[box.slices]))
+        total += float(np.linalg.norm(own[np.asarray(index_map[box.slices])] - wanted, axis=2).sum(dtype=np.float64))
+    return total / sum(box.area for box in boxes)
+
+
+class _Rules(Stage):
+    """The index map under the rules for repeating templates."""
+
+    name = "rules"
+    reads = (
+        arrays.ANALYSIS.name,
+        arrays.COLOURS.name,
+        arrays.CANDIDATES.name,
+        arrays.SCORES.name,
+        arrays.REFINED.name,
+        arrays.INDEX_MAP.name,
+        arrays.DECODER,
+    )
+    leaves = (arrays.RULED_MAP.name,)
+
+    def runs(self, setup: Setup) -> bool:
+        return bool(setup.spec.rules)
+
+    def writes(self, setup: Setup) -> tuple[Array, ...]:
+        return (arrays.RULED_MAP,)
+
+    def memory(self, setup: Setup, chunk: tuple[int, int], workers: int) -> int:
+        templates, decoder, asked = setup.tools.templates, setup.tools.choice.decoder, setup.spec.rules
+        length = decoder.query_length
+        held = projected_bytes(asked, setup.grid, length, len(templates), len(templates.poses)) + decoder.scoring_bytes
+        if setup.spec.together:
+            k, apart = setup.tools.candidates, asked.min_distance
+            held += setup.far_bytes + ruled_search.projected_bytes(setup.grid, chunk, k, apart, length)
+        return held
+
+    def scratch(self, setup: Setup) -> int:
+        return scratch_bytes(setup.grid, setup.tools.choice.decoder.query_length, setup.tools.candidates)
+
+    def identity(self, spec: RenderSpec, tools: Tools) -> Identity:
+        return {"rules": list(astuple(spec.rules))}
+
+
+RULES = _Rules()

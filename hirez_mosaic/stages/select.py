@@ -1,16 +1,27 @@
 """Select: from the candidates to the index map, one template for every cell."""
 
+from collections.abc import Callable
+from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
+from hirez_mosaic.engine import arrays
+from hirez_mosaic.engine.arrays import Array
+from hirez_mosaic.engine.graph import Task
+from hirez_mosaic.engine.store import Identity
 from hirez_mosaic.pixels.far_view import REACH, FarView, far_values
 from hirez_mosaic.pixels.geometry import CELL, Box, CellGrid
-from hirez_mosaic.stages.together import BLOCK, colour_of, improve, near_costs, repeat_prices
+from hirez_mosaic.settings.spec import RenderSpec
+from hirez_mosaic.stages.stage import Setup, Stage, Tools
+from hirez_mosaic.stages.start import Together
+from hirez_mosaic.stages.together import BLOCK, colour_of, improve, near_costs, projected_bytes
 
 
-def select_chunk(best: Any, index_map: Any, box: Box) -> None:
+def select_chunk(box: Box, *, best: Any, index_map: Any) -> None:
     """Fill the write box of the index map (rows, columns) uint32 with each cell's best candidate.
 
     best: (rows, columns) of these, or (rows, columns, k) with all candidates, best first.
@@ -20,26 +31,21 @@ def select_chunk(best: Any, index_map: Any, box: Box) -> None:
 
 
 def choose_block(
+    box: Box,
+    *,
     grid: CellGrid,
     analysis: Any,
     candidates: Any,
     scores: Any,
     best: Any,
     index_map: Any,
-    box: Box,
-    *,
-    values: Any,
+    together: Together,
     far: FarView,
-    unit: float,
-    gap: float,
-    repeats: float,
-    poses: int,
 ) -> None:
     """Fill the write box, a block, of the index map (rows, columns) uint32: its cells chosen together, see `together`.
 
     best: (rows, columns) each cell's best candidate, which stands for the blocks around whose turn comes later.
-    candidates, scores: (rows, columns, k), see `decode`. unit: see `together.near_costs`. gap, repeats: see
-    `together.repeat_prices`. The rest is as in `together.improve`.
+    candidates, scores: (rows, columns, k), see `decode`. together: the objective's terms. far: its far view.
     """
     read = box.grown(REACH, grid.box)
     window = np.asarray(best[read.slices]).astype(np.uint32)
@@ -47,10 +53,10 @@ def choose_block(
         if colour_of(other) < colour_of(box):
             shared = _common(other, read)
             window[shared.within(read).slices] = index_map[shared.slices]
-    inner, near = box.within(read), near_costs(np.asarray(scores[read.slices]), unit)
+    inner, near = box.within(read), near_costs(np.asarray(scores[read.slices]), together.unit)
     found, own = np.asarray(candidates[box.slices]), np.ascontiguousarray(near[inner.slices])
-    prices = repeat_prices(near, gap, len(values) // poses, repeats)
-    improve(window, inner, source_values(analysis, read), values, found, own, far, prices, poses)
+    prices = together.prices(near)
+    improve(window, inner, source_values(analysis, read), together.values, found, own, far, prices, together.poses)
     index_map[box.slices] = window[inner.slices]
 
 
@@ -72,3 +78,72 @@ def _common(one: Box, other: Box) -> Box:
     return Box(
         max(one.top, other.top), min(one.bottom, other.bottom), max(one.left, other.left), min(one.right, other.right)
     )
+
+
+def selecting(device: torch.device, *, best: Any, index_map: Any) -> Task:
+    """The task of a chunk, see `select_chunk`; on the processor, whatever the device is."""
+    return partial(select_chunk, best=best, index_map=index_map)
+
+
+def choosing_together(
+    device: torch.device,
+    *,
+    grid: CellGrid,
+    analysis: Any,
+    candidates: Any,
+    scores: Any,
+    best: Any,
+    index_map: Any,
+    together: Together,
+) -> Task:
+    """The task of a block, see `choose_block`; on the processor, whatever the device is."""
+    return partial(
+        choose_block,
+        grid=grid,
+        analysis=analysis,
+        candidates=candidates,
+        scores=scores,
+        best=best,
+        index_map=index_map,
+        together=together,
+        far=FarView.of_weight(together.far),
+    )
+
+
+class _Select(Stage):
+    """The index map: one template for every cell."""
+
+    name = "select"
+    reads = (
+        arrays.ANALYSIS.name,
+        arrays.CANDIDATES.name,
+        arrays.SCORES.name,
+        arrays.BEST.name,
+        arrays.REFINED.name,
+        arrays.REFINED_BEST.name,
+    )
+    leaves = (arrays.INDEX_MAP.name,)
+    follows = "decode"
+
+    def chunk(self, setup: Setup) -> tuple[int, int] | None:
+        return (BLOCK, BLOCK) if setup.spec.together else None
+
+    def writes(self, setup: Setup) -> tuple[Array, ...]:
+        return (replace(arrays.INDEX_MAP, chunk=self.chunk(setup)),)
+
+    def halo(self, setup: Setup) -> int:
+        return REACH if setup.spec.together else 0
+
+    def turn(self, setup: Setup) -> Callable[[Box], int] | None:
+        return colour_of if setup.spec.together else None
+
+    def memory(self, setup: Setup, chunk: tuple[int, int], workers: int) -> int:
+        if not setup.spec.together:
+            return 0
+        return workers * projected_bytes(setup.grid, chunk, setup.tools.candidates) + setup.far_bytes
+
+    def identity(self, spec: RenderSpec, tools: Tools) -> Identity:
+        return {"together": spec.together, "refine": spec.refine_steps}
+
+
+SELECT = _Select()

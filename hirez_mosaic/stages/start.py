@@ -1,6 +1,7 @@
 """Start: how a set of templates suits a picture, and the terms of the picture's objective that follow from it."""
 
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -14,8 +15,7 @@ from hirez_mosaic.nets.nearest import NearestAsSeen, NearestL2
 from hirez_mosaic.nets.scoring import best_k, box_queries, cell_pixels
 from hirez_mosaic.pixels.far_view import HALF_PX, OPPONENT, far_values
 from hirez_mosaic.pixels.geometry import CELL, CellGrid
-from hirez_mosaic.settings.spec import RenderSpec
-from hirez_mosaic.stages.together import RANK, REPEATS, choice_gap
+from hirez_mosaic.stages.together import RANK, REPEATS, choice_gap, repeat_prices
 from hirez_mosaic.templates import TemplateSet
 from hirez_mosaic.templates.names import named, read_names
 
@@ -68,6 +68,10 @@ class Together:
     poses: int
     repeats: float = REPEATS
 
+    def prices(self, near: NDArray[np.float32]) -> NDArray[np.float32]:
+        """(...) float32 the price of repeats at cells, from the near term of their choices (..., k)."""
+        return repeat_prices(near, self.gap, len(self.values) // self.poses, self.repeats)
+
     def refined(self, scores: Any, grid: CellGrid) -> "Together":
         """The same for refined scores (rows, columns, k).
 
@@ -110,9 +114,12 @@ def together_of(
 _PREFERRED = 3.0  # gaps by which a template that is preferred may be worse than another and still be taken
 
 
-def preferred_bonus(spec: RenderSpec, templates: TemplateSet, together: Together) -> NDArray[np.float32]:
-    """(choices,) float32 to be added to the scores of templates that are preferred. Raises SettingError."""
-    names = named(templates.names, read_names(spec.prefer, "preferred"))[0] if spec.prefer else frozenset()
+def preferred_bonus(file: Path, templates: TemplateSet, together: Together) -> NDArray[np.float32]:
+    """(choices,) float32 to be added to the scores of templates that are preferred, those that a file names.
+
+    Raises SettingError.
+    """
+    names = named(templates.names, read_names(file, "preferred"))[0]
     wanted = np.array([name in names for name in templates.names]).repeat(len(templates.poses))
     return wanted.astype(np.float32) * np.float32(_PREFERRED * together.gap * HALF_PX / together.unit)
 

@@ -37,7 +37,7 @@ from hirez_mosaic.pixels.geometry import CELL, Box, CellGrid
 
 BLOCK = 64
 """Side of a block, cells."""
-CANDIDATES = 32
+KEPT = 32
 """Choices of a cell."""
 RANK = 10
 """The gap between a cell's best choice and this one is the unit of `REPEATS`."""

@@ -1,0 +1,275 @@
+"""Choose: the stages of a render from its source to the index map, run in a workspace."""
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from hirez_mosaic.engine import arrays
+from hirez_mosaic.engine.graph import StageRun
+from hirez_mosaic.engine.store import Workspace
+from hirez_mosaic.engine.threads import shared_cores
+from hirez_mosaic.files.cache import cache_folder
+from hirez_mosaic.jobs.clock import Clock
+from hirez_mosaic.jobs.job import Job
+from hirez_mosaic.jobs.listener import Listener
+from hirez_mosaic.nets.decoders import FEATURES, Decoder, LearnedDecoder, TrunkNorm, load_decoder
+from hirez_mosaic.nets.objective import Picture
+from hirez_mosaic.sources import Source, unpack, unpacked
+from hirez_mosaic.stages.decode import DECODE, decoding
+from hirez_mosaic.stages.encode import ENCODE, encoding
+from hirez_mosaic.stages.fit import FIT, fitted_decoder
+from hirez_mosaic.stages.ingest import INGEST, UNPACK, ingesting
+from hirez_mosaic.stages.refine import REFINE, refining
+from hirez_mosaic.stages.ruled_search import PASSES
+from hirez_mosaic.stages.rules import RULES, Found, keep_rules
+from hirez_mosaic.stages.select import SELECT, choosing_together, selecting
+from hirez_mosaic.stages.start import (
+    POOR,
+    RICH,
+    Looks,
+    Together,
+    is_rich,
+    preferred_bonus,
+    together_of,
+    unfitted_decoder,
+)
+
+
+@dataclass(frozen=True)
+class Chosen:
+    """What is in the workspace when every cell has its template.
+
+    index_map: (rows, columns) uint32. candidates, scores: (rows, columns, k) uint32 and float32, best first.
+    colours: (rows, columns, 3) uint8, the mean colours of the source's cells.
+    rules_cost: see `RenderResult`.
+    left: the stages that have yet to run until the index map is there; the mosaic is assembled at the same time.
+    """
+
+    index_map: Any
+    candidates: Any
+    scores: Any
+    colours: Any
+    rules_cost: tuple[float, float] | None = None
+    left: tuple[StageRun, ...] = ()
+
+
+@dataclass(frozen=True)
+class _Scoring:
+    """By what the templates are scored for this picture.
+
+    norm, features: None for a decoder that reads none. together: None where neither neighbours nor gaps are wanted.
+    bonus: (choices,) float32 to be added to the scores of templates that are preferred, None for none.
+    """
+
+    decoder: Decoder
+    norm: TrunkNorm | None
+    features: Any
+    together: Together | None
+    bonus: NDArray[np.float32] | None
+
+
+def choose(job: Job, workspace: Workspace, clock: Clock, listener: Listener) -> Chosen:
+    """Run everything up to the index map, but for what may run while the mosaic is assembled."""
+    analysis, colours = INGEST.arrays(workspace, job)
+    scoring = _scoring(job, workspace, clock, _encode(job, workspace, clock), listener)
+    candidates, scores, *first = DECODE.arrays(workspace, job)
+    best = first[0] if first else candidates
+    decode = partial(
+        decoding,
+        decoder=scoring.decoder,
+        norm=scoring.norm,
+        bonus=scoring.bonus,
+        grid=job.grid,
+        analysis=analysis,
+        features=scoring.features,
+        candidates=candidates,
+        scores=scores,
+        best=first[0] if first else None,
+    )
+    left: tuple[StageRun, ...] = (DECODE.run(workspace, job, decode),)
+    final, together = scores, scoring.together
+    if together and REFINE.runs(job):
+        clock.run(*left, workers=job.plan.workers)
+        final, best = _refine(job, workspace, clock, together, candidates, scores)
+        together, left = together.refined(final, job.grid), ()
+    (index_map,) = SELECT.arrays(workspace, job)
+    select = partial(selecting, best=best, index_map=index_map)
+    if together and job.spec.together:
+        select = partial(
+            choosing_together,
+            grid=job.grid,
+            analysis=analysis,
+            candidates=candidates,
+            scores=final,
+            best=best,
+            index_map=index_map,
+            together=together,
+        )
+    left += (SELECT.run(workspace, job, select),)
+    if job.plan.overlaps:
+        return Chosen(index_map, candidates, scores, colours, left=left)
+    clock.run(*left, workers=job.plan.workers)
+    if not RULES.runs(job):
+        return Chosen(index_map, candidates, scores, colours)
+    found = Found(analysis, colours, candidates, scores, final, index_map)
+    return _rule(job, workspace, clock, scoring, together if job.spec.together else None, found)
+
+
+def ingest_stage(job: Job, workspace: Workspace, clock: Clock) -> StageRun:
+    """The stage that ingests the source, which is unpacked first where it must be."""
+    source = _unpacked(job.source, workspace, clock, job) if UNPACK.runs(job) else job.source
+    analysis, colours = INGEST.arrays(workspace, job)
+    make = partial(ingesting, source=source, grid=job.grid, analysis=analysis, colours=colours)
+    return INGEST.run(workspace, job, make)
+
+
+def _unpacked(source: Source, workspace: Workspace, clock: Clock, job: Job) -> Source:
+    """The source in the workspace, where it is unpacked unless an earlier start did."""
+    marks = workspace.marks(UNPACK.name, UNPACK.chunk(job))
+    if marks.has(workspace.grid.box):
+        return unpacked(source, workspace.group[arrays.SOURCE])
+    with clock.timed(UNPACK.name, "px", math.prod(source.stored_size)) as progress:
+        source = unpack(source, workspace.group, arrays.SOURCE, progress)
+    marks.set(workspace.grid.box)
+    return source
+
+
+def _encode(job: Job, workspace: Workspace, clock: Clock) -> Picture | None:
+    """Ingest and, for a decoder that looks at features, encode: what such a decoder sees."""
+    ingest = ingest_stage(job, workspace, clock)
+    if not ENCODE.runs(job):
+        clock.run(ingest, workers=job.plan.workers)
+        return None
+    (analysis, _), (features, moments) = INGEST.arrays(workspace, job), ENCODE.arrays(workspace, job)
+    encode = partial(
+        encoding,
+        encoder=job.tools.encoder,
+        grid=job.grid,
+        analysis=analysis,
+        features=features,
+        moments=moments,
+        chunk=job.plan.chunk,
+    )
+    clock.run(ingest, ENCODE.run(workspace, job, encode), workers=job.plan.workers)
+    with clock.timed("moments", "chunks", job.plan.chunk_count) as progress:
+        return Picture(analysis, features, gather_moments(moments, progress))
+
+
+def gather_moments(moments: Any, progress: Callable[[int], None]) -> torch.Tensor:
+    """(257, 257) float64: the whole picture's second moments, the sum of its chunks'.
+
+    moments: (chunk rows, chunk columns, 257, 257) float64.
+    """
+    total = torch.zeros(FEATURES + 1, FEATURES + 1, dtype=torch.float64)
+    for row in range(moments.shape[0]):
+        for column in range(moments.shape[1]):
+            total += torch.from_numpy(np.asarray(moments[row, column]))
+            progress(1)
+    return total
+
+
+def _scoring(job: Job, workspace: Workspace, clock: Clock, picture: Picture | None, listener: Listener) -> _Scoring:
+    """The decoder of this picture, with all that goes with it."""
+    spec, tools = job.spec, job.tools
+    analysis, _ = INGEST.arrays(workspace, job)
+    decoder = tools.choice.decoder
+    if FIT.runs(job) and picture is not None:
+        decoder = _fitted(job, workspace, clock, picture, listener)
+    decoder, looks = _started(job, clock, decoder, analysis)
+    features, norm = None, None
+    if picture is not None and isinstance(decoder, LearnedDecoder):
+        features = picture.features
+        with torch.no_grad():
+            norm = decoder.trunk_norm(picture.moments)
+    together = None
+    if spec.together or spec.prefer or REFINE.runs(job):
+        with shared_cores(1, tools.engine.cores):
+            together = together_of(decoder, norm, features, analysis, tools.templates, job.grid, looks)
+    bonus = preferred_bonus(spec.prefer, tools.templates, together) if together and spec.prefer else None
+    return _Scoring(decoder, norm, features, together, bonus)
+
+
+def _fitted(job: Job, workspace: Workspace, clock: Clock, picture: Picture, listener: Listener) -> Decoder:
+    """The decoder fitted to this picture: that of a start that was broken off, where it left one.
+
+    The chunks that were decoded since are its.
+    """
+    tools = job.tools
+    with (
+        clock.timed(FIT.name, "steps", tools.choice.fit_steps) as progress,
+        shared_cores(1, tools.engine.cores),
+        workspace.file(arrays.DECODER) as kept,
+    ):
+        if kept.exists():
+            return load_decoder(kept, len(tools.templates), tools.templates.fingerprint).to(tools.device)
+        cache = cache_folder("decoders")
+        fitted = fitted_decoder(tools.choice, picture, job.grid, tools.objective, cache, progress, listener.note)
+        fitted.save(kept)
+        return fitted
+
+
+def _started(job: Job, clock: Clock, decoder: Decoder, analysis: Any) -> tuple[Decoder, Looks]:
+    """The decoder as it begins with this set and this picture, and how the set is looked at."""
+    templates, choice = job.tools.templates, job.tools.choice
+    if not (job.spec.together or choice.started_for_picture):
+        return decoder, POOR
+    with clock.timed("start", "templates", len(templates)), shared_cores(1, job.tools.engine.cores):
+        looks = RICH if is_rich(templates, job.grid, analysis) else POOR
+        if choice.started_for_picture and looks is not POOR:
+            decoder = unfitted_decoder(templates, looks).to(job.tools.device)
+    return decoder, looks
+
+
+def _refine(
+    job: Job, workspace: Workspace, clock: Clock, together: Together, candidates: Any, scores: Any
+) -> tuple[Any, Any]:
+    """Refine the scores of the candidates: (the scores, the best candidate of each cell)."""
+    analysis, _ = INGEST.arrays(workspace, job)
+    refined, best = REFINE.arrays(workspace, job)
+    refine = partial(
+        refining,
+        objective=job.tools.objective,
+        grid=job.grid,
+        analysis=analysis,
+        candidates=candidates,
+        scores=scores,
+        refined=refined,
+        best=best,
+        together=together,
+        steps=job.spec.refine_steps,
+    )
+    clock.run(REFINE.run(workspace, job, refine), workers=1)
+    return refined, best
+
+
+def _rule(
+    job: Job, workspace: Workspace, clock: Clock, scoring: _Scoring, together: Together | None, found: Found
+) -> Chosen:
+    """The same under the rules for repeating templates. together: None where cells are chosen alone."""
+    (ruled_map,) = RULES.arrays(workspace, job)
+    total = job.grid.cells * (1 + (PASSES if together else 0))
+    with (
+        clock.timed(RULES.name, total=total) as progress,
+        shared_cores(job.plan.workers, job.tools.engine.cores),
+        workspace.scratch() as scratch,
+    ):
+        cost = keep_rules(
+            job,
+            found,
+            ruled_map,
+            decoder=scoring.decoder,
+            norm=scoring.norm,
+            features=scoring.features,
+            bonus=scoring.bonus,
+            together=together,
+            boxes=list(job.grid.chunks(job.plan.chunk)),
+            folder=scratch,
+            progress=progress,
+        )
+    return Chosen(ruled_map, found.candidates, found.scores, found.colours, cost)
