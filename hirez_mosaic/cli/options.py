@@ -9,6 +9,7 @@ from typing import Any, TypeVar
 import click
 
 from hirez_mosaic.cli.recipe import FileOr
+from hirez_mosaic.settings.decoders import kinds_alone
 from hirez_mosaic.settings.parsing import CROPS
 from hirez_mosaic.settings.spec import (
     CHOOSING,
@@ -167,7 +168,8 @@ _chooses = together(
             type=click.Choice(CHOOSING),
             default="auto",
             show_default=True,
-            help="Each cell together with its neighbours, or alone.  auto: together, but for l2 and ssim.",
+            help="Each cell together with its neighbours, or alone.  auto: together, but for "
+            f"{' and '.join(kinds_alone())}.",
         ),
         click.option(
             "--effort",

@@ -34,6 +34,7 @@ from hirez_mosaic.nets.weights import resolve_alexnet, resolve_weights
 from hirez_mosaic.outputs.appearing import check_output
 from hirez_mosaic.pixels.geometry import CELL, Box
 from hirez_mosaic.pixels.vips import captioned
+from hirez_mosaic.settings.decoders import DEFAULT
 from hirez_mosaic.settings.parsing import parse_colour, parse_tile
 from hirez_mosaic.settings.spec import FAR_WEIGHT, RenderSpec
 from hirez_mosaic.sources import open_source
@@ -191,7 +192,7 @@ def _decoders(
         found |= (
             {one: str(file) for one, file in files.items()}
             if name == "trained"
-            else {name: _DECODERS.get(name, "residual")}
+            else {name: _DECODERS.get(name, DEFAULT)}
         )
     if not found:
         raise SettingError("There is nothing left to compare; train a decoder, or name other selections.")

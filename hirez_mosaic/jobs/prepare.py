@@ -91,10 +91,8 @@ def make_tools(spec: RenderSpec, listener: Listener, cleanup: ExitStack, at_once
     templates = chosen_templates(spec, listener)
     choice = choose_decoder(spec, templates, cache_folder("decoders"))
     choice.decoder.to(device)
-    if spec.decoder == "paper":
-        listener.note(
-            "The paper's decoder is untrained: its Xavier weights choose templates at random. Name a trained file instead."
-        )
+    if choice.note:
+        listener.note(choice.note)
     looks = choice.decoder.reads_features or spec.refine_steps > 0  # else no network is wanted
     weights = resolve_weights(spec.weights, cache_folder("weights"), listener.note) if looks else {}
     encoder = make_encoder(weights, device, precision) if looks else VGG16("pool3")

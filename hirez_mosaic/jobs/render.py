@@ -25,7 +25,7 @@ from hirez_mosaic.jobs.job import Job, Tools, hidden_workspace
 from hirez_mosaic.jobs.listener import Listener, Logged
 from hirez_mosaic.jobs.plan import candidates_kept, rules_of
 from hirez_mosaic.jobs.prepare import prepare
-from hirez_mosaic.nets.decoders import FEATURES, Decoder, LearnedDecoder, load_decoder
+from hirez_mosaic.nets.decoders import FEATURES, POOR, RICH, Decoder, Looks, load_decoder
 from hirez_mosaic.nets.device import device_name
 from hirez_mosaic.nets.objective import Picture
 from hirez_mosaic.nets.scoring import Keys, box_queries, keys_of
@@ -45,16 +45,7 @@ from hirez_mosaic.stages.refine import WINDOW
 from hirez_mosaic.stages.ruled_search import PASSES, Terms, improve_ruled
 from hirez_mosaic.stages.rules import Queries, RuledMap
 from hirez_mosaic.stages.select import source_values
-from hirez_mosaic.stages.start import (
-    POOR,
-    RICH,
-    Looks,
-    Together,
-    is_rich,
-    preferred_bonus,
-    together_of,
-    unfitted_decoder,
-)
+from hirez_mosaic.stages.start import Together, is_rich, preferred_bonus, together_of
 from hirez_mosaic.stages.tasks import choosing_together, decoding, encoding, ingesting, refining, selecting
 from hirez_mosaic.stages.tint import Tint
 from hirez_mosaic.stages.together import BLOCK, colour_of
@@ -365,7 +356,7 @@ def _choose(job: Job, workspace: Workspace, clock: Clock, listener: Listener) ->
     picture = _encode(job, workspace, clock, analysis)
     decoder, looks = _learn(job, workspace, clock, picture, listener)
     features, norm = None, None
-    if picture is not None and isinstance(decoder, LearnedDecoder):
+    if picture is not None:
         features = picture.features
         with torch.no_grad():
             norm = decoder.trunk_norm(picture.moments)
@@ -472,8 +463,9 @@ def _learn(
         return decoder, POOR
     with clock.timed("start", "templates", len(tools.templates)), alone():
         looks = RICH if is_rich(tools.templates, grid, analysis) else POOR
-        if choice.started_for_picture and looks is not POOR:
-            decoder = unfitted_decoder(tools.templates, looks).to(tools.device)
+        if decoder.starts_for_picture and looks is not POOR:
+            small = torch.from_numpy(tools.templates.at_cell_size())
+            decoder = decoder.started_for(looks, small).to(tools.device)
     return decoder, looks
 
 

@@ -14,7 +14,7 @@ from fractions import Fraction
 
 import numpy as np
 
-from hirez_mosaic.nets.decoders import LearnedDecoder, ResidualDecoder
+from hirez_mosaic.nets.decoders import LearnedDecoder
 from hirez_mosaic.nets.objective import Objective, Picture
 from hirez_mosaic.nets.training import Recipe, Trainer
 from hirez_mosaic.pixels.geometry import CELL, Box, CellGrid
@@ -26,7 +26,6 @@ WINDOW = 32
 """Side of the windows it is fitted on, cells."""
 SMALL_SET = Recipe(STEPS, 1, WINDOW, 3e-4, 1e-4, "cosine", (4.0, 60.0), warm_up=8, forgets=0.95)
 RICH_SET = Recipe(STEPS, 1, WINDOW, 1e-4, 1e-4, "cosine", (40.0, 200.0), warm_up=8, forgets=0.95)
-_SHARP = (0.2, 1.0)  # of the starts that are tried beside the blurred one, see `ResidualDecoder.start_from`
 _WHOLE = 96**2  # cells up to which a picture is judged whole
 _HELD_OUT = 16  # side of a held-out window, cells
 _HELD_OUT_WINDOWS = 8
@@ -95,10 +94,7 @@ def best_start(
     The best one is that of the lowest hard Eq. 3 and far view: a rich set matches what lies within a cell, which
     blurred targets would throw away, a small one cannot. A decoder that has no such targets is taken as it is.
     """
-    starts = [decoder]
-    if isinstance(decoder, ResidualDecoder):
-        small = objective.templates.unflatten(1, (CELL, CELL, 3))
-        starts += [copy.deepcopy(decoder).start_from(small, sharp) for sharp in _SHARP]
+    starts = decoder.starts(objective.templates.unflatten(1, (CELL, CELL, 3)))
     values = [objective.hard(start, pictures, boxes) for start in starts]
     best = min(range(len(starts)), key=lambda number: values[number])
     return starts[best], values[best], best > 0

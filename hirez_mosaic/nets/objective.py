@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from hirez_mosaic.nets.decoders import CELL_VALUES, Decoder, LearnedDecoder, PaperDecoder, Score
+from hirez_mosaic.nets.decoders import CELL_VALUES, Decoder, LearnedDecoder, Score
 from hirez_mosaic.nets.loss import Activations, MultiScaleLoss, means
 from hirez_mosaic.nets.scoring import as_images, best_k, box_queries
 from hirez_mosaic.pixels.far_view import HALVES, OPPONENT, FarView
@@ -137,7 +137,7 @@ class Objective:
         """Add `share` of the gradient of windows of one size, a mean over them, to the decoder's parameters."""
         queries = [self.queries(decoder, picture, box) for picture, box in windows]
         active, templates = None, self.templates
-        if decoder.template_count > _ALL and not isinstance(decoder, PaperDecoder):
+        if decoder.template_count > _ALL and decoder.scores_apart:
             with torch.no_grad():
                 active = best_k(torch.cat(queries), decoder.score(), decoder.template_count, _BEST)[0].unique()
             templates = self.templates[active]
@@ -179,7 +179,7 @@ class Objective:
         """(cells, D) queries of a window, as a render makes them: with a halo of one cell and the whole picture's layer
         norm.
         """
-        norm = decoder.trunk_norm(picture.moments) if isinstance(decoder, LearnedDecoder) else None
+        norm = decoder.trunk_norm(picture.moments)
         return box_queries(decoder, norm, picture.box, picture.analysis, picture.features, box)
 
 

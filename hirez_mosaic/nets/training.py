@@ -74,13 +74,8 @@ class Trainer:
         self.decoder = decoder
         self.recipe = recipe
         self.step = 0
-        trunk = [*decoder.squeeze.parameters(), *decoder.spread.parameters()]
-        ours = {id(parameter) for parameter in trunk}
-        rest = [
-            parameter for name, parameter in decoder.named_parameters() if id(parameter) not in ours and name != "scale"
-        ]
         self._rates = [recipe.rate, recipe.template_rate]
-        groups = [{"params": trunk}] + ([{"params": rest}] if rest else [])
+        groups = [{"params": parameters} for parameters in decoder.parameter_groups()]
         self.optimiser = torch.optim.Adam(groups, lr=recipe.rate, betas=(0.9, recipe.forgets))
 
     @property

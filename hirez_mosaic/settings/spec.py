@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, Self
 
 from hirez_mosaic.errors import OutputError, SettingError
+from hirez_mosaic.settings.decoders import KINDS, fitting_kinds, kinds_alone
 from hirez_mosaic.settings.parsing import (
     check_crop,
     check_turnable,
@@ -24,7 +25,7 @@ FORMATS = ("tif", "dzi", "png", "jpg", "webp", "zarr")
 TILE_MAPS = ("csv", "json", "parquet")
 COMPRESSIONS = ("jpeg", "deflate", "lzw", "webp", "none")
 PRECISIONS = ("auto", "float32", "bfloat16")
-DECODERS = ("auto", "residual", "paper", "l2", "ssim")
+DECODERS = ("auto", *KINDS)
 CHOOSING = ("auto", "together", "alone")
 EFFORTS = {"quick": (0, 0), "better": (0, 15), "best": (100, 15)}
 """Steps of fitting and of refining, by what a person asks for."""
@@ -124,10 +125,11 @@ class RenderSpec:
         for name, steps in (("fit", self.fit or 0), ("refine", self.refine or 0)):
             if steps < 0:
                 raise SettingError(f"The number of steps to {name} is {steps}; use 0 for none, or more.")
-        if self.fit_steps and self.decoder in ("paper", "l2", "ssim"):
+        if self.fit_steps and self.decoder in KINDS and not KINDS[self.decoder].fits:
             asked = "--fit" if self.fit else f"--effort {self.effort}"
             raise SettingError(
-                f"{asked} adapts the residual decoder and --decoder is {self.decoder}; leave one of them out."
+                f"{asked} adapts the {' or '.join(fitting_kinds())} decoder and --decoder is {self.decoder}; "
+                "leave one of them out."
             )
         if not 0 <= self.far_weight < math.inf:
             raise SettingError(f"The far weight is {self.far_weight}; use 0 or more.")
@@ -200,7 +202,7 @@ class RenderSpec:
     @property
     def together(self) -> bool:
         """Whether cells are chosen together with their neighbours; the pure baselines are not unless they are told."""
-        return self.choose == "together" or (self.choose == "auto" and self.decoder not in ("l2", "ssim"))
+        return self.choose == "together" or (self.choose == "auto" and self.decoder not in kinds_alone())
 
     def check_places(self, source: str = "source") -> None:
         """Raise SettingError where one of the paths (source, templates, output, page, workspace and so on) would
