@@ -39,6 +39,7 @@ from zarr.storage import FsspecStore, LocalStore
 
 from hirez_mosaic.errors import OtherJobError, WorkspaceError, first_line
 from hirez_mosaic.files.fresh import flush, remove
+from hirez_mosaic.pixels.arrays import WritableArray
 from hirez_mosaic.pixels.geometry import CELL, Box, CellGrid
 from hirez_mosaic.settings.parsing import is_url
 
@@ -156,7 +157,7 @@ class Workspace:
 class Marks:
     """Which chunks of (rows, columns) cells a stage has finished; kept in the workspace."""
 
-    array: Any
+    array: WritableArray
     chunk: tuple[int, int]
 
     def _place(self, box: Box) -> tuple[int, int]:

@@ -14,7 +14,7 @@ import torch
 import zarr
 from numpy.typing import NDArray
 
-from hirez_mosaic.engine.machine import free_memory
+from hirez_mosaic.engine.machine import free_memory, settled
 from hirez_mosaic.errors import OutputError, SettingError, WeightsError
 from hirez_mosaic.files.cache import cache_folder
 from hirez_mosaic.files.fresh import fresh
@@ -63,6 +63,7 @@ class Row:
     seconds: float
 
 
+@settled
 def compare(
     sources: Sequence[str | Path],
     templates: str | Path,

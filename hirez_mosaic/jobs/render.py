@@ -8,13 +8,14 @@ from dataclasses import dataclass, replace
 from fractions import Fraction
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
 from hirez_mosaic.engine.graph import StageRun
+from hirez_mosaic.engine.machine import settled
 from hirez_mosaic.engine.store import Workspace, discard, open_workspace
 from hirez_mosaic.engine.threads import shared_cores
 from hirez_mosaic.errors import DiskSpaceError, HirezMosaicError, SourceError, WorkspaceError
@@ -33,6 +34,7 @@ from hirez_mosaic.outputs.appearing import Appearing
 from hirez_mosaic.outputs.mosaic_file import write_mosaic, write_preview
 from hirez_mosaic.outputs.pages import Contents, write_page
 from hirez_mosaic.outputs.tile_map import cells_of, write_tile_map
+from hirez_mosaic.pixels.arrays import ChunkedArray
 from hirez_mosaic.pixels.colour import to_lab
 from hirez_mosaic.pixels.far_view import OPPONENT, REACH, FarView
 from hirez_mosaic.pixels.geometry import CELL, Box
@@ -213,6 +215,7 @@ def render(
     return run_render(RenderSpec.parse(**settings), heard)
 
 
+@settled
 def run_render(
     spec: RenderSpec,
     listener: Listener,
@@ -332,7 +335,12 @@ def _run_stages(job: Job, workspace: Workspace, listener: Logged) -> RenderResul
         if tile_map is not None:
             with clock.timed("tile map") as progress:
                 cells = cells_of(
-                    chosen.index_map, chosen.candidates, chosen.scores, chosen.colours, templates, spec.tint
+                    templates,
+                    spec.tint,
+                    index_map=chosen.index_map,
+                    candidates=chosen.candidates,
+                    scores=chosen.scores,
+                    colours=chosen.colours,
                 )
                 write_tile_map(_heard(cells, progress), tile_map)
         mosaic = Mosaic(chosen.index_map, templates, tint)
@@ -399,7 +407,7 @@ def _choose(job: Job, workspace: Workspace, clock: Clock, listener: Listener) ->
     clock.run(*last, workers=plan.workers)
     chosen = replace(chosen, left=())
     if rules_of(spec):
-        queries = partial(box_queries, decoder, norm, grid.box, analysis, features)
+        queries = partial(box_queries, decoder, norm, grid.box, analysis=analysis, features=features)
         return _ruled(job, workspace, clock, chosen, queries, decoder, together, keys_of(decoder, bonus), optimised)
     return chosen
 
@@ -569,7 +577,7 @@ def _unpacked(source: Source, workspace: Workspace, clock: Clock) -> Source:
     """The source in the workspace, where it is unpacked unless an earlier start did."""
     marks = workspace.marks("unpack", (workspace.grid.rows, workspace.grid.columns))
     if marks.has(workspace.grid.box):
-        return unpacked(source, workspace.group["source"])
+        return unpacked(source, cast("ChunkedArray", workspace.group["source"]))
     with clock.timed("unpack", "px", math.prod(source.stored_size)) as progress:
         source = unpack(source, workspace.group, "source", progress)
     marks.set(workspace.grid.box)

@@ -23,7 +23,7 @@ import numpy as np
 import pyvips
 import torch
 
-from hirez_mosaic.engine.machine import cores
+from hirez_mosaic.engine.machine import cores, settled
 from hirez_mosaic.engine.threads import shared_cores
 from hirez_mosaic.errors import OutputError, OutputExistsError, SettingError, TrainingError
 from hirez_mosaic.files.cache import cache_folder
@@ -91,6 +91,7 @@ class _Run:
     start: tuple[float, int]
 
 
+@settled
 def train(
     templates: str | Path,
     images: str | Path,

@@ -32,7 +32,7 @@ class Choice:
 
     @property
     def identity(self) -> str:
-        """What the decoder is before it is fitted, of these templates: its kind, and a digest of what it has learned."""
+        """What the decoder is before it is fitted: its kind, and a digest of what it has learned."""
         sha = hashlib.blake2b(digest_size=16)
         for tensor in () if self.untouched else self.decoder.learned():
             sha.update(tensor.cpu().numpy().tobytes())

@@ -95,7 +95,10 @@ def _sampled(decoder: Decoder, norm: TrunkNorm | None, grid: CellGrid, analysis:
     alone.
     """
     asked = torch.cat(
-        [box_queries(decoder, norm, grid.box, analysis, features, box) for box in judged_windows(grid.box)[0]]
+        [
+            box_queries(decoder, norm, grid.box, box, analysis=analysis, features=features)
+            for box in judged_windows(grid.box)[0]
+        ]
     )
     return asked[:: -(-len(asked) // _SAMPLED)]
 

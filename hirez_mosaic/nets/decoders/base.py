@@ -165,7 +165,7 @@ class LearnedDecoder(Decoder):
     """
 
     scores_apart: ClassVar[bool] = True
-    """Whether a template's logit does not depend on the other templates, so that a softmax over some of them is right."""
+    """Whether a template's logit does not depend on the others, so that a softmax over some of them is right."""
     fixed: ClassVar[tuple[str, ...]] = ()
     """Names of parameters that training leaves alone."""
     left_aside: ClassVar[str] = ""
@@ -231,7 +231,8 @@ class LearnedDecoder(Decoder):
 
         moments: (257, 257) float64, the sum over all cells of f f^T with f = (256 features, 1).
         """
-        weight = torch.cat([self.squeeze.weight.flatten(1), self.squeeze.bias[:, None]], 1).double()  # type: ignore[index]
+        bias = self.squeeze.bias[:, None]  # type: ignore[index]
+        weight = torch.cat([self.squeeze.weight.flatten(1), bias], 1).double()
         moments = moments.to(weight.device)
         count = moments[-1, -1] * FEATURES
         mean = (weight @ moments[:, -1]).sum() / count
