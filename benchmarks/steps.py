@@ -18,7 +18,7 @@ import numpy as np
 import torch
 from common import machine_facts, print_table, spread
 
-from hirez_mosaic.engine.machine import cores
+from hirez_mosaic.engine.machine import cores, settle_process
 from hirez_mosaic.engine.threads import shared_cores
 from hirez_mosaic.files.cache import cache_folder
 from hirez_mosaic.nets.decoders import CELL_VALUES, FEATURES, LearnedDecoder, new_decoder
@@ -42,6 +42,7 @@ from hirez_mosaic.templates import load_templates
 @click.option("--rounds", default=20, help="Steps of each.")
 def main(templates: Path, tile: str, device: str, rounds: int) -> None:
     """Print seconds a step, bare seconds, and their ratio."""
+    settle_process()
     where = resolve_device(device)
     kind = resolve_precision("auto", where)
     weights = resolve_weights(None, cache_folder("weights"))

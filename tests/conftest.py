@@ -13,7 +13,10 @@ import pytest
 import pyvips
 import torch
 
+from hirez_mosaic.engine.machine import settle_process
 from hirez_mosaic.nets.vgg import VGG16
+
+settle_process()  # as every job does, of which many tests call a part
 
 
 def save(path: Path, pixels: np.ndarray) -> Path:

@@ -17,7 +17,8 @@ from hypothesis import strategies as st
 from hirez_mosaic import render
 from hirez_mosaic.nets import fitting
 from hirez_mosaic.nets.blur import blur_tiled
-from hirez_mosaic.nets.decoders import new_decoder
+from hirez_mosaic.nets.decoders import POOR, RICH, new_decoder
+from hirez_mosaic.nets.decoders.nearest import NearestAsSeen
 from hirez_mosaic.nets.loss import MultiScaleLoss
 from hirez_mosaic.nets.objective import Objective, Picture, placed
 from hirez_mosaic.nets.training import PAPER, Recipe, Trainer, soft_mosaic
@@ -28,7 +29,7 @@ from hirez_mosaic.pixels.geometry import Box, CellGrid
 from hirez_mosaic.stages import fit as fitting_stage
 from hirez_mosaic.stages import refine, together
 from hirez_mosaic.stages.encode import encode, second_moments
-from hirez_mosaic.stages.start import POOR, RICH, is_rich, unfitted_decoder
+from hirez_mosaic.stages.start import is_rich
 from hirez_mosaic.templates import TemplateSet
 
 Weights = dict[str, torch.Tensor]
@@ -162,7 +163,7 @@ def test_without_a_fit_a_rich_set_starts_sharper(picture: Picture) -> None:
         small = torch.from_numpy(np.ascontiguousarray(pixels)).float() / 255
         templates = TemplateSet(Path(), tuple(map(str, range(len(pixels)))), np.ascontiguousarray(pixels), "f")
         assert is_rich(templates, grid, picture.analysis) == rich
-        decoder = unfitted_decoder(templates, RICH if rich else POOR)
+        decoder = NearestAsSeen(torch.from_numpy(templates.at_cell_size()), "", RICH if rich else POOR)
         asked = torch.rand(3, 192)
         blurred = blur_tiled(small).flatten(1)
         channels = (

@@ -8,7 +8,8 @@ from conftest import photo, save
 from skimage.metrics import structural_similarity
 
 from hirez_mosaic import render
-from hirez_mosaic.nets.nearest import NearestL2, NearestSSIM
+from hirez_mosaic.nets.decoders.nearest import NearestL2
+from hirez_mosaic.nets.decoders.ssim import NearestSSIM
 from hirez_mosaic.nets.scoring import best_k
 from hirez_mosaic.pixels.geometry import CELL
 

@@ -13,7 +13,9 @@ from safetensors.torch import save_file
 from hirez_mosaic.errors import DecoderError, DeviceError, SettingError, WeightsError
 from hirez_mosaic.nets import weights as weights_module
 from hirez_mosaic.nets.blur import blur_tiled, gaussian
-from hirez_mosaic.nets.decoders import PaperDecoder, ResidualDecoder, Score, load_decoder, new_decoder
+from hirez_mosaic.nets.decoders import Score, load_decoder, new_decoder
+from hirez_mosaic.nets.decoders.paper import PaperDecoder
+from hirez_mosaic.nets.decoders.residual import ResidualDecoder
 from hirez_mosaic.nets.device import resolve_device, resolve_precision
 from hirez_mosaic.nets.scoring import best_k
 from hirez_mosaic.nets.vgg import VGG16

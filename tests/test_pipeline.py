@@ -17,7 +17,9 @@ from hypothesis import strategies as st
 from torch.nn import functional
 
 from hirez_mosaic import render
-from hirez_mosaic.nets.decoders import LearnedDecoder, PaperDecoder, ResidualDecoder, new_decoder
+from hirez_mosaic.nets.decoders import LearnedDecoder, new_decoder
+from hirez_mosaic.nets.decoders.paper import PaperDecoder
+from hirez_mosaic.nets.decoders.residual import ResidualDecoder
 from hirez_mosaic.nets.vgg import VGG16
 from hirez_mosaic.nets.weights import resolve_weights
 from hirez_mosaic.pixels.geometry import CELL, CellGrid

@@ -882,10 +882,11 @@ LIE = """
 import sys
 from pathlib import Path
 import zarr
-from hirez_mosaic.engine.machine import peak_memory
+from hirez_mosaic.engine.machine import peak_memory, settle_process
 from hirez_mosaic.errors import SourceError
 from hirez_mosaic.pixels.geometry import Box
 from hirez_mosaic.sources import open_source, unpack
+settle_process()
 before = peak_memory()
 try:
     source = unpack(open_source(Path(sys.argv[1])), zarr.open_group(sys.argv[2], mode="w"), "source", lambda px: None)
@@ -904,8 +905,9 @@ GROWTH = """
 import sys
 from pathlib import Path
 import zarr
-from hirez_mosaic.engine.machine import peak_memory
+from hirez_mosaic.engine.machine import peak_memory, settle_process
 from hirez_mosaic.sources import open_source, unpack
+settle_process()
 before = peak_memory()
 source = unpack(open_source(Path(sys.argv[1])), zarr.open_group(sys.argv[2], mode="w"), "source", lambda px: None)
 print((peak_memory() - before) >> 20)

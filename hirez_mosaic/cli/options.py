@@ -10,6 +10,7 @@ import click
 
 from hirez_mosaic.cli.recipe import FileOr
 from hirez_mosaic.settings.choosing import CHOOSING, DECODERS, EFFORTS, FAR_WEIGHT, PRECISIONS
+from hirez_mosaic.settings.decoders import kinds_alone
 from hirez_mosaic.settings.parsing import CROPS
 from hirez_mosaic.settings.running import MAX_SOURCE_PX
 from hirez_mosaic.settings.writing import COMPRESSIONS, TILE_MAPS
@@ -160,7 +161,8 @@ _chooses = together(
             type=click.Choice(CHOOSING),
             default="auto",
             show_default=True,
-            help="Each cell together with its neighbours, or alone.  auto: together, but for l2 and ssim.",
+            help="Each cell together with its neighbours, or alone.  auto: together, but for "
+            f"{' and '.join(kinds_alone())}.",
         ),
         click.option(
             "--effort",

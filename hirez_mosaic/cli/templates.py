@@ -140,9 +140,11 @@ def slice_(
     hirez-mosaic templates slice sprites.png --grid 16 --margin 1 --spacing 1 --tile 32 -o sprites/
     hirez-mosaic templates slice paintings/*.jpg --random 5000 --tile 32 -o strokes/
     """
+    from hirez_mosaic.engine.machine import settle_process
     from hirez_mosaic.errors import SettingError
     from hirez_mosaic.templates import slicing
 
+    settle_process()
     if (grid is None) == (count is None):
         raise SettingError("Give either --grid, the size of a sprite, or --random, the number of crops.")
     if count is not None and (margin or spacing or keep_empty):
@@ -200,10 +202,11 @@ def augment(
     \b
     hirez-mosaic templates augment hubble/ --count 17500 --tile 32 -o templates/
     """
-    from hirez_mosaic.engine.machine import cores
+    from hirez_mosaic.engine.machine import cores, settle_process
     from hirez_mosaic.errors import TemplateError
     from hirez_mosaic.templates import augmenting
 
+    settle_process()
     skipped: dict[Path, str] = {}
 
     def skip(path: Path, reason: str) -> None:

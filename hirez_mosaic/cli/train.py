@@ -19,6 +19,7 @@ from hirez_mosaic.cli.options import (
     tile,
 )
 from hirez_mosaic.cli.recipe import RecipeCommand
+from hirez_mosaic.settings.decoders import DEFAULT, learning_kinds
 
 
 @click.command(cls=RecipeCommand, short_help="Train a decoder for a set of templates.")
@@ -33,7 +34,7 @@ from hirez_mosaic.cli.recipe import RecipeCommand
 )
 @tile(32, "Size of a template in the mosaics to come")
 @click.option(
-    "--decoder", type=click.Choice(["residual", "paper"]), default="residual", show_default=True, help="Which network."
+    "--decoder", type=click.Choice(learning_kinds()), default=DEFAULT, show_default=True, help="Which network."
 )
 @click.option(
     "--recipe", type=click.Choice(["default", "paper"]), default="default", show_default=True, help="How it is trained."

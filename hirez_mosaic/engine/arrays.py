@@ -9,7 +9,7 @@ from hirez_mosaic.pixels.geometry import CELL, CellGrid
 
 
 @dataclass(frozen=True)
-class Array:
+class StoredArray:
     """An array of a workspace: one entry for every cell, every px of the analysis image, or every chunk.
 
     dtype: numpy's. channels: values of an entry, None for one without an axis of its own.
@@ -40,17 +40,17 @@ class Array:
         return chunks * rows * columns * self.cell_bytes
 
 
-ANALYSIS = Array("analysis", "u1", 3, px=CELL)
-COLOURS = Array("colours", "u1", 3)
-FEATURES = Array("features", "f2", 256)
-MOMENTS = Array("moments", "f8", per_chunk=(257, 257))
-CANDIDATES = Array("candidates", "u4", 1)
-SCORES = Array("scores", "f4", 1)
-REFINED = Array("refined", "f4", 1)
-BEST = Array("best", "u4")
-INDEX_MAP = Array("index_map", "u4")
-RULED_MAP = Array("ruled_map", "u4")
-REFINED_BEST = Array("refined_best", "u4")
+ANALYSIS = StoredArray("analysis", "u1", 3, px=CELL)
+COLOURS = StoredArray("colours", "u1", 3)
+FEATURES = StoredArray("features", "f2", 256)
+MOMENTS = StoredArray("moments", "f8", per_chunk=(257, 257))
+CANDIDATES = StoredArray("candidates", "u4", 1)
+SCORES = StoredArray("scores", "f4", 1)
+REFINED = StoredArray("refined", "f4", 1)
+BEST = StoredArray("best", "u4")
+INDEX_MAP = StoredArray("index_map", "u4")
+RULED_MAP = StoredArray("ruled_map", "u4")
+REFINED_BEST = StoredArray("refined_best", "u4")
 ARRAYS = (ANALYSIS, COLOURS, FEATURES, MOMENTS, CANDIDATES, SCORES, BEST, REFINED, REFINED_BEST, INDEX_MAP, RULED_MAP)
 """Every array that a stage may write; a stage says what of these varies: see `Stage.writes`."""
 

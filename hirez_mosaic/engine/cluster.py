@@ -33,7 +33,7 @@ from distributed.comm.core import CommClosedError
 
 from hirez_mosaic import __version__
 from hirez_mosaic.engine.graph import Heard, StageRun, graph
-from hirez_mosaic.engine.machine import OF_LIMIT, cores, memory_errors
+from hirez_mosaic.engine.machine import OF_LIMIT, cores, memory_errors, settle_process
 from hirez_mosaic.errors import ClusterError
 from hirez_mosaic.nets.device import resolve_device
 from hirez_mosaic.pixels.geometry import Box
@@ -220,6 +220,7 @@ class _Stages(WorkerPlugin):
     def setup(self, worker: Worker) -> None:
         if self._version != __version__:
             raise ClusterError(f"it has hirez-mosaic {__version__}, and the job {self._version}")
+        settle_process()
         device = resolve_device(self._device)
         self._threads = max(1, worker.state.nthreads // self._at_once)
         self._tasks = {stage.name: stage.on(device) for stage in self._stages}

@@ -1,27 +1,65 @@
-"""What the machine has: cores, free memory, and how its memory is returned."""
+"""What the machine has: cores and free memory; and the process set up for a job, in `settle_process` alone."""
 
 import ctypes
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cache, wraps
 from pathlib import Path
+from typing import ParamSpec, TypeVar
 
 import psutil
 import torch
 from dask.system import CPU_COUNT
 
 from hirez_mosaic.errors import BudgetError
+from hirez_mosaic.pixels.vips import settle_readers
+
+P = ParamSpec("P")
+T = TypeVar("T")
 
 OF_LIMIT = 0.75
 """Of a Dask worker's memory limit may be taken: Dask stops it at 0.8, and kills it at 0.95."""
 _M_MMAP_THRESHOLD = -3  # of glibc's malloc.h
 
 
-def steady_memory() -> None:
-    """Let this process return a tensor's memory once it is free, on Linux with glibc; elsewhere and after the first
-    time nothing changes.
+@cache
+def settle_process() -> None:
+    """Set this process up for jobs, once; every job begins with it, and nothing else changes the process for good.
+
+    It changes four switches of the whole process, and leaves them so, because jobs may run side by side in threads:
+
+    - malloc returns large blocks at once, and torch asks for huge pages ($THP_MEM_ALLOC_ENABLE): `_steady_memory`.
+      Projections of memory rely on it.
+    - libvips keeps no cache of operations and takes no table of numbers for a picture; Pillow has no limit of px:
+      `settle_readers`.
+    - float32 means float32 in a GPU's convolutions, too: TF32 is off in cuDNN. `cudnn.flags` would end in one thread
+      what another has begun.
+
+    What is not for good stands elsewhere: `engine.threads` sets the number of torch's threads and sets it back, the
+    command line adds log handlers and removes them, ColorVideoVDP is imported with its log and warnings off. OpenCV,
+    where pictures are cropped to faces, is told in `templates.faces` to use one thread.
+    """
+    _steady_memory()
+    settle_readers()
+    torch.backends.cudnn.allow_tf32 = False
+
+
+def settled(job: Callable[P, T]) -> Callable[P, T]:
+    """Return the job with `settle_process` before it."""
+
+    @wraps(job)
+    def run(*arguments: P.args, **settings: P.kwargs) -> T:
+        settle_process()
+        return job(*arguments, **settings)
+
+    return run
+
+
+def _steady_memory() -> None:
+    """Let this process return a tensor's memory once it is free, on Linux with glibc; elsewhere nothing changes.
 
     glibc maps large blocks one by one and unmaps them when they are freed, but each freed one raises the size from
     which it does, up to 32 MiB. From then on tensors below that come from heaps, one for each thread, which fragment as

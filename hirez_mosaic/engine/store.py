@@ -37,9 +37,10 @@ import zarr
 from zarr.core.buffer import Buffer
 from zarr.storage import FsspecStore, LocalStore
 
-from hirez_mosaic.engine.arrays import ARRAYS, DECODER, SOURCE, Array
+from hirez_mosaic.engine.arrays import ARRAYS, DECODER, SOURCE, StoredArray
 from hirez_mosaic.errors import OtherJobError, WorkspaceError, first_line
 from hirez_mosaic.files.fresh import flush, remove
+from hirez_mosaic.pixels.array_types import WritableArray
 from hirez_mosaic.pixels.geometry import Box, CellGrid
 from hirez_mosaic.settings.parsing import is_url
 
@@ -81,7 +82,7 @@ class Workspace:
         """Where it is, unless it is at a URL."""
         return None if is_url(self.place) else Path(self.place)
 
-    def array(self, array: Array) -> zarr.Array[Any]:
+    def array(self, array: StoredArray) -> zarr.Array[Any]:
         """The array as it is stored, made where it is not there."""
         if array.name in self.group:
             return self.group[array.name]  # type: ignore[return-value]
@@ -130,14 +131,14 @@ class Workspace:
 
     def marks(self, stage: str, chunk: tuple[int, int] | None = None) -> "Marks":
         """Which chunks of a stage are finished. chunk: (rows, columns) of cells of one, if not the workspace's."""
-        return Marks(self.array(Array(f"done/{stage}", "u1", chunk=chunk, per_chunk=())), chunk or self.chunk)
+        return Marks(self.array(StoredArray(f"done/{stage}", "u1", chunk=chunk, per_chunk=())), chunk or self.chunk)
 
 
 @dataclass(frozen=True)
 class Marks:
     """Which chunks of (rows, columns) cells a stage has finished; kept in the workspace."""
 
-    array: Any
+    array: WritableArray
     chunk: tuple[int, int]
 
     def _place(self, box: Box) -> tuple[int, int]:

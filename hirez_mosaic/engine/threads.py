@@ -16,7 +16,7 @@ import torch
 from dask.base import compute
 
 from hirez_mosaic.engine.graph import Heard, StageRun, graph
-from hirez_mosaic.engine.machine import cores, memory_errors, steady_memory
+from hirez_mosaic.engine.machine import cores, memory_errors
 from hirez_mosaic.pixels.geometry import Box
 
 
@@ -52,9 +52,6 @@ class Threads:
 
 
 _GLANCE = 0.01  # seconds between two looks whether threads have ended
-
-
-steady_memory()
 
 
 @contextmanager

@@ -19,6 +19,7 @@ from pathlib import Path
 from threading import Condition, Event, Lock
 from typing import Any, Unpack
 
+from hirez_mosaic.engine.machine import settled
 from hirez_mosaic.engine.threads import shared_cores, threads
 from hirez_mosaic.errors import (
     DiskSpaceError,
@@ -109,6 +110,7 @@ class BatchListener(Listener):
         """One picture is through."""
 
 
+@settled
 def batch(
     folder: str | Path,
     templates: str | Path,

@@ -26,7 +26,7 @@ import numpy as np
 import psutil
 from safetensors.torch import save_file
 
-from hirez_mosaic.engine.machine import cores
+from hirez_mosaic.engine.machine import cores, settle_process, settled
 from hirez_mosaic.engine.store import bytes_below
 from hirez_mosaic.errors import BudgetError, SettingError
 from hirez_mosaic.files.cache import cache_folder
@@ -202,6 +202,7 @@ class BenchResult:
         return asdict(self) | derived | {"projection": projection or None}
 
 
+@settled
 def bench(
     sizes: Sequence[float] = SIZES,
     *,
@@ -320,6 +321,7 @@ def apart(work: Callable[P, T], *arguments: Any, environment: dict[str, str] | N
 
 def _enter(environment: dict[str, str]) -> None:
     os.environ.update(environment)
+    settle_process()
 
 
 def parse_size(text: str) -> tuple[int, int]:

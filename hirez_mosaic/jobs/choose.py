@@ -4,7 +4,7 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -18,8 +18,10 @@ from hirez_mosaic.files.cache import cache_folder
 from hirez_mosaic.jobs.clock import Clock
 from hirez_mosaic.jobs.job import Job
 from hirez_mosaic.jobs.listener import Listener
-from hirez_mosaic.nets.decoders import FEATURES, Decoder, LearnedDecoder, TrunkNorm, load_decoder
+from hirez_mosaic.nets.decoders import FEATURES, Decoder, TrunkNorm, load_decoder
+from hirez_mosaic.nets.decoders.base import POOR, RICH, Looks
 from hirez_mosaic.nets.objective import Picture
+from hirez_mosaic.pixels.array_types import ChunkedArray
 from hirez_mosaic.sources import Source, unpack, unpacked
 from hirez_mosaic.stages.decode import DECODE, decoding
 from hirez_mosaic.stages.encode import ENCODE, encoding
@@ -29,16 +31,7 @@ from hirez_mosaic.stages.refine import REFINE, refining
 from hirez_mosaic.stages.ruled_search import PASSES
 from hirez_mosaic.stages.rules import RULES, Found, keep_rules
 from hirez_mosaic.stages.select import SELECT, choosing_together, selecting
-from hirez_mosaic.stages.start import (
-    POOR,
-    RICH,
-    Looks,
-    Together,
-    is_rich,
-    preferred_bonus,
-    together_of,
-    unfitted_decoder,
-)
+from hirez_mosaic.stages.start import Together, is_rich, preferred_bonus, together_of
 
 
 @dataclass(frozen=True)
@@ -133,7 +126,7 @@ def _unpacked(source: Source, workspace: Workspace, clock: Clock, job: Job) -> S
     """The source in the workspace, where it is unpacked unless an earlier start did."""
     marks = workspace.marks(UNPACK.name, UNPACK.chunk(job))
     if marks.has(workspace.grid.box):
-        return unpacked(source, workspace.group[arrays.SOURCE])
+        return unpacked(source, cast("ChunkedArray", workspace.group[arrays.SOURCE]))
     with clock.timed(UNPACK.name, "px", math.prod(source.stored_size)) as progress:
         source = unpack(source, workspace.group, arrays.SOURCE, progress)
     marks.set(workspace.grid.box)
@@ -183,7 +176,7 @@ def _scoring(job: Job, workspace: Workspace, clock: Clock, picture: Picture | No
         decoder = _fitted(job, workspace, clock, picture, listener)
     decoder, looks = _started(job, clock, decoder, analysis)
     features, norm = None, None
-    if picture is not None and isinstance(decoder, LearnedDecoder):
+    if picture is not None:
         features = picture.features
         with torch.no_grad():
             norm = decoder.trunk_norm(picture.moments)
@@ -221,8 +214,8 @@ def _started(job: Job, clock: Clock, decoder: Decoder, analysis: Any) -> tuple[D
         return decoder, POOR
     with clock.timed("start", "templates", len(templates)), shared_cores(1, job.tools.engine.cores):
         looks = RICH if is_rich(templates, job.grid, analysis) else POOR
-        if choice.started_for_picture and looks is not POOR:
-            decoder = unfitted_decoder(templates, looks).to(job.tools.device)
+        if decoder.starts_for_picture and looks is not POOR:
+            decoder = decoder.started_for(looks, torch.from_numpy(templates.at_cell_size())).to(job.tools.device)
     return decoder, looks
 
 

@@ -14,7 +14,7 @@ import torch
 import zarr
 from numpy.typing import NDArray
 
-from hirez_mosaic.engine.machine import free_memory
+from hirez_mosaic.engine.machine import free_memory, settled
 from hirez_mosaic.errors import OutputError, SettingError, WeightsError
 from hirez_mosaic.files.cache import cache_folder
 from hirez_mosaic.files.fresh import fresh
@@ -36,6 +36,7 @@ from hirez_mosaic.outputs.appearing import check_output
 from hirez_mosaic.pixels.geometry import CELL, Box
 from hirez_mosaic.pixels.vips import captioned
 from hirez_mosaic.settings.choosing import FAR_WEIGHT
+from hirez_mosaic.settings.decoders import DEFAULT
 from hirez_mosaic.settings.parsing import parse_colour, parse_tile
 from hirez_mosaic.settings.spec import RenderSpec
 from hirez_mosaic.sources import open_source
@@ -64,6 +65,7 @@ class Row:
     seconds: float
 
 
+@settled
 def compare(
     sources: Sequence[str | Path],
     templates: str | Path,
@@ -193,7 +195,7 @@ def _decoders(
         found |= (
             {one: str(file) for one, file in files.items()}
             if name == "trained"
-            else {name: _DECODERS.get(name, "residual")}
+            else {name: _DECODERS.get(name, DEFAULT)}
         )
     if not found:
         raise SettingError("There is nothing left to compare; train a decoder, or name other selections.")

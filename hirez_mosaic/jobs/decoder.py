@@ -8,13 +8,9 @@ import torch
 
 from hirez_mosaic.errors import SettingError
 from hirez_mosaic.nets.choice import Choice
-from hirez_mosaic.nets.decoders import ResidualDecoder, load_decoder, new_decoder
-from hirez_mosaic.nets.loss import MultiScaleLoss
-from hirez_mosaic.nets.nearest import NearestL2, NearestSSIM
-from hirez_mosaic.nets.objective import Objective
-from hirez_mosaic.nets.vgg import VGG16
+from hirez_mosaic.nets.decoders import load_decoder, new_decoder, unlearned_decoder
+from hirez_mosaic.settings.decoders import DEFAULT, KINDS, fitting_kinds
 from hirez_mosaic.settings.spec import RenderSpec
-from hirez_mosaic.stages.start import POOR, unfitted_decoder
 from hirez_mosaic.templates import TemplateSet
 
 
@@ -25,38 +21,35 @@ def trained_path(cache: Path, fingerprint: str) -> Path:
 
 def choose_decoder(spec: RenderSpec, templates: TemplateSet, cache: Path) -> Choice:
     """The decoder for these settings and templates. Raises SettingError, and DecoderError for a file that does not fit."""
-    count, fingerprint = len(templates), templates.fingerprint
-    if spec.decoder in ("l2", "ssim"):
-        nearest = NearestL2 if spec.decoder == "l2" else NearestSSIM
-        return Choice(
-            nearest(torch.from_numpy(templates.at_cell_size()), fingerprint),
-            f"nearest by {spec.decoder.upper()}",
-            0,
-            False,
-        )
-    if spec.decoder == "paper":
-        return Choice(
-            new_decoder("paper", torch.from_numpy(templates.at_cell_size()), fingerprint), "paper, untrained", 0, True
-        )
-    file = trained_path(cache, fingerprint) if spec.decoder == "auto" else Path(spec.decoder)
-    if spec.decoder != "residual" and (spec.decoder != "auto" or file.exists()):
-        decoder = load_decoder(file, count, fingerprint)
-        steps = spec.fit_steps
-        if steps and not isinstance(decoder, ResidualDecoder):
-            asked = "--fit" if spec.fit else f"--effort {spec.effort}"
-            raise SettingError(
-                f"{asked} adapts residual decoders and {file} holds a {decoder.kind} decoder; leave {asked} out."
-            )
-        further = f", fitted to the source in {steps} steps" if steps else ""
-        return Choice(decoder, f"{decoder.kind}, trained ({file}){further}", steps, False)
-    steps = spec.fit_steps
-    if not steps:
-        return Choice(unfitted_decoder(templates, POOR), "residual, not fitted", 0, True)
-    told = f"residual, fitted to the source in {steps} steps"
-    return Choice(new_decoder("residual", torch.from_numpy(templates.at_cell_size()), fingerprint), told, steps, True)
+    file, steps = _file(spec, templates.fingerprint, cache), spec.fit_steps
+    if file is not None:
+        return _from_file(spec, file, templates)
+    kind = spec.decoder if spec.decoder in KINDS else DEFAULT
+    small = torch.from_numpy(templates.at_cell_size())
+    if steps:
+        told = f"{kind}, fitted to the source in {steps} steps"
+        return Choice(new_decoder(kind, small, templates.fingerprint), told, steps, True)
+    decoder = unlearned_decoder(kind, small, templates.fingerprint)
+    return Choice(decoder, decoder.description, 0, True)
 
 
-def window_objective(vgg: VGG16, templates: TemplateSet, far_weight: float) -> Objective:
-    """What fitting and refining minimise: Eq. 3 of windows out of a larger picture, and the far view."""
-    small = torch.from_numpy(templates.at_cell_size()).to(next(vgg.parameters()).device)
-    return Objective(MultiScaleLoss(vgg, edge="replicate"), small, far_weight)
+def _file(spec: RenderSpec, fingerprint: str, cache: Path) -> Path | None:
+    """The file that holds the decoder; None where a kind is named, and where the cache holds none of these templates."""
+    if spec.decoder in KINDS:
+        return None
+    if spec.decoder != "auto":
+        return Path(spec.decoder)
+    trained = trained_path(cache, fingerprint)
+    return trained if trained.exists() else None
+
+
+def _from_file(spec: RenderSpec, file: Path, templates: TemplateSet) -> Choice:
+    decoder, steps = load_decoder(file, len(templates), templates.fingerprint), spec.fit_steps
+    if steps and not KINDS[decoder.kind].fits:
+        asked = spec.who_fits
+        raise SettingError(
+            f"{asked} adapts {' or '.join(fitting_kinds())} decoders and {file} holds a {decoder.kind} decoder; "
+            f"leave {asked} out."
+        )
+    further = f", fitted to the source in {steps} steps" if steps else ""
+    return Choice(decoder, f"{decoder.kind}, trained ({file}){further}", steps, False)

@@ -16,7 +16,7 @@ from pathlib import Path
 import pyvips
 import torch
 
-from hirez_mosaic.engine.machine import cores
+from hirez_mosaic.engine.machine import cores, settled
 from hirez_mosaic.engine.threads import shared_cores
 from hirez_mosaic.files.cache import cache_folder
 from hirez_mosaic.nets.decoders import FEATURES, LearnedDecoder, TrunkNorm, new_decoder
@@ -32,6 +32,7 @@ _ROWS, _KEYS = 1024, 2048  # of one multiplication: the quickest of those tried
 _WRITTEN_PX = 256_000_000  # that are held in memory and written at most
 
 
+@settled
 def render_floor(
     source: Path,
     mosaic: Path,

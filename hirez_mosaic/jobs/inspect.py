@@ -13,7 +13,7 @@ import torch
 import zarr
 from numpy.typing import NDArray
 
-from hirez_mosaic.engine.machine import cores
+from hirez_mosaic.engine.machine import cores, settled
 from hirez_mosaic.errors import OutputError, SettingError, WeightsError
 from hirez_mosaic.files.fresh import fresh
 from hirez_mosaic.jobs.listener import Listener
@@ -97,6 +97,7 @@ class Inspection:
     sheet: Path | None
 
 
+@settled
 def inspect(
     templates: str | Path,
     tile: int | str | tuple[int, int] = 32,

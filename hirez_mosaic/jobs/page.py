@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from hirez_mosaic.engine.machine import cores
+from hirez_mosaic.engine.machine import cores, settled
 from hirez_mosaic.errors import DiskSpaceError, SettingError, SourceError, SourceNotFoundError
 from hirez_mosaic.jobs.listener import Listener
 from hirez_mosaic.jobs.remake import mosaic_of
@@ -36,6 +36,7 @@ class PagesResult:
     seconds: float
 
 
+@settled
 def make_pages(
     mosaics: Sequence[str | Path],
     output: str | Path,

@@ -106,9 +106,8 @@ def _left(setup: Setup, place: str, identity: dict[str, Identity]) -> _Left:
     kept = [stage.name for stage in stages_of(setup) if stage.leaves and stage.name not in stale]
     if not kept:
         return _Left(None, stale, f"What an earlier start left is discarded: {names} differ.")
-    return _Left(
-        chunk, stale, f"Of an earlier start, {' and '.join(kept)} are kept; the rest is made anew: {names} differ."
-    )
+    serves = f"What an earlier start left of {', '.join(kept)} is kept, the rest is made anew: {names} differ."
+    return _Left(chunk, stale, serves)
 
 
 def _opened(spec: RenderSpec, listener: Listener, cleanup: ExitStack) -> Source:
@@ -133,10 +132,8 @@ def make_tools(spec: RenderSpec, listener: Listener, cleanup: ExitStack, at_once
     templates = chosen_templates(spec, listener)
     choice = choose_decoder(spec, templates, cache_folder("decoders"))
     choice.decoder.to(device)
-    if spec.decoder == "paper":
-        listener.note(
-            "The paper's decoder is untrained: its Xavier weights choose templates at random. Name a trained file instead."
-        )
+    if choice.note:
+        listener.note(choice.note)
     looks = choice.decoder.reads_features or spec.refine_steps > 0  # else no network is wanted
     weights = resolve_weights(spec.weights, cache_folder("weights"), listener.note) if looks else {}
     encoder = make_encoder(weights, device, precision) if looks else VGG16("pool3")

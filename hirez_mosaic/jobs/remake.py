@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
-from hirez_mosaic.engine.machine import cores
+from hirez_mosaic.engine.machine import cores, settled
 from hirez_mosaic.errors import TileMapError
 from hirez_mosaic.files.fresh import fresh
 from hirez_mosaic.jobs.listener import Listener
@@ -42,6 +42,7 @@ class AssembleResult:
     page_folder: Path | None = None
 
 
+@settled
 def assemble_tile_map(
     tile_map: str | Path,
     templates: str | Path,

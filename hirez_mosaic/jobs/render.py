@@ -9,6 +9,7 @@ from typing import Any, Unpack
 
 import numpy as np
 
+from hirez_mosaic.engine.machine import settled
 from hirez_mosaic.engine.store import Workspace, discard, open_workspace
 from hirez_mosaic.errors import DiskSpaceError, HirezMosaicError, SourceError, WorkspaceError
 from hirez_mosaic.files.fresh import fresh
@@ -141,6 +142,7 @@ def render(
     return run_render(make_spec(source, templates, tile, output, settings), listener or Listener())
 
 
+@settled
 def run_render(
     spec: RenderSpec,
     listener: Listener,
@@ -234,7 +236,12 @@ def _run_stages(job: Job, workspace: Workspace, listener: Logged) -> RenderResul
         if tile_map is not None:
             with clock.timed("tile map") as progress:
                 cells = cells_of(
-                    chosen.index_map, chosen.candidates, chosen.scores, chosen.colours, templates, spec.tint
+                    templates,
+                    spec.tint,
+                    index_map=chosen.index_map,
+                    candidates=chosen.candidates,
+                    scores=chosen.scores,
+                    colours=chosen.colours,
                 )
                 write_tile_map(_counted(cells, progress), tile_map)
         mosaic = Mosaic(chosen.index_map, templates, tint)

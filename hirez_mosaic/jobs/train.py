@@ -23,7 +23,7 @@ import numpy as np
 import pyvips
 import torch
 
-from hirez_mosaic.engine.machine import cores
+from hirez_mosaic.engine.machine import cores, settled
 from hirez_mosaic.engine.threads import shared_cores
 from hirez_mosaic.errors import OutputError, OutputExistsError, SettingError, TrainingError
 from hirez_mosaic.files.cache import cache_folder
@@ -42,6 +42,7 @@ from hirez_mosaic.nets.vgg import VGG16, make_encoder
 from hirez_mosaic.nets.weights import resolve_weights
 from hirez_mosaic.pixels.geometry import CELL, Box
 from hirez_mosaic.settings.choosing import FAR_WEIGHT
+from hirez_mosaic.settings.decoders import DEFAULT, learning_kinds
 from hirez_mosaic.settings.parsing import parse_colour, parse_tile
 from hirez_mosaic.stages.encode import encode, second_moments, stored
 from hirez_mosaic.templates import TemplateSet
@@ -90,13 +91,14 @@ class _Run:
     start: tuple[float, int]
 
 
+@settled
 def train(
     templates: str | Path,
     images: str | Path,
     output: str | Path,
     tile: int | str | tuple[int, int] = 32,
     *,
-    decoder: str = "residual",
+    decoder: str = DEFAULT,
     recipe: str = "default",
     steps: int | None = None,
     batch: int | None = None,
@@ -132,9 +134,10 @@ def train(
     loss becomes NaN; another subclass of HirezMosaicError for other wrong input.
     """
     listener, output = listener or Listener(), Path(output)
-    if recipe not in RECIPES or decoder not in ("residual", "paper"):
+    if recipe not in RECIPES or decoder not in learning_kinds():
         raise SettingError(
-            f"There is no recipe {recipe!r} or decoder {decoder!r}; use default or paper, and residual or paper."
+            f"There is no recipe {recipe!r} or decoder {decoder!r}; use {' or '.join(RECIPES)}, and "
+            f"{' or '.join(learning_kinds())}."
         )
     wanted = {"steps": steps, "batch": batch, "rate": rate, "far_weight": far_weight}
     given = {name: value for name, value in wanted.items() if value is not None}
@@ -178,7 +181,7 @@ def train(
         kept.inverse_temperature = run.trainer.recipe.inverse_temperature[1]  # whatever it was at the best step
         value, distinct = objective.hard(kept, *stream.judged())
         kept.save(output)
-        if lack := _lack(decoder, recipe, chosen.far_weight, scales, better=run.least < run.start[0]):
+        if lack := _lack(kept.left_aside, recipe, chosen.far_weight, scales, better=run.least < run.start[0]):
             listener.note(
                 f"Renders will not take this decoder by themselves, because {lack}; name it to them with --decoder {output}."
             )
@@ -200,10 +203,10 @@ def train(
     )
 
 
-def _lack(kind: str, recipe: str, far_weight: float, scales: Sequence[int], *, better: bool) -> str:
-    """Why a decoder is not for every render of its templates; empty where it is."""
-    if kind == "paper":
-        return "it is the paper's, which is there to be compared"
+def _lack(left_aside: str, recipe: str, far_weight: float, scales: Sequence[int], *, better: bool) -> str:
+    """Why a decoder is not for every render of its templates; empty where it is. left_aside: for its kind alone."""
+    if left_aside:
+        return left_aside
     if recipe == "paper" or not far_weight or set(scales) != set(SCALES):
         return "it was trained as the paper does, without the far view, or for other scales than theirs"
     return "" if better else "it is no better than its start, which they fit to each source"

@@ -20,6 +20,7 @@ from typing import Any
 from urllib.parse import unquote, urlsplit
 from xml.etree import ElementTree
 
+from hirez_mosaic.engine.machine import settled
 from hirez_mosaic.errors import SettingError, SourceError, SourceNotFoundError
 from hirez_mosaic.outputs.pages import described_picture, jpeg, picture_levels, picture_tile, readable, viewer_files
 
@@ -78,6 +79,7 @@ def view(
         found.run()
 
 
+@settled
 @contextmanager
 def served(path: Path, port: int | None = None) -> Iterator[Served]:
     """A server of what is at `path`; closed afterwards."""

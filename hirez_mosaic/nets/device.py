@@ -6,14 +6,12 @@ from hirez_mosaic.errors import DeviceError, SettingError
 
 
 def resolve_device(wanted: str) -> torch.device:
-    """`auto` (a GPU where there is one), `cpu`, `cuda` or `cuda:N`. From then on float32 means float32 in a GPU's
-    convolutions, too.
+    """Return the device that a word names.
+
+    wanted: "auto" (a GPU where there is one), "cpu", "cuda" or "cuda:N".
 
     Raises SettingError for any other word, DeviceError for a device that is not there.
     """
-    torch.backends.cudnn.allow_tf32 = (
-        False  # for all threads at once: within `cudnn.flags` one would end what another has begun
-    )
     if wanted == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:
@@ -32,7 +30,10 @@ def resolve_device(wanted: str) -> torch.device:
 
 
 def resolve_precision(wanted: str, device: torch.device) -> torch.dtype:
-    """The encoder's type: "auto" is bfloat16 where the device computes in it faster than in float32, else float32."""
+    """Return the encoder's type.
+
+    wanted: "float32", "bfloat16", or "auto": bfloat16 where the device computes faster in it, else float32.
+    """
     if wanted == "auto":
         quick = torch.cuda.get_device_capability(device) >= (8, 0) if device.type == "cuda" else _cpu_has_bfloat16()
         return torch.bfloat16 if quick else torch.float32
@@ -45,5 +46,5 @@ def _cpu_has_bfloat16() -> bool:
 
 
 def device_name(device: torch.device) -> str:
-    """The device for people."""
+    """Return the device's name for people."""
     return torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu"

@@ -1,5 +1,4 @@
-"""Fitting: the residual decoder adapted to one source by a short annealed run, never to something worse than it began
-with.
+"""Fitting: a decoder adapted to one source by a short annealed run, never to something worse than it began with.
 
 Small template sets gain from blurred targets and an annealing that begins warm; rich ones from sharper targets and a
 softmax that is nearly one-hot from the start. How sharp they are to be is found out: every start is judged by the hard
@@ -14,7 +13,7 @@ from fractions import Fraction
 
 import numpy as np
 
-from hirez_mosaic.nets.decoders import LearnedDecoder, ResidualDecoder
+from hirez_mosaic.nets.decoders import LearnedDecoder
 from hirez_mosaic.nets.objective import Objective, Picture
 from hirez_mosaic.nets.training import Recipe, Trainer
 from hirez_mosaic.pixels.geometry import CELL, Box, CellGrid
@@ -26,7 +25,6 @@ WINDOW = 32
 """Side of the windows it is fitted on, cells."""
 SMALL_SET = Recipe(STEPS, 1, WINDOW, 3e-4, 1e-4, "cosine", (4.0, 60.0), warm_up=8, forgets=0.95)
 RICH_SET = Recipe(STEPS, 1, WINDOW, 1e-4, 1e-4, "cosine", (40.0, 200.0), warm_up=8, forgets=0.95)
-_SHARP = (0.2, 1.0)  # of the starts that are tried beside the blurred one, see `ResidualDecoder.start_from`
 _WHOLE = 96**2  # cells up to which a picture is judged whole
 _HELD_OUT = 16  # side of a held-out window, cells
 _HELD_OUT_WINDOWS = 8
@@ -44,14 +42,17 @@ def fit(
     progress: Callable[[int], None],
     say: Callable[[str], None] = lambda line: None,
 ) -> LearnedDecoder:
-    """The decoder after at most `steps` steps of fitting to the picture: that of the least hard Eq. 3 + far view on the
-    judged windows.
+    """Fit the decoder to the picture; return that of the least hard Eq. 3 + far view on the judged windows.
 
-    Where a fifth of the steps gained nothing there, they are all that is done.
+    Where a fifth of the steps gained nothing there, they are all that is done. The windows depend on nothing but the
+    size of the picture.
 
+    decoder: is changed.
+    objective: with the windows' loss.
+    steps: 1 or more, at most so many are done.
     untouched: whether the decoder is as `new_decoder` made it, so that its start may be chosen.
-    objective: with the windows' loss. progress: called with the number of steps done. say: told where the start was
-    kept. The windows depend on nothing but the size of the picture.
+    progress: called with the number of steps done.
+    say: called with a line for people where the start was kept.
     """
     judged, held_out = judged_windows(picture.box)
     pictures = [picture] * len(judged)
@@ -80,7 +81,8 @@ def fit(
                 break
     if least == start:
         say(
-            f"{trainer.step} of {steps} steps of fitting gained nothing on the windows they are judged by; the start is kept."
+            f"{trainer.step} of {steps} steps of fitting gained nothing on the windows they are judged by; "
+            "the start is kept."
         )
     progress(steps - trainer.step)
     return best.requires_grad_(False)
@@ -89,27 +91,27 @@ def fit(
 def best_start(
     decoder: LearnedDecoder, objective: Objective, pictures: Sequence[Picture], boxes: Sequence[Box]
 ) -> tuple[LearnedDecoder, tuple[float, int], bool]:
-    """(the best of blurred and sharper starts, its `Objective.hard` on windows of pictures, whether it is a sharper
-    one).
+    """Return the best of the decoder's starts, its `Objective.hard`, and whether it is another one than the decoder.
 
-    The best one is that of the lowest hard Eq. 3 and far view: a rich set matches what lies within a cell, which
-    blurred targets would throw away, a small one cannot. A decoder that has no such targets is taken as it is.
+    The best one is that of the lowest hard Eq. 3 and far view on windows of pictures. A rich set matches what lies
+    within a cell, which blurred targets would throw away, a small one cannot.
+
+    pictures, boxes: the windows, a box of cells of each picture.
     """
-    starts = [decoder]
-    if isinstance(decoder, ResidualDecoder):
-        small = objective.templates.unflatten(1, (CELL, CELL, 3))
-        starts += [copy.deepcopy(decoder).start_from(small, sharp) for sharp in _SHARP]
+    starts = decoder.starts(objective.templates.unflatten(1, (CELL, CELL, 3)))
     values = [objective.hard(start, pictures, boxes) for start in starts]
     best = min(range(len(starts)), key=lambda number: values[number])
     return starts[best], values[best], best > 0
 
 
 def judged_windows(bounds: Box) -> tuple[list[Box], bool]:
-    """(the windows a fit is judged by, whether the fit must keep away from them): eight of 16 x 16 cells, spread over
-    it.
+    """Return the windows a fit is judged by, and whether the fit must keep away from them.
 
-    A small picture is judged as a whole, in windows as large as those it is fitted on: there the fit sees every cell
-    several times, and what it learned by heart counts as much in the mosaic as what it understood.
+    They are eight of 16 x 16 cells, spread over the picture. A small picture is judged as a whole, in windows as large
+    as those it is fitted on: there the fit sees every cell several times, and what it learned by heart counts as much
+    in the mosaic as what it understood.
+
+    bounds: all cells.
     """
     side = max(1, min(_HELD_OUT, min(bounds.height, bounds.width) // 2))
     if bounds.area <= _WHOLE:
@@ -122,8 +124,11 @@ def judged_windows(bounds: Box) -> tuple[list[Box], bool]:
 
 
 def fit_windows(bounds: Box, side: int, avoided: list[Box]) -> Iterator[Box]:
-    """Windows of at most `side` cells a side: one in each part of the picture, in random order (seed 0), and again;
-    apart from those to be avoided where there is another place.
+    """Yield windows without end: one in each part of the picture, in random order (seed 0), and again.
+
+    bounds: all cells.
+    side: of a window, cells, at most.
+    avoided: windows that none overlaps, where there is another place.
     """
     rng = np.random.default_rng(0)
     height, width = min(side, bounds.height), min(side, bounds.width)

@@ -1,5 +1,6 @@
-"""The multi-scale perceptual loss (paper, section 2.3): how far a mosaic is from its source, as VGG-16 sees both at
-every distance.
+"""The multi-scale perceptual loss (paper, section 2.3): how far a mosaic is from its source.
+
+VGG-16 sees both at every distance.
 """
 
 from collections.abc import Sequence
@@ -19,9 +20,11 @@ Activations = list[list[torch.Tensor]]
 
 
 def blur(images: torch.Tensor, side: int, sigma: float, edge: str = "zero") -> torch.Tensor:
-    """Images (N, C, H, W) blurred by a side x side Gaussian to the same size: (side - 1) // 2 px before each, the rest
-    after.
+    """Blur images by a side x side Gaussian to the same size: (side - 1) // 2 px before each, the rest after.
 
+    images: (N, C, H, W) floating point.
+    side: px, 1 or more.
+    sigma: px, more than 0.
     edge: what lies beyond the images: "zero", or "replicate" the px at the edge.
     """
     weights = gaussian(side, sigma).to(images)
@@ -34,8 +37,11 @@ def blur(images: torch.Tensor, side: int, sigma: float, edge: str = "zero") -> t
 
 
 def pyramid_level(images: torch.Tensor, level: int, edge: str = "zero") -> torch.Tensor:
-    """Level s of the Gaussian pyramid: blurred by a (2^s + 1)-wide Gaussian of sigma sqrt(2^s / 4), every 2^s-th px;
-    level 0 as it is.
+    """Return level s of the Gaussian pyramid: every 2^s-th px after a (2^s + 1)-wide Gaussian of sigma sqrt(2^s / 4).
+
+    images: (N, C, H, W) floating point.
+    level: s, 0 or more; level 0 is the images as they are.
+    edge: see `blur`.
     """
     if level == 0:
         return images
@@ -44,9 +50,11 @@ def pyramid_level(images: torch.Tensor, level: int, edge: str = "zero") -> torch
 
 
 def squared_difference(one: torch.Tensor, other: torch.Tensor) -> torch.Tensor:
-    """Mean over all elements of the squared difference, summed in float32 at least; a scalar.
+    """Return the mean over all elements of the squared difference, summed in float32 at least; a scalar.
 
-    By way of the norm, which sums bfloat16 in float32 without a copy: a quarter of the time of a loss step.
+    It goes by way of the norm, which sums bfloat16 in float32 without a copy: a quarter of the time of a loss step.
+
+    one, other: of one shape.
     """
     kind = torch.promote_types(one.dtype, torch.float32)
     return torch.linalg.vector_norm(one - other, dtype=kind).square() / one.numel()
@@ -77,12 +85,19 @@ class MultiScaleLoss:
         return next(self.vgg.parameters()).element_size()
 
     def activations(self, source: torch.Tensor) -> Activations:
-        """What a mosaic is compared with: the taps of the source (N, 3, H, W) in [0, 1] at every scale. No gradient."""
+        """Return what a mosaic is compared with: the taps of the source at every scale, without gradients.
+
+        source: (N, 3, H, W) float32 in [0, 1].
+        """
         with torch.no_grad():
             return [self.vgg(pyramid_level(source, scale, self.edge), self.taps) for scale in self.scales]
 
     def per_scale(self, wanted: Activations, mosaic: torch.Tensor) -> torch.Tensor:
-        """(scales,) Eq. 2 of the mosaic (N, 3, H, W) in [0, 1] at every scale; their mean is Eq. 3."""
+        """Return Eq. 2 of the mosaic at every scale, (scales,); their mean is Eq. 3.
+
+        wanted: the source's `activations`.
+        mosaic: (N, 3, H, W) float32 in [0, 1].
+        """
         losses = []
         for scale, theirs in zip(self.scales, wanted, strict=True):
             seen = pyramid_level(mosaic, scale, self.edge)
@@ -96,13 +111,20 @@ class MultiScaleLoss:
 def multi_scale_loss(
     vgg: VGG16, source: torch.Tensor, mosaic: torch.Tensor, scales: Sequence[int] = SCALES
 ) -> torch.Tensor:
-    """Eq. 3 of two pictures (N, 3, H, W) in [0, 1] of one size; a scalar."""
+    """Return Eq. 3 of two pictures; a scalar.
+
+    source, mosaic: (N, 3, H, W) float32 in [0, 1].
+    scales: levels of the pyramid.
+    """
     loss = MultiScaleLoss(vgg, tuple(scales))
     return loss.per_scale(loss.activations(source), mosaic).mean()
 
 
 def means(images: torch.Tensor, side: int) -> torch.Tensor:
-    """(N, C, H, W) -> (N, C, H / side, W / side): means of side x side px."""
+    """Return means of side x side px: (N, C, H / side, W / side).
+
+    images: (N, C, H, W).
+    """
     return functional.avg_pool2d(images, side)
 
 

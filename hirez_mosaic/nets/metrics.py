@@ -1,5 +1,6 @@
-"""How far a mosaic is from its source: Eq. 3, LPIPS, means of cells, colours from afar, two models of the eye; and
-equal neighbours.
+"""How far a mosaic is from its source.
+
+The measures are Eq. 3, LPIPS, means of cells, colours from afar, and two models of the eye; and equal neighbours.
 """
 
 import logging
@@ -21,20 +22,22 @@ SIZES = {"full": 1, "half": 2, "quarter": 4}
 """The sizes at which the models of the eye see a picture: so many px a side become one, by area averages."""
 SIGMAS = (4, 8, 16)
 """Blurs after which colours are compared, px; a cell has 8."""
-_LEAST = 32  # px a side that AlexNet takes; to the models of the eye, which take any, half a degree, below which they see no picture
+_LEAST = 32  # px a side that AlexNet takes; the models of the eye see no picture below that, half a degree
 _PER_DEGREE = 60  # px: one is an arc minute, the least that a good eye tells apart
 
 
 @dataclass(frozen=True)
 class Judgement:
-    """Lower is better, of all but JOD.
+    """The measures of one mosaic; of all but JOD, lower is better.
 
-    per_scale: Eq. 2 at each scale. eq3: their mean, Eq. 3. lpips: None where AlexNet's weights are not to be had, or
-    the picture has less than 128 px a side.
+    per_scale: Eq. 2 at each scale.
+    eq3: their mean, Eq. 3.
+    lpips: None where AlexNet's weights are not to be had, or the picture has less than 128 px a side.
     cell_means: squared error of cell means, [0, 1]^2.
     delta_e: mean distance in CIELAB (Delta E 1976) after the blurs of `SIGMAS`.
-    jod: ColorVideoVDP's, 10 at best, at each of `SIZES`. flip: FLIP's mean error, [0, 1], likewise. None where the
-    models of the eye are not installed, or the picture has less than 32 px a side at that size.
+    jod: ColorVideoVDP's, 10 at best, at each of `SIZES`; None where the models of the eye are not installed, or the
+        picture has less than 32 px a side at that size.
+    flip: FLIP's mean error, [0, 1], at each of `SIZES`; None likewise.
     equal_neighbours: `equal_neighbours` of the mosaic; None of one without an index map.
     """
 
@@ -51,8 +54,10 @@ class Judgement:
 class Judge:
     """Judges pictures in float32.
 
-    loss: Eq. 3 as in the paper. alexnet: weights by torchvision's names, for LPIPS (Zhang et al., 2018), which nothing
-    here is trained on; None leaves it out. eye: None leaves JOD and FLIP out.
+    loss: Eq. 3 as in the paper.
+    alexnet: weights by torchvision's names, for LPIPS (Zhang et al., 2018), which nothing here is trained on; None
+        leaves it out.
+    eye: None leaves JOD and FLIP out.
     """
 
     def __init__(
@@ -70,8 +75,11 @@ class Judge:
         index_map: NDArray[np.integer[Any]] | None = None,
         poses: int = 1,
     ) -> Judgement:
-        """Of two pictures (1, 3, 8 rows, 8 columns) in [0, 1]; index_map: (rows, columns) the mosaic's choices, `poses`
-        to a template.
+        """Judge a mosaic.
+
+        source, mosaic: (1, 3, 8 rows, 8 columns) float32 in [0, 1].
+        index_map: (rows, columns), the mosaic's choices; None where there are none.
+        poses: choices to a template.
         """
         scales = self._loss.per_scale(self._loss.activations(source), mosaic)
         least = min(source.shape[2:])
@@ -96,7 +104,8 @@ class Judge:
 class Eye:
     """Two models of what an eye tells apart: ColorVideoVDP (Mantiuk et al., 2024) and FLIP (Andersson et al., 2020).
 
-    A px is an arc minute; the screen is a standard one. Pictures are (1, 3, h, w) in [0, 1].
+    A px is an arc minute; the screen is a standard one. Pictures are (1, 3, h, w) float32 in [0, 1].
+
     device: of ColorVideoVDP; FLIP computes on the processor.
 
     Raises ImportError without the extra `eye`.
@@ -116,23 +125,26 @@ class Eye:
         self._evaluate = flip_evaluator.evaluate
 
     def jod(self, source: torch.Tensor, mosaic: torch.Tensor) -> float:
-        """Just-objectionable differences: 10 for what looks the same, 1 less for each step that 75 of 100 viewers would
-        tell.
+        """Return just-objectionable differences: 10 for what looks the same.
+
+        Each step that 75 of 100 viewers would tell is 1 less.
         """
         return self._vdp.predict(mosaic, source, dim_order="BCHW")[0].item()
 
     def flip(self, source: torch.Tensor, mosaic: torch.Tensor) -> float:
-        """Mean over all px of the difference seen when flipping between the two: 0 none, 1 the largest."""
+        """Return the mean over all px of the difference seen when flipping between the two: 0 none, 1 the largest."""
         pictures = (np.ascontiguousarray(of[0].permute(1, 2, 0).cpu().numpy()) for of in (source, mosaic))
         return self._evaluate(*pictures, "LDR", inputsRGB=True, applyMagma=False, parameters={"ppd": _PER_DEGREE})[1]
 
 
 def delta_e(source: torch.Tensor, mosaic: torch.Tensor, sigma: int) -> float:
-    """Mean distance in CIELAB (Delta E 1976) of two pictures (1, 3, h, w) in [0, 1] after a Gaussian blur: of colours
-    from so far away.
+    """Return the mean distance in CIELAB (Delta E 1976) of two pictures after a Gaussian blur: of colours from afar.
 
-    sigma: px. As in the far view, sRGB's values are averaged, not light. Beyond the edge is nothing, and what is within
-    counts the more: px at the edge that stood for all beyond would outweigh the rest.
+    As in the far view, sRGB's values are averaged, not light. Beyond the edge is nothing, and what is within counts
+    the more: px at the edge that stood for all beyond would outweigh the rest.
+
+    source, mosaic: (1, 3, h, w) float32 in [0, 1].
+    sigma: px, more than 0.
     """
     side = 6 * sigma + 1
     within = blur(torch.ones_like(source[:, :1]), side, sigma)
@@ -142,10 +154,10 @@ def delta_e(source: torch.Tensor, mosaic: torch.Tensor, sigma: int) -> float:
 
 
 def equal_neighbours(index_map: NDArray[np.integer[Any]], poses: int = 1) -> float | None:
-    """The share of equal ones among the pairs of cells with a common side: the same template, whatever its pose. None
-    of a single cell.
+    """Return the share of the pairs of cells with a common side that have the same template; None of a single cell.
 
-    index_map: (rows, columns) choices, `poses` to a template.
+    index_map: (rows, columns), choices.
+    poses: choices to a template.
     """
     templates = index_map // poses
     pairs = (templates[1:] == templates[:-1], templates[:, 1:] == templates[:, :-1])
@@ -154,7 +166,7 @@ def equal_neighbours(index_map: NDArray[np.integer[Any]], poses: int = 1) -> flo
 
 
 def mean_judgement(judgements: Sequence[Judgement]) -> Judgement:
-    """The mean of each measure, over those that have it."""
+    """Return the mean of each measure, over those that have it. judgements: 1 or more."""
     found: dict[str, Any] = {}
     for field in fields(Judgement):
         values = [getattr(one, field.name) for one in judgements]

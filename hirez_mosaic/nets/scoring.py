@@ -8,6 +8,7 @@ import torch
 from numpy.typing import NDArray
 
 from hirez_mosaic.nets.decoders import CELL_VALUES, HALO, Decoder, Score, TrunkNorm
+from hirez_mosaic.pixels.array_types import Array
 from hirez_mosaic.pixels.compiled import compiled, dot
 from hirez_mosaic.pixels.geometry import CELL, Box
 
@@ -21,8 +22,9 @@ Keys = tuple[NDArray[np.float32], NDArray[np.float32]]
 
 
 def keys_of(decoder: Decoder, bonus: NDArray[np.float32] | None = None) -> Keys | None:
-    """(N, D) keys and (N,) biases on the CPU, of a decoder whose scores are scalar products. bonus: (N,) added to all
-    scores.
+    """Return (N, D) float32 keys and (N,) float32 biases on the CPU; None where scores are no scalar products.
+
+    bonus: (N,) float32 that is added to all scores of a template; None for none.
     """
     with torch.no_grad():
         found = decoder.template_keys()
@@ -35,9 +37,15 @@ def keys_of(decoder: Decoder, bonus: NDArray[np.float32] | None = None) -> Keys 
 def candidates_of(
     queries: torch.Tensor, score: Score, keys: Keys | None, templates: int, k: int
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """`best_k`, whose scores depend on nothing but query and template where k is more than 1 and there are keys.
+    """Return what `best_k` does, with exact scores where k is more than 1 and there are keys.
 
-    So candidates and scores are the same for any chunk size.
+    An exact score depends on nothing but query and template, so candidates and scores are the same for any chunk size.
+
+    queries: (cells, D) float32.
+    score: the decoder's `score()`.
+    keys: the decoder's `keys_of`.
+    templates: their number.
+    k: candidates of a cell, 1 to `templates`.
     """
     if k == 1 or keys is None:
         return best_k(queries, score, templates, k)
@@ -48,9 +56,15 @@ def candidates_of(
 
 
 def box_queries(
-    decoder: Decoder, norm: TrunkNorm | None, bounds: Box, analysis: Any, features: Any, box: Box
+    decoder: Decoder, norm: TrunkNorm | None, bounds: Box, box: Box, *, analysis: Array, features: Array | None
 ) -> torch.Tensor:
-    """(cells, D) queries of a box of cells, row-major, as `decode_chunk` makes them. bounds: all cells of the picture."""
+    """Return the (cells, D) float32 queries of a box of cells, row-major, as a render makes them.
+
+    norm: the picture's `trunk_norm`; None where the decoder reads no features.
+    bounds: all cells of the picture.
+    analysis: (8 rows, 8 columns, 3) uint8, the whole picture's analysis image.
+    features: (rows, columns, 256), the whole picture's; None where the decoder reads none.
+    """
     around = box.grown(HALO, bounds)
     nearby = None if features is None else np.asarray(features[around.slices])
     own = np.ascontiguousarray(analysis[box.scaled(CELL).slices])
@@ -60,9 +74,12 @@ def box_queries(
 def window_queries(
     decoder: Decoder, norm: TrunkNorm | None, features: NDArray[Any] | None, pixels: NDArray[np.uint8], inner: Box
 ) -> torch.Tensor:
-    """Queries of the cells `inner` of a window and its halo, (cells, D), row-major.
+    """Return the (cells, D) float32 queries of the cells `inner` of a window, row-major.
 
-    features: (rows, columns, 256), halo included. pixels: (8 rows, 8 columns, 3), the cells of `inner` alone.
+    norm: the picture's `trunk_norm`; None where the decoder reads no features.
+    features: (rows, columns, 256) of the window, halo included; None where the decoder reads none.
+    pixels: (8 rows, 8 columns, 3) of the cells of `inner` alone.
+    inner: box within the window.
     """
     device = next(itertools.chain(decoder.parameters(), decoder.buffers())).device
     cells = cell_pixels(torch.from_numpy(pixels).to(device))
@@ -77,18 +94,24 @@ def window_queries(
 
 
 def cell_pixels(pixels: torch.Tensor) -> torch.Tensor:
-    """(8 rows, 8 columns, 3) uint8 -> (rows x columns, 192) float32 in [0, 1]: each cell's px as (8, 8, 3), row-major."""
+    """Return the (rows x columns, 192) float32 px in [0, 1] of each cell as (8, 8, 3), row-major.
+
+    pixels: (8 rows, 8 columns, 3) uint8.
+    """
     rows, columns = pixels.shape[0] // CELL, pixels.shape[1] // CELL
     cells = pixels.reshape(rows, CELL, columns, CELL, 3).transpose(1, 2)  # (rows, columns, 8, 8, 3)
     return cells.reshape(rows * columns, -1).float() / 255
 
 
 def best_k(queries: torch.Tensor, score: Score, templates: int, k: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """The k templates with the highest score for each query, best first, of equal ones the first.
+    """Return indices (int64) and scores (float32) of each query's best templates, (cells, k) each, best first.
 
-    queries: (cells, D). score: see `Score`. templates: their number. Returns (indices int64, scores float32), both
-    (cells, k). Holds 1,024 x 2,048 scores at a time, so memory depends neither on the number of templates nor on that
-    of cells.
+    Of equal ones the first comes first. 1,024 x 2,048 scores are held at a time, so memory depends neither on the
+    number of templates nor on that of cells.
+
+    queries: (cells, D) float32.
+    templates: their number.
+    k: 1 to `templates`.
     """
     indices, values = [], []
     held = queries.new_empty(_CELLS, _KEYS)
@@ -107,8 +130,11 @@ def best_k(queries: torch.Tensor, score: Score, templates: int, k: int) -> tuple
 def _keep_best(
     logits: torch.Tensor, start: int, best: torch.Tensor, which: torch.Tensor
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """The best of those so far, (cells, k), best first, and of a block of scores (cells, n) of the templates from
-    `start` on.
+    """Return the scores and numbers of the best of two: those so far, and the templates of a block.
+
+    logits: (cells, n), the block's scores.
+    start: number of the block's first template.
+    best, which: (cells, k) scores and numbers so far, best first.
     """
     _insert(logits.detach().float().contiguous().numpy(), start, best.numpy(), which.numpy())
     return best, which
@@ -117,7 +143,7 @@ def _keep_best(
 def _keep_best_on_gpu(
     logits: torch.Tensor, start: int, best: torch.Tensor, which: torch.Tensor
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """The same by sorting, which threads of a GPU are quicker at than at comparing one by one."""
+    """Do the same by sorting, at which threads of a GPU are quicker than at comparing one by one."""
     both = torch.cat([best, logits.float()], 1)
     numbers = torch.arange(start, start + logits.shape[1], device=which.device).expand(len(logits), -1)
     best, order = both.sort(dim=1, descending=True, stable=True)
@@ -147,7 +173,7 @@ def _insert(logits, start, best, which):  # type: ignore[no-untyped-def]
 
 @compiled
 def _scored(queries, keys, bias, indices, out):  # type: ignore[no-untyped-def]
-    """out[c, i] = queries[c] . keys[indices[c, i]] + bias[indices[c, i]]."""
+    """Set out[c, i] to queries[c] . keys[indices[c, i]] + bias[indices[c, i]]."""
     for cell in range(indices.shape[0]):
         for i in range(indices.shape[1]):
             key = indices[cell, i]
@@ -157,10 +183,14 @@ def _scored(queries, keys, bias, indices, out):  # type: ignore[no-untyped-def]
 def exact_scores(
     queries: NDArray[np.float32], keys: NDArray[np.float32], bias: NDArray[np.float32], indices: NDArray[np.int64]
 ) -> NDArray[np.float32]:
-    """(cells, k) the scores of those choices, summed in one order: a matrix product rounds by how many cells it is
-    asked for at once.
+    """Return the (cells, k) float32 scores of those choices, summed in one order.
 
-    queries: (cells, D). keys: (choices, D). bias: (choices,). indices: (cells, k).
+    A matrix product rounds by how many cells it is asked for at once, and would not do.
+
+    queries: (cells, D).
+    keys: (choices, D).
+    bias: (choices,).
+    indices: (cells, k), choices.
     """
     out = np.empty(indices.shape, np.float32)
     _scored(queries, keys, bias, indices, out)
@@ -168,7 +198,10 @@ def exact_scores(
 
 
 def as_images(pixels: NDArray[np.uint8], device: torch.device) -> torch.Tensor:
-    """(h, w, 3) uint8 -> (1, 3, h, w) float32 in [0, 1] on the device, channels-last in memory."""
+    """Return px as (1, 3, h, w) float32 in [0, 1] on the device, channels-last in memory.
+
+    pixels: (h, w, 3) uint8.
+    """
     here = torch.from_numpy(np.ascontiguousarray(pixels))
     if device.type == "cuda":
         here = here.pin_memory()  # so that the copy does not wait for what the GPU is at

@@ -15,14 +15,19 @@ from hirez_mosaic.pixels.geometry import Box
 class Recipe:
     """How a decoder is trained.
 
-    steps: in all. batch: windows a step. window: side, cells.
-    rate, template_rate: Adam's learning rates of the trunk, and of the residual decoder's templates and biases.
+    steps: in all, 1 or more.
+    batch: windows a step, 1 or more.
+    window: side of a window, cells.
+    rate: Adam's learning rate of the trunk, more than 0.
+    template_rate: the same of all else that is learned, as the residual decoder's templates and biases.
     decay: "cosine" to zero, or (factor, every so many steps).
-    inverse_temperature: 1 / tau (at the start, at the end). annealing: "geometric" or "linear" between them.
-    annealed: share of the steps after which the end is reached. hold: steps for which it stays the same.
-    far_weight: weight of the far view, 0 is the paper's loss.
-    warm_up: steps over which the rates rise. forgets: Adam's second beta; a short run wants its mean of squares to be a
-        recent one.
+    inverse_temperature: 1 / tau (at the start, at the end).
+    annealing: "geometric" or "linear" between them.
+    annealed: share of the steps after which the end is reached, up to 1.
+    hold: steps for which 1 / tau stays the same.
+    far_weight: weight of the far view, 0 or more; 0 is the paper's loss.
+    warm_up: steps over which the rates rise.
+    forgets: Adam's second beta; a short run wants its mean of squares to be a recent one.
     """
 
     steps: int
@@ -40,13 +45,13 @@ class Recipe:
     forgets: float = 0.999
 
     def inverse_temperature_at(self, step: int) -> float:
-        """1 / tau of step 0, 1, ..., steps - 1."""
+        """Return 1 / tau of a step from 0 to steps - 1."""
         start, end = self.inverse_temperature
         part = min(1.0, step // self.hold * self.hold / max(1, self.annealed * self.steps - self.hold))
         return start + (end - start) * part if self.annealing == "linear" else start * (end / start) ** part
 
     def rate_at(self, step: int) -> float:
-        """The learning rates' factor at a step."""
+        """Return the factor of the learning rates at a step from 0 to steps - 1."""
         if isinstance(self.decay, tuple):
             factor, every = self.decay
             return factor ** (step // every)
@@ -59,8 +64,9 @@ PAPER = Recipe(2000, 12, 64, 6e-3, 6e-3, (0.96, 100), (1.0, 15.0), "linear", 1.0
 
 @torch.no_grad()
 def soft_mosaic(decoder: LearnedDecoder, picture: Picture, templates: torch.Tensor) -> torch.Tensor:
-    """(1, 3, 8 rows, 8 columns) the picture's soft mosaic (Eq. 1) at the decoder's last temperature. templates: (N, 8,
-    8, 3).
+    """Return the picture's soft mosaic (Eq. 1) at the decoder's last temperature: (1, 3, 8 rows, 8 columns) in [0, 1].
+
+    templates: (N, 8, 8, 3) float32 in [0, 1].
     """
     queries = Objective.queries(decoder, picture, picture.box)
     logits = (decoder.inverse_temperature * decoder.logits(part) for part in queries.split(1024))
@@ -74,13 +80,8 @@ class Trainer:
         self.decoder = decoder
         self.recipe = recipe
         self.step = 0
-        trunk = [*decoder.squeeze.parameters(), *decoder.spread.parameters()]
-        ours = {id(parameter) for parameter in trunk}
-        rest = [
-            parameter for name, parameter in decoder.named_parameters() if id(parameter) not in ours and name != "scale"
-        ]
         self._rates = [recipe.rate, recipe.template_rate]
-        groups = [{"params": trunk}] + ([{"params": rest}] if rest else [])
+        groups = [{"params": parameters} for parameters in decoder.parameter_groups()]
         self.optimiser = torch.optim.Adam(groups, lr=recipe.rate, betas=(0.9, recipe.forgets))
 
     @property
@@ -88,10 +89,12 @@ class Trainer:
         return self.recipe.inverse_temperature_at(self.step)
 
     def run(self, objective: Objective, windows: Sequence[tuple[Picture, Box]]) -> Told:
-        """One step over its windows; the figures are means over them.
+        """Take one step; return its figures, means over the windows.
 
         On a GPU as many windows of one size go at once as half of its free memory holds; on a CPU, which gains nothing
         by that, one.
+
+        windows: boxes of cells of pictures.
         """
         told: list[tuple[int, Told]] = []
         for group in self._groups(windows, objective.loss.itemsize):
@@ -111,7 +114,10 @@ class Trainer:
         )
 
     def _groups(self, windows: Sequence[tuple[Picture, Box]], itemsize: int) -> Iterator[Sequence[tuple[Picture, Box]]]:
-        """The windows in groups of one size, as many at once as memory holds."""
+        """Yield the windows in groups of one size, as many at once as memory holds.
+
+        itemsize: bytes of one activation.
+        """
         by_size: dict[tuple[int, int], list[tuple[Picture, Box]]] = {}
         for picture, box in windows:
             by_size.setdefault((box.height, box.width), []).append((picture, box))

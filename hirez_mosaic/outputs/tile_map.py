@@ -23,6 +23,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hirez_mosaic.errors import OutputError, SettingError, TileMapError
+from hirez_mosaic.pixels.array_types import Array, ChunkedArray
 from hirez_mosaic.templates import TemplateSet
 from hirez_mosaic.templates.names import named
 from hirez_mosaic.templates.template_set import Pose
@@ -44,11 +45,21 @@ def check_tile_map(path: Path) -> None:
 
 
 def cells_of(
-    index_map: Any, candidates: Any, scores: Any, colours: Any, templates: TemplateSet, tint: float
+    templates: TemplateSet,
+    tint: float,
+    *,
+    index_map: ChunkedArray,
+    candidates: Array,
+    scores: Array,
+    colours: Array,
 ) -> Iterator[Cell]:
-    """The rows of a tile map, read a row of chunks at a time.
+    """Yield the rows of a tile map, of arrays that are read a row of chunks at a time.
 
-    index_map: (rows, columns) choices. candidates, scores: (rows, columns, k). colours: (rows, columns, 3) uint8.
+    tint: 0 to 1, of all cells.
+    index_map: (rows, columns) uint32, choices.
+    candidates: (rows, columns, k) uint32, choices.
+    scores: (rows, columns, k) float32, of the candidates.
+    colours: (rows, columns, 3) uint8 sRGB, means of the cells.
     """
     poses, step = len(templates.poses), index_map.chunks[0]
     for top in range(0, index_map.shape[0], step):

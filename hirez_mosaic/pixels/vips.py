@@ -1,4 +1,4 @@
-"""libvips, set up for this program: no operation cache, and what every user of it needs."""
+"""libvips: how it is set up for this program, and what every user of it needs."""
 
 import re
 
@@ -7,11 +7,16 @@ import pyvips
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 
-# libvips would remember files by their name, and hand out the old px of one that has changed since.
-pyvips.cache_set_max(0)
-# libvips would take a table of numbers, such as labels.csv beside the pictures, for a picture.
-pyvips.operation_block_set("VipsForeignLoadCsv", True)
-pyvips.operation_block_set("VipsForeignLoadMatrix", True)
+
+def settle_readers() -> None:
+    """Set libvips and Pillow up for this program, for the whole process; `engine.machine.settle_process` does it."""
+    # libvips would remember files by their name, and hand out the old px of one that has changed since.
+    pyvips.cache_set_max(0)
+    # libvips would take a table of numbers, such as labels.csv beside the pictures, for a picture.
+    pyvips.operation_block_set("VipsForeignLoadCsv", True)
+    pyvips.operation_block_set("VipsForeignLoadMatrix", True)
+    # Pillow would warn of large pictures, and refuse larger ones; `check_size` and the memory budget do that.
+    Image.MAX_IMAGE_PIXELS = None
 
 
 def fetch(image: pyvips.Image, width: int, height: int) -> NDArray[np.uint8]:

@@ -8,11 +8,12 @@ from pathlib import Path
 from typing import TypedDict
 
 from hirez_mosaic.errors import SettingError
+from hirez_mosaic.settings.decoders import KINDS, fitting_kinds, kinds_alone
 from hirez_mosaic.settings.parsing import check_crop, check_turnable
 from hirez_mosaic.settings.rules import Rules
 
 PRECISIONS = ("auto", "float32", "bfloat16")
-DECODERS = ("auto", "residual", "paper", "l2", "ssim")
+DECODERS = ("auto", *KINDS)
 CHOOSING = ("auto", "together", "alone")
 EFFORTS = {"quick": (0, 0), "better": (0, 15), "best": (100, 15)}
 """Steps of fitting and of refining, by what a person asks for."""
@@ -115,9 +116,10 @@ class Choosing:
         for name, steps in (("fit", self.fit or 0), ("refine", self.refine or 0)):
             if steps < 0:
                 raise SettingError(f"The number of steps to {name} is {steps}; use 0 for none, or more.")
-        if self.fit_steps and self.decoder in ("paper", "l2", "ssim"):
+        if self.fit_steps and self.decoder in KINDS and not KINDS[self.decoder].fits:
             raise SettingError(
-                f"{self.who_fits} adapts the residual decoder and `decoder` is {self.decoder}; leave one of them out."
+                f"{self.who_fits} adapts the {' or '.join(fitting_kinds())} decoder and `decoder` is {self.decoder}; "
+                "leave one of them out."
             )
         if not 0 <= self.far_weight < math.inf:
             raise SettingError(f"The far weight is {self.far_weight}; use 0 or more.")
@@ -176,7 +178,7 @@ class Choosing:
     @property
     def together(self) -> bool:
         """Whether cells are chosen together with their neighbours; the pure baselines are not unless they are told."""
-        return self.choose == "together" or (self.choose == "auto" and self.decoder not in ("l2", "ssim"))
+        return self.choose == "together" or (self.choose == "auto" and self.decoder not in kinds_alone())
 
     @property
     def rules(self) -> Rules:

@@ -23,9 +23,6 @@ from hirez_mosaic.pixels.colour import Colour
 from hirez_mosaic.pixels.profiles import coded_profile
 from hirez_mosaic.sources.source import Bands, Level, Source, check_size
 
-# Pillow would warn of large pictures, and refuse larger ones; `check_size` and the memory budget do that here.
-Image.MAX_IMAGE_PIXELS = None
-
 _BAND_PX = 1 << 20
 _MODES = {
     "1": "L",

@@ -116,7 +116,7 @@ def _pieces(source: Source) -> Iterator[NDArray[Any]]:
     if level.bands or level.array is None:
         yield from source.stored_bands()
         return
-    (width, height), lengths = level.size, dict(zip(level.axes, level.array.chunks, strict=True))
+    (width, height), lengths = level.size, dict(zip(level.axes, level.samples.chunks, strict=True))
     down, across = -(-height // lengths["Y"]), -(-width // lengths["X"])
     side = max(1, int(_PLACES**0.5))
     rows = np.unique(np.linspace(0, down - 1, min(down, max(side, _PLACES // across))).astype(int))

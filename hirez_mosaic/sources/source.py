@@ -18,6 +18,7 @@ import zarr
 from numpy.typing import NDArray
 
 from hirez_mosaic.errors import SettingError, SourceError, first_line
+from hirez_mosaic.pixels.array_types import ChunkedArray
 from hirez_mosaic.pixels.colour import CHANNELS, Colour, to_srgb
 from hirez_mosaic.pixels.geometry import Box
 
@@ -68,10 +69,17 @@ class Level:
     """
 
     size: tuple[int, int]
-    array: Any = None
+    array: ChunkedArray | None = None
     axes: str = "YXS"
     bands: Bands | None = None
     entries: Mapping[str, int] = field(default_factory=dict)
+
+    @property
+    def samples(self) -> ChunkedArray:
+        """The array. Raises ValueError while there is none."""
+        if self.array is None:
+            raise ValueError("This level is not unpacked.")
+        return self.array
 
 
 @dataclass(frozen=True)
@@ -178,9 +186,9 @@ class Source:
         if self.bands:
             return 3 * _READ_BYTES
         level, across = self.levels[self.level], width if self.orientation < 5 else height
-        lengths = dict(zip(level.axes, level.array.chunks, strict=True))
+        lengths = dict(zip(level.axes, level.samples.chunks, strict=True))
         touched = min(-(-across // lengths["X"]) + 1, -(-level.size[0] // lengths["X"]))
-        return 3 * max(_READ_BYTES, touched * math.prod(level.array.chunks) * self.sample_type.itemsize)
+        return 3 * max(_READ_BYTES, touched * math.prod(level.samples.chunks) * self.sample_type.itemsize)
 
     def close(self) -> None:
         """Close the file; nothing can be read from it afterwards."""
@@ -192,13 +200,13 @@ class Source:
         """Of the picture as stored."""
         first = self.levels[0]
         return (
-            first.bands.channels if first.bands else dict(zip(first.axes, first.array.shape, strict=True)).get("S", 1)
+            first.bands.channels if first.bands else dict(zip(first.axes, first.samples.shape, strict=True)).get("S", 1)
         )
 
     @property
     def sample_type(self) -> np.dtype[Any]:
         """Of the level as stored."""
-        return self.bands.dtype if self.bands else np.dtype(self.levels[self.level].array.dtype)
+        return self.bands.dtype if self.bands else np.dtype(self.levels[self.level].samples.dtype)
 
     def _displayed(self, pair: tuple[_T, _T]) -> tuple[_T, _T]:
         return pair if self.orientation < 5 else (pair[1], pair[0])
@@ -255,7 +263,7 @@ class Source:
     def chunk_samples(self, row: int, column: int) -> NDArray[np.generic]:
         """The samples of one chunk of the level's array, (height, width, channels), as stored."""
         level = self.levels[self.level]
-        (width, height), lengths = level.size, dict(zip(level.axes, level.array.chunks, strict=True))
+        (width, height), lengths = level.size, dict(zip(level.axes, level.samples.chunks, strict=True))
         top, left = row * lengths["Y"], column * lengths["X"]
         return self._stored(Box(top, min(top + lengths["Y"], height), left, min(left + lengths["X"], width)))
 
@@ -265,8 +273,8 @@ class Source:
             yield from self.bands.open()
             return
         level = self.levels[self.level]
-        (width, height), lengths = level.size, dict(zip(level.axes, level.array.chunks, strict=True))
-        step = lengths["Y"] * max(1, _READ_BYTES // (lengths["Y"] * width * level.array.dtype.itemsize))
+        (width, height), lengths = level.size, dict(zip(level.axes, level.samples.chunks, strict=True))
+        step = lengths["Y"] * max(1, _READ_BYTES // (lengths["Y"] * width * level.samples.dtype.itemsize))
         for top in range(0, height, step):
             yield self._stored(Box(top, min(top + step, height), 0, width))
 
@@ -275,16 +283,16 @@ def _read_in_bands(level: Level, box: Box) -> NDArray[np.generic]:
     """The samples of a stored box, axes as they are; a few rows of chunks at a time, for Zarr holds all it decodes at
     once.
     """
-    lengths = dict(zip(level.axes, level.array.chunks, strict=True))
-    row_bytes = math.prod(level.array.chunks) * level.array.dtype.itemsize * (box.width // lengths["X"] + 1)
+    lengths = dict(zip(level.axes, level.samples.chunks, strict=True))
+    row_bytes = math.prod(level.samples.chunks) * level.samples.dtype.itemsize * (box.width // lengths["X"] + 1)
     step = lengths["Y"] * max(1, _READ_BYTES // row_bytes)
     kept = [axis for axis in level.axes if axis in "YXS"]
-    sides = {"Y": box.height, "X": box.width, "S": dict(zip(level.axes, level.array.shape, strict=True)).get("S", 1)}
-    samples = np.empty([sides[axis] for axis in kept], level.array.dtype)
+    sides = {"Y": box.height, "X": box.width, "S": dict(zip(level.axes, level.samples.shape, strict=True)).get("S", 1)}
+    samples = np.empty([sides[axis] for axis in kept], level.samples.dtype)
     for top in range(box.top // step * step, box.bottom, step):
         rows = slice(max(top, box.top), min(top + step, box.bottom))
         index = {"Y": rows, "X": box.slices[1], "S": slice(None)}
-        band = np.asarray(level.array[tuple(index.get(axis, level.entries.get(axis, 0)) for axis in level.axes)])
+        band = np.asarray(level.samples[tuple(index.get(axis, level.entries.get(axis, 0)) for axis in level.axes)])
         samples[(slice(None),) * kept.index("Y") + (slice(rows.start - box.top, rows.stop - box.top),)] = band
     return samples
 
@@ -322,7 +330,7 @@ def unpack(source: Source, group: zarr.Group, name: str, progress: Callable[[int
     return unpacked(source, array)
 
 
-def unpacked(source: Source, array: Any) -> Source:
+def unpacked(source: Source, array: ChunkedArray) -> Source:
     """The source that reads its level from the array (rows, columns, channels) that the bands were unpacked into."""
     levels = [Level(level.size) for level in source.levels]
     levels[source.level] = Level(source.stored_size, array)
@@ -344,8 +352,8 @@ def proper_levels(levels: Sequence[Level]) -> tuple[Level, ...]:
 
 def _samples_of(level: Level) -> tuple[Any, str, list[int]]:
     """What two levels of one picture have in common."""
-    others = [length for axis, length in zip(level.axes, level.array.shape, strict=True) if axis not in "YX"]
-    return level.array.dtype, level.axes, others
+    others = [length for axis, length in zip(level.axes, level.samples.shape, strict=True) if axis not in "YX"]
+    return level.samples.dtype, level.axes, others
 
 
 def _same_shape(full: tuple[int, int], small: tuple[int, int]) -> bool:

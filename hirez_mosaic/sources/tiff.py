@@ -215,7 +215,7 @@ def _level(path: Path, found: _Found, number: int, colour: Colour) -> Level:
     level = Level((shape["X"], shape["Y"]), zarr.open_array(tiles, mode="r"), axes, entries=found.entries)
     if page.is_tiled:
         return level
-    channels, dtype = shape.get("S", 1), level.array.dtype
+    channels, dtype = shape.get("S", 1), level.samples.dtype
     if _lies_as_it_is(page) and not found.entries and axes in ("YX", "YXS"):
         rows = partial(
             _rows_as_they_are,
@@ -284,7 +284,7 @@ def _check_complete(path: Path, page: Any, made_up: bool) -> None:
 def _tiff_bands(source: Source, rows_per_strip: int, channels: int) -> Iterator[NDArray[np.generic]]:
     """The stored px of a TIFF in strips, from top to bottom, each strip decoded once."""
     width, height = source.stored_size
-    row_bytes = width * source.levels[0].array.dtype.itemsize * channels
+    row_bytes = width * source.levels[0].samples.dtype.itemsize * channels
     rows = max(1, _BAND_BYTES // (row_bytes * rows_per_strip)) * rows_per_strip
     for top in range(0, height, rows):
         yield source.samples(Box(top, min(top + rows, height), 0, width))

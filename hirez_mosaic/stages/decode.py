@@ -9,7 +9,7 @@ import torch
 from numpy.typing import NDArray
 
 from hirez_mosaic.engine import arrays
-from hirez_mosaic.engine.arrays import Array
+from hirez_mosaic.engine.arrays import StoredArray
 from hirez_mosaic.engine.graph import Task
 from hirez_mosaic.engine.store import Identity
 from hirez_mosaic.nets.decoders import CELL_VALUES, FEATURES, HALO, Decoder, Score, TrunkNorm
@@ -125,7 +125,7 @@ class _Decode(Stage):
     reads = (arrays.ANALYSIS.name, arrays.FEATURES.name, arrays.MOMENTS.name, arrays.DECODER)
     leaves = (arrays.CANDIDATES.name, arrays.SCORES.name, arrays.BEST.name)
 
-    def writes(self, setup: Setup) -> tuple[Array, ...]:
+    def writes(self, setup: Setup) -> tuple[StoredArray, ...]:
         k = setup.tools.candidates
         best = (arrays.BEST,) if setup.spec.together else ()
         return replace(arrays.CANDIDATES, channels=k), replace(arrays.SCORES, channels=k), *best

@@ -11,7 +11,7 @@ import torch
 from numpy.typing import NDArray
 
 from hirez_mosaic.engine import arrays
-from hirez_mosaic.engine.arrays import Array
+from hirez_mosaic.engine.arrays import StoredArray
 from hirez_mosaic.engine.graph import Task
 from hirez_mosaic.engine.store import Identity
 from hirez_mosaic.nets.scoring import as_images
@@ -135,7 +135,7 @@ class _Encode(Stage):
     def runs(self, setup: Setup) -> bool:
         return setup.tools.choice.decoder.reads_features
 
-    def writes(self, setup: Setup) -> tuple[Array, ...]:
+    def writes(self, setup: Setup) -> tuple[StoredArray, ...]:
         return replace(arrays.FEATURES, dtype=np.dtype(stored_type(setup.tools.precision)).str), arrays.MOMENTS
 
     def halo(self, setup: Setup) -> int:

@@ -1,6 +1,5 @@
 """Fit: the decoder adapted to one picture, or what an earlier fit of it left in the cache."""
 
-import copy
 import hashlib
 import json
 import os
@@ -17,7 +16,7 @@ from hirez_mosaic.engine.store import Identity
 from hirez_mosaic.errors import DecoderError, sentence
 from hirez_mosaic.nets import objective as objectives
 from hirez_mosaic.nets.choice import Choice
-from hirez_mosaic.nets.decoders import LearnedDecoder, ResidualDecoder, load_decoder
+from hirez_mosaic.nets.decoders import LearnedDecoder, load_decoder
 from hirez_mosaic.nets.fitting import WINDOW, fit
 from hirez_mosaic.nets.objective import Objective, Picture
 from hirez_mosaic.pixels.geometry import CELL, CellGrid
@@ -43,9 +42,7 @@ def fitted_decoder(
     """The chosen decoder fitted to the picture, or what an earlier fit to the same px with the same settings left in
     the cache.
     """
-    decoder = choice.decoder
-    if not isinstance(decoder, ResidualDecoder):
-        raise TypeError(f"A {decoder.kind} decoder cannot be fitted.")
+    decoder = choice.decoder.for_fitting()
     device = objective.templates.device
     file = cache / f"fitted-{_key(choice, picture.analysis, grid, objective)}.safetensors"
     if file.exists():
@@ -56,7 +53,7 @@ def fitted_decoder(
             progress(choice.fit_steps)
             return found
     found = fit(
-        copy.deepcopy(decoder),
+        decoder,
         picture,
         objective,
         choice.fit_steps,

@@ -10,7 +10,7 @@ import torch
 
 from hirez_mosaic import __version__
 from hirez_mosaic.engine import arrays
-from hirez_mosaic.engine.arrays import Array
+from hirez_mosaic.engine.arrays import StoredArray
 from hirez_mosaic.engine.graph import Task
 from hirez_mosaic.engine.store import Identity
 from hirez_mosaic.pixels.geometry import CELL, Box, CellGrid
@@ -102,7 +102,7 @@ class _Ingest(Stage):
     reads = (arrays.SOURCE,)
     leaves = (arrays.ANALYSIS.name, arrays.COLOURS.name)
 
-    def writes(self, setup: Setup) -> tuple[Array, ...]:
+    def writes(self, setup: Setup) -> tuple[StoredArray, ...]:
         return arrays.ANALYSIS, arrays.COLOURS
 
     def memory(self, setup: Setup, chunk: tuple[int, int], workers: int) -> int:

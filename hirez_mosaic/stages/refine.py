@@ -16,7 +16,7 @@ import numpy as np
 import torch
 
 from hirez_mosaic.engine import arrays
-from hirez_mosaic.engine.arrays import Array
+from hirez_mosaic.engine.arrays import StoredArray
 from hirez_mosaic.engine.graph import Task
 from hirez_mosaic.engine.store import Identity
 from hirez_mosaic.nets.objective import Objective, objective_bytes, placed, step_bytes
@@ -145,7 +145,7 @@ class _Refine(Stage):
     def chunk(self, setup: Setup) -> tuple[int, int]:
         return WINDOW, WINDOW
 
-    def writes(self, setup: Setup) -> tuple[Array, ...]:
+    def writes(self, setup: Setup) -> tuple[StoredArray, ...]:
         chunk = self.chunk(setup)
         return replace(arrays.REFINED, channels=setup.tools.candidates, chunk=chunk), replace(
             arrays.REFINED_BEST, chunk=chunk

@@ -26,7 +26,7 @@ import torch
 from numpy.typing import NDArray
 
 from hirez_mosaic.engine import arrays
-from hirez_mosaic.engine.arrays import Array
+from hirez_mosaic.engine.arrays import StoredArray
 from hirez_mosaic.engine.store import Identity
 from hirez_mosaic.nets.decoders import Decoder, Score, TrunkNorm
 from hirez_mosaic.nets.scoring import best_k, box_queries, keys_of
@@ -339,7 +339,7 @@ def keep_rules(
     Returns how far the templates' mean colours are from their cells' (without, under) the rules, Delta E in CIELAB.
     """
     grid, templates, asked = setup.grid, setup.tools.templates, setup.spec.rules
-    queries = partial(box_queries, decoder, norm, grid.box, found.analysis, features)
+    queries = partial(box_queries, decoder, norm, grid.box, analysis=found.analysis, features=features)
     ruled = RuledMap(asked, grid, len(templates), len(templates.poses), decoder.query_length)
     own = templates.mean_colours()
     if asked.min_uses:
@@ -409,7 +409,7 @@ class _Rules(Stage):
     def runs(self, setup: Setup) -> bool:
         return bool(setup.spec.rules)
 
-    def writes(self, setup: Setup) -> tuple[Array, ...]:
+    def writes(self, setup: Setup) -> tuple[StoredArray, ...]:
         return (arrays.RULED_MAP,)
 
     def memory(self, setup: Setup, chunk: tuple[int, int], workers: int) -> int:

@@ -10,7 +10,7 @@ import torch
 from numpy.typing import NDArray
 
 from hirez_mosaic.engine import arrays
-from hirez_mosaic.engine.arrays import Array
+from hirez_mosaic.engine.arrays import StoredArray
 from hirez_mosaic.engine.graph import Task
 from hirez_mosaic.engine.store import Identity
 from hirez_mosaic.pixels.far_view import REACH, FarView, far_values
@@ -128,7 +128,7 @@ class _Select(Stage):
     def chunk(self, setup: Setup) -> tuple[int, int] | None:
         return (BLOCK, BLOCK) if setup.spec.together else None
 
-    def writes(self, setup: Setup) -> tuple[Array, ...]:
+    def writes(self, setup: Setup) -> tuple[StoredArray, ...]:
         return (replace(arrays.INDEX_MAP, chunk=self.chunk(setup)),)
 
     def halo(self, setup: Setup) -> int:

@@ -11,7 +11,7 @@ from typing import Any, ClassVar
 
 import torch
 
-from hirez_mosaic.engine.arrays import Array
+from hirez_mosaic.engine.arrays import StoredArray
 from hirez_mosaic.engine.graph import Engine, StageRun, Task
 from hirez_mosaic.engine.machine import Room
 from hirez_mosaic.engine.store import Identity, Workspace
@@ -100,7 +100,7 @@ class Stage:
         """Whether this render has the stage."""
         return True
 
-    def writes(self, setup: Setup) -> tuple[Array, ...]:
+    def writes(self, setup: Setup) -> tuple[StoredArray, ...]:
         """The arrays of the workspace that it fills in this render, some of those that it leaves."""
         return ()
 

@@ -9,11 +9,11 @@ import torch
 from numpy.typing import NDArray
 
 from hirez_mosaic.nets.blur import blur_tiled
-from hirez_mosaic.nets.decoders import Decoder, TrunkNorm
+from hirez_mosaic.nets.decoders import Decoder, Looks, TrunkNorm
+from hirez_mosaic.nets.decoders.nearest import NearestL2
 from hirez_mosaic.nets.fitting import judged_windows
-from hirez_mosaic.nets.nearest import NearestAsSeen, NearestL2
 from hirez_mosaic.nets.scoring import best_k, box_queries, cell_pixels
-from hirez_mosaic.pixels.far_view import HALF_PX, OPPONENT, far_values
+from hirez_mosaic.pixels.far_view import HALF_PX, far_values
 from hirez_mosaic.pixels.geometry import CELL, CellGrid
 from hirez_mosaic.stages.together import RANK, REPEATS, choice_gap, repeat_prices
 from hirez_mosaic.templates import TemplateSet
@@ -24,33 +24,6 @@ _RICH = (
     1.5  # a set is where the nearest template is at most so many times as far, in squares, as the nearest blurred one
 )
 _REFINED = 4.0  # times as large as by px is the median gap of refined scores
-
-
-@dataclass(frozen=True)
-class Looks:
-    """How the px of a set are compared with a cell's, and colours with those seen from afar.
-
-    sharp, luma, chroma: see `NearestAsSeen`; squared errors of luma and chroma count so many times. far: weight of the
-        far view.
-    """
-
-    sharp: float
-    luma: float
-    chroma: float
-    far: float
-
-
-RICH = Looks(0.5, 1.25, 0.75, 1.0)
-"""Of sets that match what lies within a cell."""
-POOR = Looks(0.0, 1.0, 1.0, 0.5)
-"""Of sets that do not, which is why they are compared blurred."""
-
-
-def unfitted_decoder(templates: TemplateSet, looks: Looks) -> Decoder:
-    """The residual decoder where nothing was learned and nothing will be: it looks at px alone."""
-    weights = torch.tensor([looks.luma, looks.chroma, looks.chroma]).sqrt()
-    channels = weights[:, None] * torch.from_numpy(OPPONENT)
-    return NearestAsSeen(torch.from_numpy(templates.at_cell_size()), templates.fingerprint, looks.sharp, channels)
 
 
 @dataclass(frozen=True)
@@ -129,7 +102,10 @@ def _sampled(decoder: Decoder, norm: TrunkNorm | None, grid: CellGrid, analysis:
     alone.
     """
     asked = torch.cat(
-        [box_queries(decoder, norm, grid.box, analysis, features, box) for box in judged_windows(grid.box)[0]]
+        [
+            box_queries(decoder, norm, grid.box, box, analysis=analysis, features=features)
+            for box in judged_windows(grid.box)[0]
+        ]
     )
     return asked[:: -(-len(asked) // _SAMPLED)]
 

@@ -17,7 +17,7 @@ import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 from numpy.typing import NDArray
@@ -117,7 +117,7 @@ class Kept:
 class _Adding:
     """Files that are open at their ends."""
 
-    def __init__(self, kept: Kept, pixels: Any, small: Any, lines: Any) -> None:
+    def __init__(self, kept: Kept, pixels: BinaryIO, small: BinaryIO, lines: BinaryIO) -> None:
         self._kept, self._pixels, self._small, self._lines = kept, pixels, small, lines
         self._waiting: list[bytes] = []
         self._flushed = time.monotonic()

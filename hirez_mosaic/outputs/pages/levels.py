@@ -16,6 +16,7 @@ import imagecodecs
 import numpy as np
 from numpy.typing import NDArray
 
+from hirez_mosaic.pixels.array_types import Array
 from hirez_mosaic.stages.tint import Tint, tinted
 from hirez_mosaic.templates import TemplateSet
 from hirez_mosaic.templates.template_set import area_averages
@@ -90,7 +91,7 @@ def cell_level(templates: TemplateSet, columns: int, rows: int, full: tuple[int,
     return Level((columns * width, rows * height), (across * width, down * height), (full[0] / width, full[1] / height))
 
 
-def cell_tile(templates: TemplateSet, level: Level, choices: Any, tint: Tint | None) -> Tile:
+def cell_tile(templates: TemplateSet, level: Level, choices: Array, tint: Tint | None) -> Tile:
     """Makes tiles of whole cells. choices: (rows, columns) of an index map."""
     width, height = templates.tile
     across, down = level.tile[0] // width, level.tile[1] // height

@@ -40,6 +40,7 @@ from hirez_mosaic.outputs.pages.levels import (
     write_level,
 )
 from hirez_mosaic.outputs.pages.picture import picture_levels, picture_tile
+from hirez_mosaic.pixels.array_types import Array
 from hirez_mosaic.pixels.geometry import CellGrid
 from hirez_mosaic.sources import Source
 from hirez_mosaic.stages.assemble import Mosaic, Progress
@@ -68,7 +69,7 @@ class Contents:
 
     mosaic: Mosaic
     title: str
-    source: Any = None
+    source: Array | None = None
     background: tuple[int, int, int] = (255, 255, 255)
     crop: str = "centre"
     anonymous: bool = False
@@ -250,7 +251,7 @@ def _in_parts(total: int, parts: int, progress: Progress) -> Callable[[], None]:
     return tell
 
 
-def _source_px(source: Any, mosaic: Mosaic, file: Path) -> tuple[NDArray[np.uint8], tuple[float, float]]:
+def _source_px(source: Array, mosaic: Mosaic, file: Path) -> tuple[NDArray[np.uint8], tuple[float, float]]:
     """The source at some 4,096 px a side at most, but 1 px a cell at least; and px of the mosaic to one of its px."""
     (rows, columns), (width, height) = mosaic.index_map.shape, mosaic.templates.tile
     of_cell = source.shape[0] // rows
