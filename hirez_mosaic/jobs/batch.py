@@ -35,17 +35,19 @@ from hirez_mosaic.jobs.job import Job, Tools
 from hirez_mosaic.jobs.journal import FAILED, MADE, STARTED, UNCHANGED, Journal, digest, open_journal, state
 from hirez_mosaic.jobs.listener import Listener, Logged
 from hirez_mosaic.jobs.prepare import make_tools, shared_identity
+from hirez_mosaic.jobs.preview import ENDING as PREVIEW
+from hirez_mosaic.jobs.preview import default_preview
 from hirez_mosaic.jobs.render import RenderResult, forget_killed, look_ahead, run_render
 from hirez_mosaic.outputs.appearing import check_output
 from hirez_mosaic.outputs.pages import Shown, write_gallery
+from hirez_mosaic.settings.formats import NAMES, format_of, parts_of
 from hirez_mosaic.settings.parsing import is_url
-from hirez_mosaic.settings.spec import FAR_WEIGHT, FORMATS, MAX_SOURCE_PX, TILE_MAPS, RenderSpec, parts_of
+from hirez_mosaic.settings.spec import FAR_WEIGHT, MAX_SOURCE_PX, TILE_MAPS, RenderSpec
 from hirez_mosaic.sources.folder import list_pictures, stems_of_mosaics
 
 REPORT = "report.json"
 GALLERY = "index.html"
 _GRACE = 60  # seconds in which chunks that are under way should end
-_PREVIEW = ".preview.jpg"
 _PAGE = ".page"
 _log = logging.getLogger("hirez_mosaic")
 
@@ -134,9 +136,13 @@ def batch(
     overwrite: bool = False,
     background: str | tuple[int, int, int] = "white",
     crop: str = "centre",
-    compression: str = "jpeg",
-    quality: int = 90,
+    compression: str | None = None,
+    quality: int | None = None,
+    dpi: float | None = None,
+    cog: bool = False,
+    iiif: str | None = None,
     preview: bool = False,
+    no_preview: bool = False,
     max_uses: int | None = None,
     min_distance: int = 0,
     unique: bool = False,
@@ -171,9 +177,9 @@ def batch(
     `folder`; it then holds report.json, too.
 
     glob: which files, by name; with a slash, by path below `folder`. recursive: subfolders count.
-    format: of the mosaics: tif, dzi, png, jpg, webp or zarr. A mosaic is called as its picture with the other suffix,
+    format: of the mosaics: tif, dzi, png, jpg, webp, zarr or iiif. A mosaic is called as its picture with the other suffix,
         or with both suffixes where two pictures would have the same mosaic.
-    preview: also write NAME.preview.jpg. tile_map: also write NAME.csv, NAME.json or NAME.parquet: one of these
+    preview: write NAME.preview.jpg of small mosaics, too. tile_map: also write NAME.csv, NAME.json or NAME.parquet: one of these
         suffixes without its dot.
     page: also write the folders NAME.page, and index.html, a gallery of them.
     workspace: folder, or URL, in which each picture has a workspace of its own, that is kept.
@@ -218,7 +224,8 @@ def batch(
         raise SourceNotFoundError(
             f"The folder {folder} holds no pictures that match {glob}{others}; use another --glob, or --recursive."
         )
-    endings = [f".{format}", *(["_files"] * (format == "dzi")), *([_PREVIEW] * preview), *([_PAGE] * page)]
+    beside = format_of(spec.output).folder
+    endings = [f".{format}", *filter(None, [beside]), *([PREVIEW] * (not no_preview)), *([_PAGE] * page)]
     endings += [] if tile_map is None else [f".{tile_map}"]
     stems = stems_of_mosaics(listing.pictures, endings, taken=(REPORT, GALLERY))
     specs = {
@@ -255,8 +262,8 @@ def _check(folder: Path, output: Path, format: str, tile_map: str | None, jobs: 
         )
     if output.exists() and not output.is_dir():
         raise OutputExistsError(f"The output {output} is a file; name a folder.")
-    if format not in FORMATS:
-        raise SettingError(f"The format is {format!r}; use one of {', '.join(FORMATS)}.")
+    if format not in NAMES:
+        raise SettingError(f"The format is {format!r}; use one of {', '.join(NAMES)}.")
     if tile_map not in (None, *TILE_MAPS):
         raise SettingError(f"The tile map is {tile_map!r}; use one of {', '.join(TILE_MAPS)}.")
     if jobs < 1:
@@ -274,7 +281,7 @@ def _spec_of(shared: RenderSpec, source: Path, stem: Path, *, preview: bool, til
         shared,
         source=source,
         output=mosaic,
-        preview=place(_PREVIEW) if preview else None,
+        preview=place(PREVIEW) if preview else None,
         page=place(_PAGE) if shared.page else None,
         tile_map=None if tile_map is None else place(f".{tile_map}"),
         workspace=shared.workspace
@@ -480,7 +487,9 @@ class _Batch:
 
         def finished(result: RenderResult) -> None:
             outcome = self._outcomes[name] = _outcome_of(name, output, result, time.perf_counter() - start)
-            self._journal.append({**asdict(outcome), **record, "state": state(*parts_of(spec.output))})
+            preview = [] if result.preview is None else [self._named(result.preview)]
+            files = list(dict.fromkeys([*record["files"], *preview]))
+            self._journal.append({**asdict(outcome), **record, "files": files, "state": state(*parts_of(spec.output))})
 
         self._render(name, spec, heard, finished)
         return self._outcomes[name]
@@ -514,11 +523,17 @@ class _Batch:
         spec.output.parent.mkdir(parents=True, exist_ok=True)
         for file in self._files(name):
             check_output(self._output / file, spec.overwrite or self._journal.owns(file))
-        return replace(spec, overwrite=True)
+        preview = default_preview(spec.output)
+        is_others = preview.exists() and not (spec.overwrite or self._journal.owns(self._named(preview)))
+        return replace(spec, overwrite=True, no_preview=spec.no_preview or (is_others and spec.preview is None))
+
+    def _named(self, path: Path) -> str:
+        """A path relative to the output folder."""
+        return path.relative_to(self._output).as_posix()
 
     def _files(self, name: str) -> list[str]:
         """All that the render of a picture leaves, relative to the output folder."""
-        return [path.relative_to(self._output).as_posix() for path in _files_of(self._specs[name])]
+        return [self._named(path) for path in _files_of(self._specs[name])]
 
     def _planned(self, name: str, look: Callable[[Job], None] | None, job: Job) -> None:
         """Raise DiskSpaceError where the disk has no room for this picture beside what those under way have yet to
@@ -557,10 +572,9 @@ def _settings_digest(spec: RenderSpec, tools: Tools) -> str:
         spec.scale,
         spec.columns,
         spec.tint,
-        spec.compression,
-        spec.quality,
+        spec.encoding,
         spec.output.suffix,
-        spec.preview and _PREVIEW,
+        spec.preview and PREVIEW,
     ]
     shown = None if spec.page is None else [spec.anonymous, spec.thumbnails]
     told = [*map(str, made), spec.tile_map and spec.tile_map.suffix, shown, shared_identity(spec, tools)]

@@ -55,7 +55,7 @@ def disk_needed(
     """
     ruled = rules.scratch_bytes(plan.grid, decoder.query_length, k) if rules_of(spec) else 0
     work = ruled + workspace_bytes(plan.grid, plan.chunk, feature_bytes if decoder.reads_features else 0, k) + unpacked
-    mosaic = mosaic_file.output_bytes(plan.grid.mosaic_size, spec.output, spec.compression, spec.quality)
+    mosaic = mosaic_file.output_bytes(plan.grid.mosaic_size, spec.output, spec.encoding)
     if spec.page is not None:
         mosaic += pages.output_bytes(plan.grid.mosaic_size, spec.tile, templates)
     target = spec.output.absolute().parent

@@ -19,6 +19,7 @@ from hirez_mosaic.jobs.decoder import choose_decoder
 from hirez_mosaic.jobs.job import Job, Tools, hidden_workspace
 from hirez_mosaic.jobs.listener import Listener
 from hirez_mosaic.jobs.plan import candidates_kept, make_plan, make_room, rules_of
+from hirez_mosaic.jobs.preview import with_preview
 from hirez_mosaic.jobs.template_sets import chosen_templates
 from hirez_mosaic.nets.device import resolve_device, resolve_precision
 from hirez_mosaic.nets.vgg import VGG16, make_encoder
@@ -52,6 +53,7 @@ def prepare(spec: RenderSpec, listener: Listener, cleanup: ExitStack, tools: Too
     grid = CellGrid.over(source.size, spec.tile, spec.scale, spec.columns)
     source = source.for_step(grid.source_step)
     spec.check_mosaic_size(grid.mosaic_size)
+    spec = with_preview(spec, grid.mosaic_size, "source", listener)
     tools = tools or make_tools(spec, listener, cleanup)
     rules_of(spec).check(grid.rows, grid.columns, len(tools.templates.names))
     place = spec.workspace or str(hidden_workspace(spec.output))

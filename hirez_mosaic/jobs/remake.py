@@ -5,7 +5,7 @@ seconds.
 import time
 from collections.abc import Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -14,11 +14,13 @@ from hirez_mosaic.engine.machine import cores
 from hirez_mosaic.errors import TileMapError
 from hirez_mosaic.files.fresh import fresh
 from hirez_mosaic.jobs.listener import Listener
+from hirez_mosaic.jobs.preview import with_preview
 from hirez_mosaic.jobs.template_sets import cached_templates
 from hirez_mosaic.outputs.appearing import Appearing, check_output
 from hirez_mosaic.outputs.mosaic_file import write_mosaic, write_preview
 from hirez_mosaic.outputs.pages import Contents, write_page
 from hirez_mosaic.outputs.tile_map import TileMap, check_tile_map, read_tile_map
+from hirez_mosaic.settings.record import record_of
 from hirez_mosaic.settings.spec import RenderSpec
 from hirez_mosaic.stages.assemble import Mosaic
 from hirez_mosaic.stages.tint import Tint
@@ -51,9 +53,13 @@ def assemble_tile_map(
     overwrite: bool = False,
     background: str | tuple[int, int, int] = "white",
     crop: str = "centre",
-    compression: str = "jpeg",
-    quality: int = 90,
+    compression: str | None = None,
+    quality: int | None = None,
+    dpi: float | None = None,
+    cog: bool = False,
+    iiif: str | None = None,
     preview: str | Path | None = None,
+    no_preview: bool = False,
     jobs: int | None = None,
     exclude: Sequence[str] = (),
     strict: bool = False,
@@ -89,6 +95,7 @@ def assemble_tile_map(
     read = read_tile_map(source, found, banned, tint)
     mosaic = mosaic_of(read)
     spec.check_mosaic_size(mosaic.size)
+    spec = with_preview(spec, mosaic.size, "tile map", listener)
     _write(spec, mosaic, read, listener)
     rows, columns = read.index_map.shape
     distinct = len(np.unique(read.index_map // len(read.templates.poses)))
@@ -111,7 +118,7 @@ def _write(spec: RenderSpec, mosaic: Mosaic, read: TileMap, listener: Listener) 
         with listener.stage("assemble", read.index_map.size, "cells") as progress:
             if spec.preview is not None:
                 write_preview(mosaic, appearing.enter_context(fresh(spec.preview)))
-            write_mosaic(mosaic, made, progress, compression=spec.compression, quality=spec.quality)
+            write_mosaic(mosaic, made, progress, replace(spec.encoding, record=record_of(spec)))
         if page is not None:
             contents = Contents(
                 mosaic, spec.source.stem, read.source, spec.background, spec.crop, spec.anonymous, spec.thumbnails

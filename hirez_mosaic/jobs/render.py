@@ -36,6 +36,7 @@ from hirez_mosaic.outputs.tile_map import cells_of, write_tile_map
 from hirez_mosaic.pixels.colour import to_lab
 from hirez_mosaic.pixels.far_view import OPPONENT, REACH, FarView
 from hirez_mosaic.pixels.geometry import CELL, Box
+from hirez_mosaic.settings.record import record_of
 from hirez_mosaic.settings.spec import FAR_WEIGHT, MAX_SOURCE_PX, RenderSpec
 from hirez_mosaic.sources import Source, unpack, unpacked
 from hirez_mosaic.stages.assemble import Mosaic
@@ -128,9 +129,13 @@ def render(
     overwrite: bool = False,
     background: str | tuple[int, int, int] = "white",
     crop: str = "centre",
-    compression: str = "jpeg",
-    quality: int = 90,
+    compression: str | None = None,
+    quality: int | None = None,
+    dpi: float | None = None,
+    cog: bool = False,
+    iiif: str | None = None,
     preview: str | Path | None = None,
+    no_preview: bool = False,
     max_uses: int | None = None,
     min_distance: int = 0,
     unique: bool = False,
@@ -162,7 +167,7 @@ def render(
 
     source: a picture: TIFF of any kind, Zarr array or group, or anything libvips reads.
     tile: template size, px: 32, "32" or "48x32", or (width, height).
-    output: its suffix chooses the format (.tif .dzi .png .jpg .webp .zarr); SOURCE-stem.mosaic.tif here where None.
+    output: its suffix chooses the format (.tif .dzi .png .jpg .webp .zarr .iiif); SOURCE-stem.mosaic.tif here where None.
     scale: mosaic px per source px, 1 where None; cells = ceil(source px x scale / tile). columns: cells across,
         instead.
     decoder: "auto" (a trained one of these templates from the cache, else "residual"), "residual" (nearest template as
@@ -187,8 +192,13 @@ def render(
     background: under transparent px of source and templates: a name, "#rrggbb" or (r, g, b).
     crop: what stays of templates that are not of the tile's shape: "centre"; "attention", as libvips sees it; or
         "faces", their eyes in the upper third.
-    compression, quality: of TIFF and of lossy formats.
-    preview: also write the mosaic at 1,600 px on its longer side.
+    compression: of a TIFF: "jpeg" (the default), "deflate", "lzw", "webp" or "none". quality: of JPEG and WebP, 90
+        where None.
+    dpi: dots an inch that the file tells, 300 where None.
+    cog: lay a TIFF out as a Cloud Optimized GeoTIFF, whose levels are pages of their own.
+    iiif: address of the folder in which a .iiif will be served; "http://localhost:8000" where None.
+    preview: also write the mosaic at 1,600 px on its longer side. Of more than 50 Mpx it is written in any case, to
+        NAME.preview.jpg beside the output, where no such file is. no_preview: not even then.
     max_uses: of one template. min_distance: cells that lie between two uses of it in every direction.
     unique: the same as max_uses=1. no_repeat_neighbours: as min_distance=1. See `rules` for how these are kept.
     min_uses: of every template. use_all: the same as min_uses=1.
@@ -322,6 +332,7 @@ class _Chosen:
 def _run_stages(job: Job, workspace: Workspace, listener: Logged) -> RenderResult:
     """Choose and assemble."""
     spec, clock, templates = job.spec, Clock(job, listener), job.tools.templates
+    encoding = replace(spec.encoding, record=record_of(spec))
     chosen = _choose(job, workspace, clock, listener)
     tint = Tint.of(templates, chosen.colours, spec.tint) if spec.tint else None
     with ExitStack() as appearing:  # all at the end, so that a start that was broken off finds none of them there
@@ -331,7 +342,7 @@ def _run_stages(job: Job, workspace: Workspace, listener: Logged) -> RenderResul
 
         def write(index_map: Any, progress: Callable[[int], None]) -> None:
             growing = Mosaic(index_map, templates, tint)
-            write_mosaic(growing, made, progress, compression=spec.compression, quality=spec.quality)
+            write_mosaic(growing, made, progress, encoding)
 
         if chosen.left:
             clock.run_beside(*chosen.left, workers=chosen.workers, index_map=chosen.index_map, write=write)

@@ -8,7 +8,9 @@ from itertools import combinations
 from pathlib import Path
 from typing import Any, Self
 
-from hirez_mosaic.errors import OutputError, SettingError
+from hirez_mosaic.errors import SettingError
+from hirez_mosaic.settings import formats
+from hirez_mosaic.settings.formats import PREVIEWS, SUFFIXES, Encoding, parts_of
 from hirez_mosaic.settings.parsing import (
     check_crop,
     check_turnable,
@@ -19,10 +21,7 @@ from hirez_mosaic.settings.parsing import (
     parse_tile,
 )
 
-SUFFIXES = (".tif", ".tiff", ".dzi", ".png", ".jpg", ".jpeg", ".webp", ".zarr")
-FORMATS = ("tif", "dzi", "png", "jpg", "webp", "zarr")
 TILE_MAPS = ("csv", "json", "parquet")
-COMPRESSIONS = ("jpeg", "deflate", "lzw", "webp", "none")
 PRECISIONS = ("auto", "float32", "bfloat16")
 DECODERS = ("auto", "residual", "paper", "l2", "ssim")
 CHOOSING = ("auto", "together", "alone")
@@ -33,7 +32,8 @@ DUPLICATE_LEVELS = 3.0
 MAX_SOURCE_PX = 10**12
 """Px that a header is believed: the largest photograph there is, of Rembrandt's Night Watch, has 0.717 x 10**12."""
 MAX_DISTANCE = 100
-_SIZE_LIMITS = {".jpg": 65_500, ".jpeg": 65_500, ".webp": 16_383}
+PREVIEW_FROM_PX = 50_000_000
+"""Px of a mosaic from which it is previewed without being asked."""
 
 
 @dataclass(frozen=True)
@@ -65,9 +65,13 @@ class RenderSpec:
     overwrite: bool = False
     background: tuple[int, int, int] = (255, 255, 255)
     crop: str = "centre"
-    compression: str = "jpeg"
-    quality: int = 90
+    compression: str | None = None
+    quality: int | None = None
+    dpi: float | None = None
+    cog: bool = False
+    iiif: str | None = None
     preview: Path | None = None
+    no_preview: bool = False
     max_uses: int | None = None
     min_distance: int = 0
     unique: bool = False
@@ -167,20 +171,28 @@ class RenderSpec:
                 raise SettingError(f"The {name} is {number}; use 1 or more.")
         if self.channel == 0:
             raise SettingError("The channel is 0; use 1 or more.")
-        if not 1 <= self.quality <= 100:
-            raise SettingError(f"The quality is {self.quality}; use 1 to 100.")
         if self.precision not in PRECISIONS:
             raise SettingError(f"The precision is {self.precision!r}; use one of {', '.join(PRECISIONS)}.")
-        if self.compression not in COMPRESSIONS:
-            raise SettingError(f"The compression is {self.compression!r}; use one of {', '.join(COMPRESSIONS)}.")
-        if self.output.suffix.lower() not in SUFFIXES:
-            raise SettingError(f"The output {self.output} has no known suffix; use one of {', '.join(SUFFIXES)}.")
-        if self.preview is not None and self.preview.suffix.lower() not in (".png", ".jpg", ".jpeg", ".webp"):
+        formats.check_options(self.output, self._encoded)
+        if self.preview is not None and self.preview.suffix.lower() not in PREVIEWS:
             raise SettingError(f"The preview {self.preview} has no known suffix; use .png, .jpg or .webp.")
+        if self.preview is not None and self.no_preview:
+            raise SettingError("--preview asks for one and --no-preview for none; leave one of them out.")
         if self.page is not None:
             check_page(self.page)
         if self.thumbnails is not None and self.thumbnails < 1:
             raise SettingError(f"Templates are shown at {self.thumbnails} px; use 1 or more.")
+
+    @property
+    def _encoded(self) -> dict[str, Any]:
+        """What was asked for of how the mosaic is encoded, by the names of `Encoding`."""
+        names = ("compression", "quality", "dpi", "cog", "iiif")
+        return {name: getattr(self, name) for name in names}
+
+    @property
+    def encoding(self) -> Encoding:
+        """How the px of the mosaic are encoded."""
+        return Encoding(**{name: value for name, value in self._encoded.items() if value is not None})
 
     @property
     def fit_steps(self) -> int:
@@ -239,19 +251,7 @@ class RenderSpec:
 
     def check_mosaic_size(self, size: tuple[int, int]) -> None:
         """Raise OutputError where the output's format ends below `size` (width, height) px."""
-        limit = _SIZE_LIMITS.get(self.output.suffix.lower())
-        if limit is not None and max(size) > limit:
-            raise OutputError(
-                f"The mosaic is {size[0]} x {size[1]} px and {self.output.suffix} ends at {limit} px a side; "
-                "use .tif, .dzi, .png or .zarr, or a smaller --scale."
-            )
-
-
-def parts_of(output: Path) -> list[Path]:
-    """Every file or folder that an output consists of, the one people open last."""
-    if output.suffix.lower() == ".dzi":
-        return [output.with_name(f"{output.stem}_files"), output]
-    return [output]
+        formats.check_mosaic_size(self.output, size)
 
 
 def check_page(page: Path) -> None:
