@@ -23,6 +23,7 @@ from hirez_mosaic.files.fresh import fresh
 from hirez_mosaic.jobs.clock import Clock
 from hirez_mosaic.jobs.job import Job, Tools, hidden_workspace
 from hirez_mosaic.jobs.listener import Listener, Logged
+from hirez_mosaic.jobs.notebook import MosaicView, ShownPage, page_of
 from hirez_mosaic.jobs.plan import candidates_kept, rules_of
 from hirez_mosaic.jobs.prepare import prepare
 from hirez_mosaic.nets.decoders import FEATURES, Decoder, LearnedDecoder, load_decoder
@@ -103,6 +104,45 @@ class RenderResult:
     def mpx_per_second(self) -> float:
         """Mosaic px per second of all stages, in millions."""
         return self.size[0] * self.size[1] / 1e6 / self.total_seconds
+
+    @property
+    def _view(self) -> MosaicView:
+        (width, height), (columns, rows) = self.size, self.cells
+        figures = {
+            "mosaic": str(self.output),
+            "size": f"{width:,} x {height:,} px, {width * height / 1e6:,.1f} Mpx",
+            "cells": f"{columns:,} x {rows:,}",
+            "templates": f"{self.distinct_templates:,} of {self.templates:,} used",
+            "time": f"{self.total_seconds:,.1f} s, {self.mpx_per_second:,.1f} Mpx/s",
+        }
+        return MosaicView(self.output, self.size, self.preview, figures)
+
+    def _repr_png_(self) -> bytes | None:
+        return self._view.png()
+
+    def _repr_html_(self) -> str:
+        return self._view.html()
+
+    def page(
+        self,
+        folder: str | Path | None = None,
+        *,
+        templates: str | Path | None = None,
+        height: int = 600,
+        overwrite: bool = False,
+    ) -> ShownPage:
+        """The page of this mosaic, which a notebook shows in a frame of so many px.
+
+        The page that the render wrote where it did; else one is written.
+        folder: where to; NAME.page beside the mosaic where None. templates: their folder, with which the page knows
+            every cell, where the render wrote a tile map. overwrite: replace a page that is there.
+
+        Raises a subclass of HirezMosaicError where no page can be made.
+        """
+        if self.page_folder is not None and folder is None:
+            return ShownPage(self.page_folder, height)
+        tile = self.size[0] // self.cells[0], self.size[1] // self.cells[1]
+        return ShownPage(page_of(self.output, self.tile_map, tile, folder, templates, overwrite), height)
 
 
 def render(

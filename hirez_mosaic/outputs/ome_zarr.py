@@ -11,29 +11,29 @@ from hirez_mosaic.outputs.pyramid import Px, Tile, encoded, level_sizes
 from hirez_mosaic.settings.formats import Encoding
 from hirez_mosaic.stages.assemble import Mosaic, Progress
 
-SIDE = 512
-"""Of a chunk, px."""
+CHUNK = (1024, 256)
+"""(width, height), px; of all channels."""
 _AXES = ("c", "y", "x")
 
 
 def save_zarr(mosaic: Mosaic, path: Path, progress: Progress, encoding: Encoding) -> None:
     """Write a mosaic as OME-Zarr. progress: hears of cells. Raises OSError."""
-    sizes = level_sizes(mosaic.size, SIDE)
+    sizes = level_sizes(mosaic.size, CHUNK[1])
     group = zarr.create_group(path, zarr_format=3, attributes={"ome": _described(path.stem, len(sizes), encoding)})
     arrays = [_array(group, str(level), size) for level, size in enumerate(sizes)]
 
     def write(tile: Tile, px: Px) -> None:
-        top, left = tile.row * SIDE, tile.column * SIDE
+        top, left = tile.row * CHUNK[1], tile.column * CHUNK[0]
         arrays[tile.level][:, top : top + px.shape[0], left : left + px.shape[1]] = px.transpose(2, 0, 1)
 
-    with closing(encoded(mosaic, SIDE, progress, write)) as tiles:
+    with closing(encoded(mosaic, CHUNK, progress, write)) as tiles:
         for _ in tiles:
             pass
 
 
 def _array(group: zarr.Group, name: str, size: tuple[int, int]) -> "zarr.Array[Any]":
     width, height = size
-    chunks = (3, min(SIDE, height), min(SIDE, width))
+    chunks = (3, min(CHUNK[1], height), min(CHUNK[0], width))
     return group.create_array(name, shape=(3, height, width), chunks=chunks, dtype="u1", dimension_names=_AXES)
 
 

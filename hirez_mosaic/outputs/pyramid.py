@@ -44,24 +44,21 @@ def level_sizes(size: tuple[int, int], side: int) -> list[tuple[int, int]]:
     return sizes
 
 
-def tiles_of(size: tuple[int, int], side: int) -> tuple[int, int]:
-    """How many tiles of `side` px a level of `size` (width, height) px has, across and down."""
-    return -(-size[0] // side), -(-size[1] // side)
+def projected_bytes(width: int, tile: tuple[int, int], strip: int) -> int:
+    """Bytes that cutting a mosaic of `width` px into tiles of (width, height) px holds. strip: of px on their way in."""
+    return 2 * strip + 6 * width * 3 * tile[1] + cores() * 16 * 3 * tile[0] * tile[1]
 
 
-def projected_bytes(width: int, side: int, strip: int) -> int:
-    """Bytes that cutting a mosaic of `width` px into tiles holds. strip: of px on their way in."""
-    return 2 * strip + 6 * width * 3 * side + cores() * 16 * 3 * side * side
-
-
-def encoded(mosaic: Mosaic, side: int, progress: Progress, encode: Encode[_Made]) -> Iterator[tuple[Tile, _Made]]:
-    """Every tile of every level, encoded; always in the same order. side: of a tile, px, an even number.
+def encoded(
+    mosaic: Mosaic, tile: tuple[int, int], progress: Progress, encode: Encode[_Made]
+) -> Iterator[tuple[Tile, _Made]]:
+    """Every tile of every level, encoded; always in the same order. tile: (width, height) of one, px, even numbers.
 
     progress: hears of the cells of level 0 as their px are made.
     """
     pool = ThreadPoolExecutor(cores())
     try:
-        yield from _Pyramid(mosaic, side, encode, pool).tiles(progress)
+        yield from _Pyramid(mosaic, tile, encode, pool).tiles(progress)
     finally:
         pool.shutdown(cancel_futures=True)
 
@@ -69,9 +66,9 @@ def encoded(mosaic: Mosaic, side: int, progress: Progress, encode: Encode[_Made]
 class _Pyramid(Generic[_Made]):
     """The tiles of a mosaic on their way through a pool."""
 
-    def __init__(self, mosaic: Mosaic, side: int, encode: Encode[_Made], pool: ThreadPoolExecutor) -> None:
-        self._mosaic, self._side, self._encode, self._pool = mosaic, side, encode, pool
-        self._sizes = level_sizes(mosaic.size, side)
+    def __init__(self, mosaic: Mosaic, tile: tuple[int, int], encode: Encode[_Made], pool: ThreadPoolExecutor) -> None:
+        self._mosaic, (self._across, self._down), self._encode, self._pool = mosaic, tile, encode, pool
+        self._sizes = level_sizes(mosaic.size, self._down)
         self._bands = [self._empty(level, 0) for level in range(len(self._sizes))]
         self._filled, self._row = [0] * len(self._sizes), [0] * len(self._sizes)
         self._waiting = deque[tuple[Tile, Future[tuple[_Made, Px]]]]()
@@ -89,7 +86,7 @@ class _Pyramid(Generic[_Made]):
 
     def _empty(self, level: int, row: int) -> Px:
         width, height = self._sizes[level]
-        return np.empty((max(0, min(self._side, height - row * self._side)), width, 3), np.uint8)
+        return np.empty((max(0, min(self._down, height - row * self._down)), width, 3), np.uint8)
 
     def _parts(self, lines: Px) -> Iterator[Px]:
         """Rows of px, cut where a band of level 0 ends."""
@@ -106,10 +103,9 @@ class _Pyramid(Generic[_Made]):
     def _submit(self, level: int) -> None:
         """Hand the tiles of a full band to the pool, and begin the next one."""
         band, row = self._bands[level], self._row[level]
-        for column in range(tiles_of(self._sizes[level], self._side)[0]):
-            px = band[:, column * self._side : (column + 1) * self._side]
-            last = level + 1 == len(self._sizes)
-            tile = Tile(level, row, column)
+        last = level + 1 == len(self._sizes)
+        for column, left in enumerate(range(0, self._sizes[level][0], self._across)):
+            px, tile = band[:, left : left + self._across], Tile(level, row, column)
             self._waiting.append((tile, self._pool.submit(self._work, tile, px, last)))
         self._row[level], self._filled[level] = row + 1, 0
         self._bands[level] = self._empty(level, row + 1)
@@ -127,7 +123,7 @@ class _Pyramid(Generic[_Made]):
             yield tile, made
             above = tile.level + 1
             if half.size:
-                top, left = self._filled[above], tile.column * self._side // 2
+                top, left = self._filled[above], tile.column * self._across // 2
                 self._bands[above][top : top + half.shape[0], left : left + half.shape[1]] = half
                 is_last = left + half.shape[1] == self._sizes[above][0]
                 if is_last and self._add_rows(above, half.shape[0]):

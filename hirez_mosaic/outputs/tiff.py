@@ -59,7 +59,7 @@ def save_tiff(mosaic: Mosaic, path: Path, progress: Progress, encoding: Encoding
     levels = [_Tiles(size) for size in level_sizes(mosaic.size, SIDE)]
     encode, tables = _encoder(encoding)
     made = path.with_name(f"{path.name}.tiles") if encoding.cog else path
-    with made.open("wb") as file, closing(encoded(mosaic, SIDE, progress, encode)) as tiles:
+    with made.open("wb") as file, closing(encoded(mosaic, (SIDE, SIDE), progress, encode)) as tiles:
         file.write(bytes(_HEADER))
         for tile, data in tiles:
             levels[tile.level].offsets.append(file.tell())

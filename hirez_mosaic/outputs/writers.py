@@ -50,8 +50,8 @@ def _vips_memory(levels: int) -> Callable[[int, int, int], int]:
     return lambda width, height, strip: 4 * strip + levels * 3 * _VIPS_LINES * width * 3 + _VIPS_BYTES
 
 
-def _tiles_memory(side: int) -> Callable[[int, int, int], int]:
-    return lambda width, height, strip: pyramid.projected_bytes(width, side, strip) + _VIPS_BYTES
+def _tiles_memory(tile: tuple[int, int]) -> Callable[[int, int, int], int]:
+    return lambda width, height, strip: pyramid.projected_bytes(width, tile, strip) + _VIPS_BYTES
 
 
 def _save_png(image: pyvips.Image, file: Path, encoding: Encoding) -> None:
@@ -105,12 +105,12 @@ def _through_vips(save: Callable[[pyvips.Image, Path, Encoding], None]) -> Save:
 
 
 WRITERS = {
-    "tif": Writer(tiff.save_tiff, None, _tiles_memory(tiff.SIDE)),
+    "tif": Writer(tiff.save_tiff, None, _tiles_memory((tiff.SIDE, tiff.SIDE))),
     "dzi": Writer(_through_vips(_save_deep_zoom), "jpeg", _vips_memory(2)),
     "png": Writer(_through_vips(_save_png), "none", _vips_memory(1)),
     "jpg": Writer(_through_vips(_save_jpeg), "jpeg", _vips_memory(1)),
     "webp": Writer(_through_vips(_save_webp), "webp", lambda width, height, strip: 8 * width * height),
-    "zarr": Writer(ome_zarr.save_zarr, "none", _tiles_memory(ome_zarr.SIDE)),
+    "zarr": Writer(ome_zarr.save_zarr, "none", _tiles_memory(ome_zarr.CHUNK)),
     "iiif": Writer(_through_vips(_save_iiif), "jpeg", _vips_memory(4)),
 }
 """By the name of the format. WebP's encoder wants the whole picture."""

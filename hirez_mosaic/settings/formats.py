@@ -98,11 +98,12 @@ def parts_of(output: Path) -> list[Path]:
 def is_of_mosaic(folder: Path) -> bool:
     """Whether a folder is called as one of a mosaic and holds nothing but what such a one does."""
     names = visible(folder)
-    return any(
-        all(re.fullmatch(one.inside or "", name) for name in names)
+    called = (
+        one.inside
         for one in FORMATS
         if (folder.name.endswith(one.folder) if one.folder else folder.suffix.lower() in one.suffixes)
     )
+    return any(all(re.fullmatch(inside, name) for name in names) for inside in called if inside is not None)
 
 
 def visible(folder: Path) -> set[str]:
@@ -126,7 +127,10 @@ def check_options(output: Path, given: Mapping[str, object]) -> None:
 
     given: by the names of `Encoding`; None, or False, for what was not given.
     """
-    found, asked = format_of(output), {name: value for name, value in given.items() if value not in (None, False)}
+    found, asked = (
+        format_of(output),
+        {name: value for name, value in given.items() if value is not None and value is not False},
+    )
     for name in asked:
         if name not in found.options:
             raise SettingError(
