@@ -475,7 +475,7 @@ class _Batch:
     def _made(self, name: str, output: str, heard: Listener) -> Outcome:
         """Make the mosaic of a picture, and say so in the journal before and afterwards."""
         spec = self._may_write(name)
-        record = {
+        record: dict[str, Any] = {
             "source": name,
             "output": output,
             "content": self._content(name),

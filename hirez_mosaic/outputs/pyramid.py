@@ -6,7 +6,7 @@ them into the next level, the px of the next band are made. So two bands of each
 """
 
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Generic, TypeVar
@@ -51,7 +51,7 @@ def projected_bytes(width: int, tile: tuple[int, int], strip: int) -> int:
 
 def encoded(
     mosaic: Mosaic, tile: tuple[int, int], progress: Progress, encode: Encode[_Made]
-) -> Iterator[tuple[Tile, _Made]]:
+) -> Generator[tuple[Tile, _Made], None, None]:
     """Every tile of every level, encoded; always in the same order. tile: (width, height) of one, px, even numbers.
 
     progress: hears of the cells of level 0 as their px are made.

@@ -115,8 +115,10 @@ def _differences(px: Px) -> Px:
 
 _CODECS: dict[str, Callable[[Px, int], bytes]] = {
     "none": lambda px, quality: px.tobytes(),
-    "deflate": lambda px, quality: bytes(imagecodecs.deflate_encode(_differences(px), level=_LEVEL, raw=False)),
-    "lzw": lambda px, quality: bytes(imagecodecs.lzw_encode(_differences(px))),
+    "deflate": lambda px, quality: bytes(
+        imagecodecs.deflate_encode(_differences(px).tobytes(), level=_LEVEL, raw=False)
+    ),
+    "lzw": lambda px, quality: bytes(imagecodecs.lzw_encode(_differences(px).tobytes())),
     "webp": lambda px, quality: bytes(imagecodecs.webp_encode(px, level=quality, lossless=False)),
 }
 
@@ -231,7 +233,7 @@ def _write_cog(file: BinaryIO, tiles_file: BinaryIO, levels: Sequence[_Tiles], d
         placed.append(start)
         length = len(_directory(_with_tiles(describe(tiles, tiles is levels[0]), tiles, big), 0, 0, big))
         start += length + -length % 8
-    moved = []
+    moved: list[_Tiles] = []
     for tiles in reversed(levels):
         lengths = np.frombuffer(tiles.lengths, np.uint64)
         offsets = np.uint64(start) + np.concatenate(([0], np.cumsum(lengths)[:-1])).astype(np.uint64)

@@ -4,7 +4,7 @@
 """
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -45,16 +45,14 @@ class Format:
     limit: px a side, at most; None where it has no end.
     folder: how the name of the folder beside the file ends, with which it replaces the suffix; None where there is none.
     inside: what the names in its folder look like, where it is or has one; a folder of others is never replaced.
-    lossless: whether its px are exact without being asked. levels: whether it holds smaller versions, too.
+    levels: whether it holds smaller versions, too.
     """
 
     suffixes: tuple[str, ...]
-    about: str
     options: tuple[str, ...] = ()
     limit: int | None = None
     folder: str | None = None
     inside: str | None = None
-    lossless: bool = False
     levels: bool = False
 
     @property
@@ -68,13 +66,13 @@ class Format:
 
 
 FORMATS = (
-    Format((".tif", ".tiff"), "tiled pyramidal TIFF", ("compression", "quality", "dpi", "cog"), levels=True),
-    Format((".dzi",), "Deep Zoom", ("quality",), folder="_files", inside=r"\d+|vips-properties\.xml", levels=True),
-    Format((".png",), "PNG", ("dpi",), limit=2**31 - 1, lossless=True),
-    Format((".jpg", ".jpeg"), "JPEG", ("quality", "dpi"), limit=65_500),
-    Format((".webp",), "WebP", ("quality",), limit=16_383),
-    Format((".zarr",), "OME-Zarr", inside=r"zarr\.json|c|\d+", lossless=True, levels=True),
-    Format((".iiif",), "IIIF image", ("quality", "iiif"), inside=r"info\.json|full|\d+,\d+,\d+,\d+", levels=True),
+    Format((".tif", ".tiff"), ("compression", "quality", "dpi", "cog"), levels=True),
+    Format((".dzi",), ("quality",), folder="_files", inside=r"\d+|vips-properties\.xml", levels=True),
+    Format((".png",), ("dpi",)),
+    Format((".jpg", ".jpeg"), ("quality", "dpi"), limit=65_500),
+    Format((".webp",), ("quality",), limit=16_383),
+    Format((".zarr",), inside=r"zarr\.json|c|\d+", levels=True),
+    Format((".iiif",), ("quality", "iiif"), inside=r"info\.json|full|\d+,\d+,\d+,\d+", levels=True),
 )
 NAMES = tuple(one.name for one in FORMATS)
 SUFFIXES = tuple(suffix for one in FORMATS for suffix in one.suffixes)
@@ -160,5 +158,5 @@ def check_mosaic_size(output: Path, size: tuple[int, int]) -> None:
         )
 
 
-def _or(words: "list[str] | tuple[str, ...]") -> str:
+def _or(words: Sequence[str]) -> str:
     return words[0] if len(words) == 1 else f"{', '.join(words[:-1])} or {words[-1]}"
