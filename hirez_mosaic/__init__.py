@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from hirez_mosaic.jobs.listener import Listener
     from hirez_mosaic.jobs.remake import assemble_tile_map
     from hirez_mosaic.jobs.render import RenderResult, render
+    from hirez_mosaic.jobs.text_listener import TextListener
     from hirez_mosaic.jobs.train import train
 
 _LAZY = {
@@ -26,6 +27,7 @@ _LAZY = {
     "Listener": "jobs.prepare",
     "Outcome": "jobs.batch",
     "RenderResult": "jobs.render",
+    "TextListener": "jobs.text_listener",
     "assemble_tile_map": "jobs.remake",
     "batch": "jobs.batch",
     "compare": "jobs.compare",
@@ -41,6 +43,7 @@ __all__ = [
     "Listener",
     "Outcome",
     "RenderResult",
+    "TextListener",
     "__version__",
     "assemble_tile_map",
     "batch",

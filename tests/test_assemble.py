@@ -1,4 +1,6 @@
 import errno
+import itertools
+import json
 import shutil
 from fractions import Fraction
 from pathlib import Path
@@ -12,16 +14,16 @@ from conftest import photo
 from PIL import Image
 
 from hirez_mosaic.errors import DiskSpaceError, OutputError, OutputExistsError
-from hirez_mosaic.outputs import appearing, mosaic_file, stream
+from hirez_mosaic.outputs import appearing, ome_zarr, stream, tiff
 from hirez_mosaic.outputs.appearing import check_output
 from hirez_mosaic.outputs.mosaic_file import assemble, output_bytes, projected_bytes, write_preview
 from hirez_mosaic.outputs.stream import MosaicStream, strip_rows
 from hirez_mosaic.pixels.geometry import CellGrid
-from hirez_mosaic.settings.writing import COMPRESSIONS
+from hirez_mosaic.settings.formats import COMPRESSIONS, Encoding
 from hirez_mosaic.stages.assemble import Mosaic
 from hirez_mosaic.templates import TemplateSet
 
-FORMATS = ["a.tif", "a.dzi", "a.png", "a.jpg", "a.webp", "a.zarr"]
+FORMATS = ["a.tif", "a.dzi", "a.png", "a.jpg", "a.webp", "a.zarr", "a.iiif"]
 LOSSLESS_COMPRESSIONS = [name for name in COMPRESSIONS if name not in ("jpeg", "webp")]
 
 
@@ -47,9 +49,22 @@ def levels_of(path):
     return sorted(path.with_name(f"{path.stem}_files").glob("[0-9]*"), key=lambda level: int(level.name))
 
 
+def tiles_of_iiif(path):
+    told = json.loads((path / "info.json").read_text())
+    whole, side = np.zeros((told["height"], told["width"], 3), "u1"), told["tiles"][0]["width"]
+    for top, left in itertools.product(range(0, told["height"], side), range(0, told["width"], side)):
+        part = whole[top : top + side, left : left + side]
+        size = f"{part.shape[1]},{part.shape[0]}"
+        region = "full" if part.shape == whole.shape else f"{left},{top},{size}"
+        part[:] = pyvips.Image.new_from_file(str(path / region / size / "0" / "default.jpg")).numpy()
+    return whole
+
+
 def read(path):
     if path.suffix.lower() == ".zarr":
-        return zarr.open_array(path, mode="r")[:]
+        return zarr.open_group(path, mode="r")["0"][:].transpose(1, 2, 0)
+    if path.suffix.lower() == ".iiif":
+        return tiles_of_iiif(path)
     if path.suffix.lower() != ".dzi":
         return pyvips.Image.new_from_file(str(path)).numpy()
     tiles = {
@@ -77,7 +92,7 @@ def quiet(cells):
 @pytest.mark.parametrize("name", FORMATS)
 def test_every_format_holds_the_numbered_templates(tmp_path, name, tile):
     cells = index_map(13, 11)
-    assemble(of(cells, numbered(200, *tile)), tmp_path / name, quiet, quality=100)
+    assemble(of(cells, numbered(200, *tile)), tmp_path / name, quiet, Encoding(quality=100))
     expected, made = mosaic_of(cells, *tile), read(tmp_path / name)
     assert made.shape == expected.shape
     assert np.abs(made.astype(int) - expected).max() <= (0 if name in ("a.png", "a.zarr") else 8)
@@ -86,7 +101,7 @@ def test_every_format_holds_the_numbered_templates(tmp_path, name, tile):
 @pytest.mark.parametrize("compression", LOSSLESS_COMPRESSIONS)
 def test_tiff_compressions_without_loss_are_exact(tmp_path, compression):
     cells = index_map(40, 30)
-    assemble(of(cells, numbered(200, 24, 16)), tmp_path / "a.tif", quiet, compression=compression)
+    assemble(of(cells, numbered(200, 24, 16)), tmp_path / "a.tif", quiet, Encoding(compression=compression))
     np.testing.assert_array_equal(read(tmp_path / "a.tif"), mosaic_of(cells, 24, 16))
     np.testing.assert_array_equal(tifffile.imread(tmp_path / "a.tif"), mosaic_of(cells, 24, 16))
 
@@ -94,7 +109,7 @@ def test_tiff_compressions_without_loss_are_exact(tmp_path, compression):
 @pytest.mark.parametrize("compression", ["jpeg", "webp"])
 def test_tiff_compressions_with_loss_are_close(tmp_path, compression):
     cells = index_map(40, 30)
-    assemble(of(cells, numbered(200, 24, 16)), tmp_path / "a.tif", quiet, compression=compression, quality=95)
+    assemble(of(cells, numbered(200, 24, 16)), tmp_path / "a.tif", quiet, Encoding(compression=compression, quality=95))
     errors = np.abs(read(tmp_path / "a.tif").astype(int) - mosaic_of(cells, 24, 16))
     assert errors.mean() < 2
     assert errors.max() < 40
@@ -105,21 +120,28 @@ def test_quality_tells(tmp_path):
     for name in ("a.tif", "a.jpg", "a.webp"):
         sizes = []
         for quality in (20, 95):
-            assemble(of(cells, templates), tmp_path / name, quiet, quality=quality)
+            assemble(of(cells, templates), tmp_path / name, quiet, Encoding(quality=quality))
             sizes.append((tmp_path / name).stat().st_size)
         assert sizes[1] > 2 * sizes[0]
 
 
-def test_the_tiff_is_tiled_pyramidal_and_big(tmp_path):
+@pytest.mark.parametrize("big", [False, True])
+def test_the_tiff_is_tiled_with_levels_within_one_page(tmp_path, big, monkeypatch):
+    if big:
+        monkeypatch.setattr(tiff, "_CLASSIC", 1)
     cells = index_map(40, 30)
-    assemble(of(cells, numbered(200, 32, 32)), tmp_path / "a.tif", quiet, compression="deflate")
+    assemble(of(cells, numbered(200, 32, 32)), tmp_path / "a.tif", quiet, Encoding(compression="deflate"))
     with tifffile.TiffFile(tmp_path / "a.tif") as file:
-        assert file.is_bigtiff
-        assert [(page.is_tiled, page.tilewidth, page.tilelength) for page in file.pages] == [(True, 256, 256)] * len(
-            file.pages
-        )
-        assert [page.shape[:2] for page in file.pages] == [(1280, 960), (640, 480), (320, 240), (160, 120)]
-        assert file.pages[0].compression == tifffile.COMPRESSION.ADOBE_DEFLATE
+        assert file.is_bigtiff == big
+        levels = [level.keyframe for level in file.series[0].levels]
+        assert len(file.pages) == 1
+        assert [level.shape[:2] for level in levels] == [(1280, 960), (640, 480), (320, 240), (160, 120)]
+        assert {(level.is_tiled, level.tilewidth, level.tilelength) for level in levels} == {(True, 256, 256)}
+        assert [level.is_reduced for level in levels] == [False, True, True, True]
+        assert levels[0].compression == tifffile.COMPRESSION.ADOBE_DEFLATE
+    with Image.open(tmp_path / "a.tif") as image:
+        assert (image.n_frames, image.size) == (1, (960, 1280))
+        np.testing.assert_array_equal(np.asarray(image), mosaic_of(cells, 32, 32))
 
 
 NAMES = ["a.TIF", "a.DZI", "a.ZARR", "a.b.dzi", "a.zip.dzi", "a[1].dzi", "a[1].png", "mosaic.dzi", "two words.dzi"]
@@ -128,7 +150,7 @@ NAMES = ["a.TIF", "a.DZI", "a.ZARR", "a.b.dzi", "a.zip.dzi", "a[1].dzi", "a[1].p
 @pytest.mark.parametrize("name", NAMES)
 def test_names_of_any_form(tmp_path, name):
     cells = index_map(3, 4)
-    assemble(of(cells, numbered(200, 16, 16)), tmp_path / name, quiet, quality=100)
+    assemble(of(cells, numbered(200, 16, 16)), tmp_path / name, quiet, Encoding(quality=100))
     assert np.abs(read(tmp_path / name).astype(int) - mosaic_of(cells, 16, 16)).max() <= 8
     parts = {name, f"{name[:-4]}_files"} if name.lower().endswith("dzi") else {name}
     assert {path.name for path in tmp_path.iterdir()} == parts
@@ -187,9 +209,9 @@ def test_progress_counts_every_cell_once(tmp_path, name):
 @pytest.mark.parametrize("name", FORMATS)
 def test_an_output_that_is_there_is_replaced(tmp_path, name):
     big, small = index_map(30, 30), index_map(2, 3)
-    assemble(of(big, numbered(200, 32, 32)), tmp_path / name, quiet, quality=100)
+    assemble(of(big, numbered(200, 32, 32)), tmp_path / name, quiet, Encoding(quality=100))
     before = sorted(tmp_path.iterdir())
-    assemble(of(small, numbered(200, 32, 32)), tmp_path / name, quiet, quality=100)
+    assemble(of(small, numbered(200, 32, 32)), tmp_path / name, quiet, Encoding(quality=100))
     assert sorted(tmp_path.iterdir()) == before
     assert np.abs(read(tmp_path / name).astype(int) - mosaic_of(small, 32, 32)).max() <= 8
     if name == "a.dzi":
@@ -239,7 +261,7 @@ def test_a_full_disk_is_told_apart(tmp_path, monkeypatch):
     def full(*a, **k):
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr(mosaic_file.zarr, "create_array", full)
+    monkeypatch.setattr(ome_zarr.zarr, "create_group", full)
     with pytest.raises(DiskSpaceError, match="could not be written: No space left on device"):
         assemble(of(index_map(2, 2), numbered(200, 8, 8)), tmp_path / "a.zarr", quiet)
     assert list(tmp_path.iterdir()) == []
@@ -271,12 +293,12 @@ def test_a_full_disk_is_told_even_if_libvips_gives_no_reason(tmp_path, monkeypat
     """Its reasons are one buffer for all threads, which the first that asks empties."""
 
     def fails(*a, **k):
-        raise pyvips.Error("unable to call tiffsave")
+        raise pyvips.Error("unable to call pngsave")
 
-    monkeypatch.setattr(pyvips.Image, "tiffsave", fails, raising=False)
+    monkeypatch.setattr(pyvips.Image, "pngsave", fails, raising=False)
     monkeypatch.setattr("shutil.disk_usage", lambda path: shutil._ntuple_diskusage(10**12, 0, free))
     with pytest.raises(error, match="could not be written"):
-        assemble(of(index_map(3, 4), numbered(200, 8, 8)), tmp_path / "a.tif", lambda cells: None)
+        assemble(of(index_map(3, 4), numbered(200, 8, 8)), tmp_path / "a.png", lambda cells: None)
 
 
 # --- before the work
@@ -330,31 +352,34 @@ def test_a_zarr_may_be_replaced(tmp_path, name):
 
 def test_the_bytes_on_disk_are_foreseen(tmp_path):
     size = (1000, 300)
+    assert output_bytes(size, tmp_path / "a.png", Encoding()) == 1_080_000
+    assert output_bytes(size, tmp_path / "a.zarr", Encoding()) == 1_440_000
+    assert output_bytes(size, tmp_path / "a.tif", Encoding("none")) == 1_440_000  # a pyramid takes a third more
     assert (
-        output_bytes(size, tmp_path / "a.png", "jpeg", 90)
-        == output_bytes(size, tmp_path / "a.zarr", "jpeg", 90)
-        == 1_080_000
-    )
-    assert output_bytes(size, tmp_path / "a.tif", "none", 90) == 1_440_000  # a pyramid takes a third more
-    assert (
-        output_bytes(size, tmp_path / "a.tif", "jpeg", 90)
-        == output_bytes(size, tmp_path / "a.dzi", "none", 90)
+        output_bytes(size, tmp_path / "a.tif", Encoding())
+        == output_bytes(size, tmp_path / "a.dzi", Encoding())
         == 680_000
     )
-    assert output_bytes(size, tmp_path / "a.JPG", "none", 90) == 510_000
-    assert output_bytes(size, tmp_path / "a.jpg", "none", 100) > 1_200_000
+    assert output_bytes(size, tmp_path / "a.JPG", Encoding()) == 510_000
+    assert output_bytes(size, tmp_path / "a.jpg", Encoding(quality=100)) > 1_200_000
 
 
 @pytest.mark.parametrize("quality", [90, 100])
 @pytest.mark.parametrize("name", ["a.tif", "a.jpg", "a.webp", "a.png"])
 def test_a_grainy_photo_takes_no_more_than_foreseen(tmp_path, name, quality):
-    assemble(of(np.zeros((2, 3), "u4"), photo(512, 512)[None]), tmp_path / name, lambda cells: None, quality=quality)
-    assert (tmp_path / name).stat().st_size <= output_bytes((1536, 1024), tmp_path / name, "jpeg", quality)
+    assemble(
+        of(np.zeros((2, 3), "u4"), photo(512, 512)[None]),
+        tmp_path / name,
+        lambda cells: None,
+        Encoding(quality=quality),
+    )
+    assert (tmp_path / name).stat().st_size <= output_bytes((1536, 1024), tmp_path / name, Encoding(quality=quality))
 
 
 def test_assembly_in_little_memory_is_foreseen(tmp_path):
     grid = CellGrid(1000, 3000, (32, 32), Fraction(1))
-    assert all(projected_bytes(grid, tmp_path / name) < 600 << 20 for name in FORMATS if name != "a.webp")
+    most = {"a.webp": 1 << 60, "a.iiif": 1100 << 20}
+    assert all(projected_bytes(grid, tmp_path / name) < most.get(name, 600 << 20) for name in FORMATS)
     assert projected_bytes(grid, tmp_path / "a.webp") > 3 * 96_000 * 32_000  # its encoder wants the whole picture
 
 
@@ -383,7 +408,7 @@ def test_a_preview_shows_the_mosaic(tmp_path):
 
 
 def test_a_large_mosaic_is_previewed_from_small_templates(tmp_path, monkeypatch):
-    monkeypatch.setattr(mosaic_file, "_PREVIEW_FROM_PX", 1000)
+    monkeypatch.setattr("hirez_mosaic.outputs.mosaic_file._PREVIEW_FROM_PX", 1000)
     cells = np.array([[0, 1], [1, 0]], "u4")
     templates = np.zeros((2, 40, 20, 3), "u1")
     templates[1, :, 10:] = 255
@@ -429,11 +454,10 @@ class Tiff:
 
     def __init__(self, path):
         with tifffile.TiffFile(path) as file:
-            assert file.is_bigtiff
             self._path, self._sizes = path, [level.shape[:2] for level in file.series[0].levels]
 
     def window(self, level, top, left, side):
-        image = pyvips.Image.new_from_file(str(self._path), page=level)
+        image = pyvips.Image.new_from_file(str(self._path), subifd=level - 1)
         assert (image.height, image.width) == self._sizes[level]
         return image.crop(left, top, side, side).numpy()
 
@@ -468,7 +492,7 @@ def test_mosaics_of_more_than_100000_px_a_side_show_index_map_and_templates_in_e
     coarse = rng.integers(40, 216, (300, 4, 4, 1), dtype="u1")
     templates = coarse.repeat(16, 1).repeat(16, 2).repeat(3, 3)  # squares of 16 px in greys, which JPEG bears well
     cells = rng.integers(0, len(templates), size, dtype="u4")
-    assemble(of(cells, templates), tmp_path / name, quiet, compression="deflate", quality=95)
+    assemble(of(cells, templates), tmp_path / name, quiet, Encoding(compression="deflate", quality=95))
     file = {"a.tif": Tiff, "a.dzi": DeepZoom}[name](tmp_path / name)
     for level in range(4):
         height, width = size[0] * 64 >> level, size[1] * 64 >> level

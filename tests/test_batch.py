@@ -378,7 +378,7 @@ def test_templates_may_lie_among_the_pictures_or_be_the_pictures(pictures: Path,
     assert batch(pictures, pictures, tmp_path / "selves", **PLAIN).counts["made"] == 3
 
 
-@pytest.mark.parametrize("format", batching.FORMATS)
+@pytest.mark.parametrize("format", batching.NAMES)
 def test_every_format_is_recognised_when_it_is_unchanged(format: str, call: Call, tmp_path: Path) -> None:  # noqa: A002
     result = call(format=format, glob="a*")
     assert result.pictures[0].output == f"a.{format}"

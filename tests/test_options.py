@@ -199,8 +199,17 @@ def test_every_setting_of_render_reaches_the_spec_in_its_own_type(monkeypatch: p
         value = GIVEN.get(key) or (
             "x.png" if Path in kinds else True if bool in kinds else 0.5 if float in kinds else 1
         )
-        value = {"device": "cpu", "precision": "float32", "compression": "lzw"}.get(key, value)
-        spec = rendering.render(**{"source": "a.png", "templates": "t", "tile": 9, key: value})
+        value = {
+            "device": "cpu",
+            "precision": "float32",
+            "compression": "lzw",
+            "iiif": "http://a.org",
+            "dpi": 72.0,
+        }.get(key, value)
+        given = {"source": "a.png", "templates": "t", "tile": 9, key: value}
+        if key == "iiif":
+            given["output"] = "a.iiif"  # alone takes it
+        spec = rendering.render(**given)
         default = next(field.default for field in fields(RenderSpec) if field.name == key)
         assert getattr(spec, key) != default, key
         assert isinstance(getattr(spec, key), tuple(typing.get_origin(kind) or kind for kind in kinds)), key

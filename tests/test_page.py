@@ -391,7 +391,7 @@ def test_more_cells_than_a_block_can_tell_are_refused(tmp_path: Path) -> None:
 
 def test_what_a_page_shows_needs_a_page(tmp_path: Path, folder: Path) -> None:
     source = save(tmp_path / "source.png", photo(20, 20))
-    with pytest.raises(SettingError, match="give --page, too"):
+    with pytest.raises(SettingError, match="give `page`, too"):
         render(source, folder, 12, tmp_path / "m.png", anonymous=True)
     with pytest.raises(HirezMosaicError, match="would replace the templates"):
         render(source, folder, 12, tmp_path / "m.png", page=folder)

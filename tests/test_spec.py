@@ -171,7 +171,9 @@ def test_a_wrong_setting_is_a_value_error():
         spec(quality=0)
 
 
-@pytest.mark.parametrize("output", ["a.tif", "a.TIFF", "a.dzi", "a.png", "a.JPG", "a.jpeg", "a.webp", "a.zarr"])
+@pytest.mark.parametrize(
+    "output", ["a.tif", "a.TIFF", "a.dzi", "a.png", "a.JPG", "a.jpeg", "a.webp", "a.zarr", "a.iiif"]
+)
 def test_every_suffix_is_known_in_either_case(output):
     assert spec(output=Path(output)).output == Path(output)
 

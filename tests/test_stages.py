@@ -134,6 +134,10 @@ def test_how_it_is_written_and_run_is_in_none(spec: RenderSpec, identified: Iden
         "overwrite": True,
         "compression": "lzw",
         "quality": 50,
+        "dpi": 72.0,
+        "cog": True,
+        "iiif": "http://here",
+        "no_preview": True,
         "tint": 0.5,
         "preview": tmp_path / "p.png",
         "tile_map": tmp_path / "m.csv",
@@ -153,7 +157,8 @@ def test_how_it_is_written_and_run_is_in_none(spec: RenderSpec, identified: Iden
     assert {field.name for part in (Writing, Running) for field in fields(part)} == set(others)
     plain = identified()
     for name, value in others.items():
-        assert not differences(plain, identified(**{name: value})), name
+        needed = {"output": tmp_path / "m.iiif"} if name == "iiif" else {}
+        assert not differences(plain, identified(**{**needed, name: value})), name
 
 
 def test_every_setting_belongs_to_one_part() -> None:

@@ -52,14 +52,14 @@ def made(tmp_path: Path, make_templates: Callable[[int], Path]) -> tuple[Path, P
 
 @pytest.mark.parametrize("suffix", ["csv", "json", "parquet"])
 @pytest.mark.parametrize("how", [{}, {"mirror": True, "rotate": True, "tint": 0.4, "no_repeat_neighbours": True}])
-def test_a_mosaic_is_made_again_byte_by_byte(
+def test_a_mosaic_is_made_again_px_by_px(
     tmp_path: Path, made: tuple[Path, Path], suffix: str, how: dict[str, bool]
 ) -> None:
     source, folder = made
     table = tmp_path / f"map.{suffix}"
     result = render(source, folder, 12, tmp_path / "one.png", fit=0, tile_map=table, chunk=3, **how)
     again = assemble_tile_map(table, folder, tmp_path / "two.png", 12)
-    assert (tmp_path / "one.png").read_bytes() == (tmp_path / "two.png").read_bytes()
+    np.testing.assert_array_equal(px(tmp_path / "one.png"), px(tmp_path / "two.png"))
     assert (again.size, again.cells, again.distinct_templates) == (result.size, result.cells, result.distinct_templates)
 
 
@@ -276,7 +276,7 @@ def test_poses_are_laid_as_they_are_told(
     index_map = np.random.default_rng(1).integers(0, len(templates), (5, 7), "u4")
     output = tmp_path / f"a.{suffix}"
     assemble(Mosaic(index_map, templates), output, lambda cells: None)
-    made = px(output) if suffix == "png" else zarr.open_array(output, mode="r")[:]
+    made = px(output) if suffix == "png" else zarr.open_group(output, mode="r")["0"][:].transpose(1, 2, 0)
     for row, column in np.ndindex(index_map.shape):
         name, pose = templates.template_of(int(index_map[row, column]))
         upright = pyvips.Image.new_from_array(pixels[int(name)])
@@ -318,4 +318,4 @@ def test_a_table_with_semicolons_makes_the_same_mosaic(tmp_path: Path, made: tup
     assert "," in comma
     (tmp_path / "b.csv").write_text(re.sub(r"(\d)\.(\d)", r"\1,\2", comma.replace(",", ";")))
     assemble_tile_map(tmp_path / "b.csv", folder, tmp_path / "b.png", 12)
-    assert (tmp_path / "b.png").read_bytes() == (tmp_path / "a.png").read_bytes()
+    np.testing.assert_array_equal(px(tmp_path / "b.png"), px(tmp_path / "a.png"))

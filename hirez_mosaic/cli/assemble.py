@@ -5,7 +5,7 @@ from dataclasses import asdict
 
 import click
 
-from hirez_mosaic.cli.options import STRICT, exclude, tile, writes_a_mosaic
+from hirez_mosaic.cli.options import STRICT, exclude, output, tile, writes_a_mosaic
 from hirez_mosaic.cli.recipe import RecipeCommand
 
 
@@ -15,7 +15,7 @@ from hirez_mosaic.cli.recipe import RecipeCommand
 )
 @click.option("--templates", required=True, type=click.Path(), help="Folder of pictures that the tile map names.")
 @tile(32, "Size of a template in the mosaic")
-@click.option("-o", "--output", required=True, type=click.Path(), help="Mosaic file: .tif .dzi .png .jpg .webp .zarr.")
+@output(required=True)
 @click.option("--tint", type=float, help="Instead of the map's, for all cells: 0 (none) to 1.")
 @click.option(
     "--ban", type=click.Path(), help="Text file of templates, one path a line, that give way to their runner-up."

@@ -7,7 +7,7 @@ import click
 
 from hirez_mosaic.cli.options import batch_options
 from hirez_mosaic.cli.recipe import RecipeCommand
-from hirez_mosaic.settings.writing import FORMATS
+from hirez_mosaic.settings.formats import NAMES
 
 SOME_FAILED = 3
 """The exit code of a batch that made all mosaics but some."""
@@ -29,7 +29,7 @@ SOME_FAILED = 3
     help="Which pictures: a pattern of names; with a slash, of paths below FOLDER.",
 )
 @click.option("--recursive", is_flag=True, help="Subfolders count.")
-@click.option("--format", type=click.Choice(FORMATS), default="tif", show_default=True, help="Of the mosaics.")
+@click.option("--format", type=click.Choice(NAMES), default="tif", show_default=True, help="Of the mosaics.")
 @batch_options
 @click.pass_context
 def batch(

@@ -11,9 +11,10 @@ import click
 from hirez_mosaic.cli.recipe import FileOr
 from hirez_mosaic.settings.choosing import CHOOSING, DECODERS, EFFORTS, FAR_WEIGHT, PRECISIONS
 from hirez_mosaic.settings.decoders import kinds_alone
+from hirez_mosaic.settings.formats import COMPRESSIONS, DPI, IIIF, suffixes, taking
 from hirez_mosaic.settings.parsing import CROPS
 from hirez_mosaic.settings.running import MAX_SOURCE_PX
-from hirez_mosaic.settings.writing import COMPRESSIONS, TILE_MAPS
+from hirez_mosaic.settings.writing import TILE_MAPS
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 Option = Callable[[Command], Command]
@@ -105,9 +106,17 @@ _encodes = together(
         BACKGROUND,
         CROP,
         click.option(
-            "--compression", type=click.Choice(COMPRESSIONS), default="jpeg", show_default=True, help="Of .tif."
+            "--compression", type=click.Choice(COMPRESSIONS), help=f"Of {taking('compression')}.  [default: jpeg]"
         ),
-        click.option("--quality", type=int, default=90, show_default=True, help="Of JPEG and WebP, 1 to 100."),
+        click.option("--quality", type=int, help="Of JPEG and WebP, 1 to 100.  [default: 90]"),
+        click.option("--dpi", type=float, help=f"Dots an inch, of {taking('dpi')}.  [default: {DPI:g}]"),
+        click.option("--cog", is_flag=True, help=f"Lay a {taking('cog')} out as a Cloud Optimized GeoTIFF."),
+        click.option(
+            "--iiif",
+            metavar="URL",
+            help=f"Address of the folder in which a {taking('iiif')} will be served.  [default: {IIIF}]",
+        ),
+        click.option("--no-preview", is_flag=True, help="Write no preview beside a mosaic of more than 50 Mpx."),
     )
 )
 
@@ -124,10 +133,21 @@ SHOWS = together(
 )
 """What a page shows."""
 
+
+def output(required: bool, default: str = "") -> Option[Any]:
+    """--output of a mosaic."""
+    told = f"Mosaic: {suffixes()}.{default}"
+    return click.option("-o", "--output", required=required, type=click.Path(), help=told)
+
+
 writes_a_mosaic = together(
     (
         _encodes,
-        click.option("--preview", type=click.Path(), help="Also write the mosaic at 1,600 px: .png, .jpg or .webp."),
+        click.option(
+            "--preview",
+            type=click.Path(),
+            help="Also write the mosaic at 1,600 px: .png, .jpg or .webp.  [default: of large ones NAME.preview.jpg]",
+        ),
         click.option(
             "--page", type=click.Path(), help="Also write a page to this folder, in which a browser shows the mosaic."
         ),
@@ -276,7 +296,7 @@ batch_options = together(
         click.option(
             "--tile-map", type=click.Choice(TILE_MAPS), help="Also write which template lies where: NAME.csv, ..."
         ),
-        click.option("--preview", is_flag=True, help="Also write the mosaics at 1,600 px: NAME.preview.jpg."),
+        click.option("--preview", is_flag=True, help="Also preview small mosaics: NAME.preview.jpg, 1,600 px."),
         click.option(
             "--page", is_flag=True, help="Also write pages: NAME.page, and index.html, which shows all of them."
         ),

@@ -5,18 +5,13 @@ from dataclasses import asdict
 
 import click
 
-from hirez_mosaic.cli.options import render_options
+from hirez_mosaic.cli.options import output, render_options
 from hirez_mosaic.cli.recipe import RecipeCommand
 
 
 @click.command(cls=RecipeCommand, short_help="Make a mosaic of a picture.")
 @click.argument("source", type=click.Path())
-@click.option(
-    "-o",
-    "--output",
-    type=click.Path(),
-    help="Mosaic file: .tif .dzi .png .jpg .webp .zarr.  [default: SOURCE-stem.mosaic.tif]",
-)
+@output(required=False, default="  [default: SOURCE-stem.mosaic.tif]")
 @render_options
 def render(as_json: bool, quiet: bool, log_file: str | None, verbose: bool, **settings: object) -> None:
     """Make a photomosaic of the picture SOURCE from the pictures in a folder.

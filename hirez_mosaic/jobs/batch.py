@@ -35,20 +35,22 @@ from hirez_mosaic.jobs.job import Job
 from hirez_mosaic.jobs.journal import FAILED, MADE, STARTED, UNCHANGED, Journal, digest, open_journal, state
 from hirez_mosaic.jobs.listener import Listener, Logged
 from hirez_mosaic.jobs.prepare import make_tools
+from hirez_mosaic.jobs.preview import ENDING as PREVIEW
+from hirez_mosaic.jobs.preview import default_preview
 from hirez_mosaic.jobs.render import RenderResult, forget_killed, look_ahead, run_render
 from hirez_mosaic.jobs.stages import identity_of
 from hirez_mosaic.outputs.appearing import check_output
 from hirez_mosaic.outputs.pages import Shown, write_gallery
+from hirez_mosaic.settings.formats import FORMATS, NAMES, parts_of
 from hirez_mosaic.settings.parsing import is_url
 from hirez_mosaic.settings.spec import MakingSettings, RenderSpec, make_spec
-from hirez_mosaic.settings.writing import FORMATS, TILE_MAPS, parts_of
+from hirez_mosaic.settings.writing import TILE_MAPS
 from hirez_mosaic.sources.folder import Listing, list_pictures, stems_of_mosaics
 from hirez_mosaic.stages.stage import Tools
 
 REPORT = "report.json"
 GALLERY = "index.html"
 _GRACE = 60  # seconds in which chunks that are under way should end
-_PREVIEW = ".preview.jpg"
 _PAGE = ".page"
 _log = logging.getLogger("hirez_mosaic")
 
@@ -134,9 +136,9 @@ def batch(
     `folder`; it then holds report.json, too.
 
     glob: which files, by name; with a slash, by path below `folder`. recursive: subfolders count.
-    format: of the mosaics: tif, dzi, png, jpg, webp or zarr. A mosaic is called as its picture with the other suffix,
+    format: of the mosaics: tif, dzi, png, jpg, webp, zarr or iiif. A mosaic is called as its picture with the other suffix,
         or with both suffixes where two pictures would have the same mosaic.
-    preview: also write NAME.preview.jpg. tile_map: also write NAME.csv, NAME.json or NAME.parquet: one of these
+    preview: write NAME.preview.jpg of small mosaics, too. tile_map: also write NAME.csv, NAME.json or NAME.parquet: one of these
         suffixes without its dot.
     page: also write the folders NAME.page, and index.html, a gallery of them.
     workspace: folder, or URL, in which each picture has a workspace of its own, that is kept.
@@ -152,7 +154,7 @@ def batch(
     folder, output, listener, start = Path(folder), Path(output), listener or BatchListener(), time.perf_counter()
     _check(folder, output, format, tile_map, jobs)
     shared = make_spec(folder, templates, tile, output / f"all.{format}", settings)
-    kinds = _Kinds(format, preview=preview, tile_map=tile_map, page=page)
+    kinds = _Kinds(format, preview, shared.no_preview, tile_map, page)
     listing = _listed(folder, output, shared, glob, recursive)
     stems = stems_of_mosaics(listing.pictures, kinds.endings, taken=(REPORT, GALLERY))
     specs = {picture.as_posix(): kinds.spec(shared, folder / picture, output / stem) for picture, stem in stems.items()}
@@ -199,8 +201,8 @@ def _check(folder: Path, output: Path, format: str, tile_map: str | None, jobs: 
         )
     if output.exists() and not output.is_dir():
         raise OutputExistsError(f"The output {output} is a file; name a folder.")
-    if format not in FORMATS:
-        raise SettingError(f"The format is {format!r}; use one of {', '.join(FORMATS)}.")
+    if format not in NAMES:
+        raise SettingError(f"The format is {format!r}; use one of {', '.join(NAMES)}.")
     if tile_map not in (None, *TILE_MAPS):
         raise SettingError(f"The tile map is {tile_map!r}; use one of {', '.join(TILE_MAPS)}.")
     if jobs < 1:
@@ -213,15 +215,18 @@ class _Kinds:
 
     format: str
     preview: bool
+    no_preview: bool
     tile_map: str | None
     page: bool
 
     @property
     def endings(self) -> list[str]:
         """How the names of what is written end."""
-        found = [f".{self.format}", *(["_files"] * (self.format == "dzi"))]
-        found += [_PREVIEW] * self.preview + [_PAGE] * self.page
-        return found + ([] if self.tile_map is None else [f".{self.tile_map}"])
+        beside = [found.folder for found in FORMATS if found.name == self.format]
+        endings = [f".{self.format}", *filter(None, beside)]
+        endings += [] if self.no_preview else [PREVIEW]
+        endings += [_PAGE] * self.page
+        return endings if self.tile_map is None else [*endings, f".{self.tile_map}"]
 
     def spec(self, shared: RenderSpec, source: Path, stem: Path) -> RenderSpec:
         """The spec of one picture. stem: the path of its mosaic without its suffix."""
@@ -236,7 +241,7 @@ class _Kinds:
             shared,
             source=source,
             output=mosaic,
-            preview=place(_PREVIEW) if self.preview else None,
+            preview=place(PREVIEW) if self.preview else None,
             page=place(_PAGE) if self.page else None,
             tile_map=None if self.tile_map is None else place(f".{self.tile_map}"),
             workspace=workspace,
@@ -429,7 +434,7 @@ class _Batch:
     def _made(self, name: str, output: str, heard: Listener) -> Outcome:
         """Make the mosaic of a picture, and say so in the journal before and afterwards."""
         spec = self._may_write(name)
-        record = {
+        record: dict[str, Any] = {
             "source": name,
             "output": output,
             "content": self._content(name),
@@ -441,7 +446,9 @@ class _Batch:
 
         def finished(result: RenderResult) -> None:
             outcome = self._outcomes[name] = _outcome_of(name, output, result, time.perf_counter() - start)
-            self._journal.append({**asdict(outcome), **record, "state": state(*parts_of(spec.output))})
+            preview = [] if result.preview is None else [self._named(result.preview)]
+            files = list(dict.fromkeys([*record["files"], *preview]))
+            self._journal.append({**asdict(outcome), **record, "files": files, "state": state(*parts_of(spec.output))})
 
         self._render(name, spec, heard, finished)
         return self._outcomes[name]
@@ -475,11 +482,17 @@ class _Batch:
         spec.output.parent.mkdir(parents=True, exist_ok=True)
         for file in self._files(name):
             check_output(self._output / file, spec.overwrite or self._journal.owns(file))
-        return replace(spec, overwrite=True)
+        preview = default_preview(spec.output)
+        is_others = preview.exists() and not (spec.overwrite or self._journal.owns(self._named(preview)))
+        return replace(spec, overwrite=True, no_preview=spec.no_preview or (is_others and spec.preview is None))
+
+    def _named(self, path: Path) -> str:
+        """A path relative to the output folder."""
+        return path.relative_to(self._output).as_posix()
 
     def _files(self, name: str) -> list[str]:
         """All that the render of a picture leaves, relative to the output folder."""
-        return [path.relative_to(self._output).as_posix() for path in self._specs[name].outputs]
+        return [self._named(path) for path in self._specs[name].outputs]
 
     def _planned(self, name: str, look: Callable[[Job], None] | None, job: Job) -> None:
         """Raise DiskSpaceError where the disk has no room for this picture beside what those under way have yet to
@@ -518,10 +531,9 @@ def _settings_digest(spec: RenderSpec, tools: Tools) -> str:
         spec.scale,
         spec.columns,
         spec.tint,
-        spec.compression,
-        spec.quality,
+        spec.encoding,
         spec.output.suffix,
-        spec.preview and _PREVIEW,
+        spec.preview and PREVIEW,
     ]
     shown = None if spec.page is None else [spec.anonymous, spec.thumbnails]
     told = [*map(str, made), spec.tile_map and spec.tile_map.suffix, shown, identity_of(spec, tools)]

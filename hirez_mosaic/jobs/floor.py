@@ -23,7 +23,7 @@ from hirez_mosaic.nets.decoders import FEATURES, LearnedDecoder, TrunkNorm, new_
 from hirez_mosaic.nets.device import resolve_device, resolve_precision
 from hirez_mosaic.nets.vgg import VGG16, make_encoder
 from hirez_mosaic.nets.weights import resolve_weights
-from hirez_mosaic.outputs.mosaic_file import STORAGE_TILE
+from hirez_mosaic.outputs import tiff
 from hirez_mosaic.pixels.geometry import CELL, CellGrid
 from hirez_mosaic.pixels.vips import fetch
 from hirez_mosaic.templates import load_templates
@@ -126,7 +126,7 @@ def write_floor(mosaic: Path) -> float:
     image = pyvips.Image.new_from_file(str(mosaic))
     rows = min(image.height, max(1, _WRITTEN_PX // image.width))
     held = image.crop(0, 0, image.width, rows).copy_memory()
-    written, side = mosaic.with_suffix(".floor.tif"), STORAGE_TILE
+    written, side = mosaic.with_suffix(".floor.tif"), tiff.SIDE
     start = time.perf_counter()
     try:
         held.tiffsave(

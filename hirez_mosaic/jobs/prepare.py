@@ -2,9 +2,11 @@
 
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import astuple, dataclass, field
+from dataclasses import astuple, dataclass, field, replace
+from functools import partial
 from importlib import import_module
 from importlib.util import find_spec
+from pathlib import Path
 
 import torch
 
@@ -19,6 +21,7 @@ from hirez_mosaic.jobs.decoder import choose_decoder
 from hirez_mosaic.jobs.job import Job, hidden_workspace
 from hirez_mosaic.jobs.listener import Listener
 from hirez_mosaic.jobs.plan import make_plan, make_room
+from hirez_mosaic.jobs.preview import preview_of
 from hirez_mosaic.jobs.stages import candidates_kept, identity_of, stages_of, stale_stages
 from hirez_mosaic.jobs.template_sets import chosen_templates
 from hirez_mosaic.nets.device import resolve_device, resolve_precision
@@ -51,6 +54,7 @@ def prepare(spec: RenderSpec, listener: Listener, cleanup: ExitStack, tools: Too
     grid = CellGrid.over(source.size, spec.tile, spec.scale, spec.columns)
     source = source.for_step(grid.source_step)
     spec.check_mosaic_size(grid.mosaic_size)
+    spec = replace(spec, preview=preview_of(spec, grid.mosaic_size, partial(_check_preview, spec), listener))
     tools = tools or make_tools(spec, listener, cleanup)
     spec.rules.check(grid.rows, grid.columns, len(tools.templates.names))
     setup = Setup(spec, source, grid, tools)
@@ -108,6 +112,11 @@ def _left(setup: Setup, place: str, identity: dict[str, Identity]) -> _Left:
         return _Left(None, stale, f"What an earlier start left is discarded: {names} differ.")
     serves = f"What an earlier start left of {', '.join(kept)} is kept, the rest is made anew: {names} differ."
     return _Left(chunk, stale, serves)
+
+
+def _check_preview(spec: RenderSpec, preview: Path) -> None:
+    """Raise SettingError where the preview would be in the way of something else."""
+    replace(spec, preview=preview).check_places()
 
 
 def _opened(spec: RenderSpec, listener: Listener, cleanup: ExitStack) -> Source:

@@ -5,7 +5,8 @@ seconds.
 import time
 from collections.abc import Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -14,14 +15,18 @@ from hirez_mosaic.engine.machine import cores, settled
 from hirez_mosaic.errors import TileMapError
 from hirez_mosaic.files.fresh import fresh
 from hirez_mosaic.jobs.listener import Listener
+from hirez_mosaic.jobs.preview import preview_of
 from hirez_mosaic.jobs.template_sets import cached_templates
 from hirez_mosaic.outputs.appearing import Appearing, check_output
 from hirez_mosaic.outputs.mosaic_file import write_mosaic, write_preview
 from hirez_mosaic.outputs.pages import Contents, write_page
 from hirez_mosaic.outputs.tile_map import TileMap, check_tile_map, read_tile_map
+from hirez_mosaic.settings.formats import Encoding
 from hirez_mosaic.settings.parsing import check_crop
-from hirez_mosaic.settings.spec import Place, check_places, parse_settings
-from hirez_mosaic.settings.writing import Writing, parts_of
+from hirez_mosaic.settings.places import Place, check_places
+from hirez_mosaic.settings.record import record
+from hirez_mosaic.settings.spec import parse_settings
+from hirez_mosaic.settings.writing import Writing
 from hirez_mosaic.stages.assemble import Mosaic
 from hirez_mosaic.stages.tint import Tint
 from hirez_mosaic.templates.names import read_ban
@@ -54,9 +59,13 @@ def assemble_tile_map(
     overwrite: bool = False,
     background: str | tuple[int, int, int] = "white",
     crop: str = "centre",
-    compression: str = "jpeg",
-    quality: int = 90,
+    compression: str | None = None,
+    quality: int | None = None,
+    dpi: float | None = None,
+    cog: bool = False,
+    iiif: str | None = None,
     preview: str | Path | None = None,
+    no_preview: bool = False,
     jobs: int | None = None,
     exclude: Sequence[str] = (),
     strict: bool = False,
@@ -84,20 +93,32 @@ def assemble_tile_map(
         overwrite=overwrite,
         compression=compression,
         quality=quality,
+        dpi=dpi,
+        cog=cog,
+        iiif=iiif,
         tint=tint or 0.0,
         preview=parsed.get("preview"),
+        no_preview=no_preview,
         page=parsed.get("page"),
         anonymous=anonymous,
         thumbnails=thumbnails,
     )
-    _check(writing, parsed["source"], parsed["templates"], parsed.get("ban"))
+    read_from = [Place("tile map", parsed["source"]), Place("ban file", parsed.get("ban"))]
+    _check(writing, read_from, parsed["templates"])
+    if not parsed["source"].is_file():
+        raise TileMapError(f"There is no tile map {parsed['source']}.")
+    check_tile_map(parsed["source"])
     banned = read_ban(parsed["ban"]) if ban is not None else frozenset()
     found = cached_templates(parsed["templates"], shape, under, crop, listener, jobs, exclude, strict)
     read = read_tile_map(parsed["source"], found, banned, tint)
     mosaic = mosaic_of(read)
     writing.check_mosaic_size(mosaic.size)
+    check = partial(_check_preview, writing, read_from, parsed["templates"])
+    writing = replace(writing, preview=preview_of(writing, mosaic.size, check, listener))
+    values = {"tile_map": parsed["source"], "templates": parsed["templates"], "tile": shape, "tint": tint}
+    encoding = replace(writing.encoding, record=record(values, writing))
     contents = Contents(mosaic, parsed["source"].stem, read.source, under, crop, anonymous, thumbnails)
-    _write(writing, contents, listener)
+    _write(writing, contents, encoding, listener)
     rows, columns = read.index_map.shape
     distinct, seconds = len(np.unique(read.index_map // len(read.templates.poses))), time.perf_counter() - start
     return AssembleResult(
@@ -105,22 +126,17 @@ def assemble_tile_map(
     )
 
 
-def _check(writing: Writing, tile_map: Path, templates: Path, ban: Path | None) -> None:
-    """Raise an error for what is wrong with the places, before any work."""
+def _check(writing: Writing, read: list[Place], templates: Path) -> None:
+    """Raise an error for what is wrong with the places, before any work. read: what is read besides the templates."""
     writing.check_page_is_written()
-    places = [
-        Place("tile map", tile_map),
-        *(Place("output", part, written=True) for part in parts_of(writing.output)),
-        Place("preview", writing.preview, written=True),
-        Place("page", writing.page, written=True),
-        Place("ban file", ban),
-    ]
-    check_places(places, templates)
+    check_places([*read, *writing.places], templates)
     for path in filter(None, (writing.output, writing.preview, writing.page)):
         check_output(path, writing.overwrite)
-    if not tile_map.is_file():
-        raise TileMapError(f"There is no tile map {tile_map}.")
-    check_tile_map(tile_map)
+
+
+def _check_preview(writing: Writing, read: list[Place], templates: Path, preview: Path) -> None:
+    """Raise SettingError where the preview would be in the way of something else."""
+    check_places([*read, *replace(writing, preview=preview).places], templates)
 
 
 def mosaic_of(read: TileMap) -> Mosaic:
@@ -129,7 +145,7 @@ def mosaic_of(read: TileMap) -> Mosaic:
     return Mosaic(read.index_map, read.templates, tint)
 
 
-def _write(writing: Writing, contents: Contents, listener: Listener) -> None:
+def _write(writing: Writing, contents: Contents, encoding: Encoding, listener: Listener) -> None:
     """Write all that was asked for; it appears together."""
     mosaic, cells = contents.mosaic, contents.mosaic.index_map.size
     with ExitStack() as appearing:
@@ -138,7 +154,7 @@ def _write(writing: Writing, contents: Contents, listener: Listener) -> None:
         with listener.stage("assemble", cells, "cells") as progress:
             if writing.preview is not None:
                 write_preview(mosaic, appearing.enter_context(fresh(writing.preview)))
-            write_mosaic(mosaic, made, progress, compression=writing.compression, quality=writing.quality)
+            write_mosaic(mosaic, made, progress, encoding)
         if page is not None:
             with listener.stage("page", cells, "cells") as progress:
                 write_page(contents, page, progress, cores())

@@ -17,12 +17,14 @@ from hirez_mosaic.jobs.choose import Chosen, choose, ingest_stage
 from hirez_mosaic.jobs.clock import Clock
 from hirez_mosaic.jobs.job import Job, hidden_workspace
 from hirez_mosaic.jobs.listener import Listener, Logged
+from hirez_mosaic.jobs.notebook import MosaicView, ShownPage, page_of
 from hirez_mosaic.jobs.prepare import prepare
 from hirez_mosaic.nets.device import device_name
 from hirez_mosaic.outputs.appearing import Appearing
 from hirez_mosaic.outputs.mosaic_file import write_mosaic, write_preview
 from hirez_mosaic.outputs.pages import Contents, write_page
 from hirez_mosaic.outputs.tile_map import cells_of, write_tile_map
+from hirez_mosaic.settings.record import record_of
 from hirez_mosaic.settings.spec import RenderSettings, RenderSpec, make_spec
 from hirez_mosaic.stages.assemble import Mosaic
 from hirez_mosaic.stages.ingest import INGEST
@@ -70,6 +72,45 @@ class RenderResult:
         """Mosaic px per second of all stages, in millions."""
         return self.size[0] * self.size[1] / 1e6 / self.total_seconds
 
+    @property
+    def _view(self) -> MosaicView:
+        (width, height), (columns, rows) = self.size, self.cells
+        figures = {
+            "mosaic": str(self.output),
+            "size": f"{width:,} x {height:,} px, {width * height / 1e6:,.1f} Mpx",
+            "cells": f"{columns:,} x {rows:,}",
+            "templates": f"{self.distinct_templates:,} of {self.templates:,} used",
+            "time": f"{self.total_seconds:,.1f} s, {self.mpx_per_second:,.1f} Mpx/s",
+        }
+        return MosaicView(self.output, self.size, self.preview, figures)
+
+    def _repr_png_(self) -> bytes | None:
+        return self._view.png()
+
+    def _repr_html_(self) -> str:
+        return self._view.html()
+
+    def page(
+        self,
+        folder: str | Path | None = None,
+        *,
+        templates: str | Path | None = None,
+        height: int = 600,
+        overwrite: bool = False,
+    ) -> ShownPage:
+        """The page of this mosaic, which a notebook shows in a frame of so many px.
+
+        The page that the render wrote where it did; else one is written.
+        folder: where to; NAME.page beside the mosaic where None. templates: their folder, with which the page knows
+            every cell, where the render wrote a tile map. overwrite: replace a page that is there.
+
+        Raises a subclass of HirezMosaicError where no page can be made.
+        """
+        if self.page_folder is not None and folder is None:
+            return ShownPage(self.page_folder, height)
+        tile = self.size[0] // self.cells[0], self.size[1] // self.cells[1]
+        return ShownPage(page_of(self.output, self.tile_map, tile, folder, templates, overwrite), height)
+
 
 def render(
     source: str | Path,
@@ -84,7 +125,7 @@ def render(
 
     source: a picture: TIFF of any kind, Zarr array or group, or anything libvips reads.
     tile: template size, px: 32, "32" or "48x32", or (width, height).
-    output: its suffix chooses the format (.tif .dzi .png .jpg .webp .zarr); SOURCE-stem.mosaic.tif here where None.
+    output: its suffix chooses the format (.tif .dzi .png .jpg .webp .zarr .iiif); SOURCE-stem.mosaic.tif here where None.
     scale: mosaic px per source px, 1 where None; cells = ceil(source px x scale / tile). columns: cells across,
         instead.
     decoder: "auto" (a trained one of these templates from the cache, else "residual"), "residual" (nearest template as
@@ -109,8 +150,13 @@ def render(
     background: under transparent px of source and templates: a name, "#rrggbb" or (r, g, b).
     crop: what stays of templates that are not of the tile's shape: "centre"; "attention", as libvips sees it; or
         "faces", their eyes in the upper third.
-    compression, quality: of TIFF and of lossy formats.
-    preview: also write the mosaic at 1,600 px on its longer side.
+    compression: of a TIFF: "jpeg" (the default), "deflate", "lzw", "webp" or "none". quality: of JPEG and WebP, 90
+        where None.
+    dpi: dots an inch that the file tells, 300 where None.
+    cog: lay a TIFF out as a Cloud Optimized GeoTIFF, whose levels are pages of their own.
+    iiif: address of the folder in which a .iiif will be served; "http://localhost:8000" where None.
+    preview: also write the mosaic at 1,600 px on its longer side. Of more than 50 Mpx it is written in any case, to
+        NAME.preview.jpg beside the output, where no such file is. no_preview: not even then.
     max_uses: of one template. min_distance: cells that lie between two uses of it in every direction.
     unique: the same as max_uses=1. no_repeat_neighbours: as min_distance=1. See `rules` for how these are kept.
     min_uses: of every template. use_all: the same as min_uses=1.
@@ -260,7 +306,7 @@ def _assemble(job: Job, chosen: Chosen, tint: Tint | None, made: Path, clock: Cl
 
     def write(index_map: Any, progress: Callable[[int], None]) -> None:
         mosaic = Mosaic(index_map, job.tools.templates, tint)
-        write_mosaic(mosaic, made, progress, compression=spec.compression, quality=spec.quality)
+        write_mosaic(mosaic, made, progress, replace(spec.encoding, record=record_of(spec)))
 
     if chosen.left:
         clock.run_beside(*chosen.left, workers=job.plan.workers, index_map=chosen.index_map, write=write)

@@ -9,7 +9,7 @@ from typing import Any
 
 from hirez_mosaic.errors import DiskSpaceError, OutputError, OutputExistsError
 from hirez_mosaic.files.fresh import private, remove
-from hirez_mosaic.settings.writing import parts_of
+from hirez_mosaic.settings.formats import is_of_mosaic, parts_of, visible
 
 _PAGE = {
     "index.html",
@@ -54,18 +54,11 @@ def check_output(output: Path, overwrite: bool) -> None:
 
 
 def _is_mosaic(folder: Path) -> bool:
-    """Whether a folder holds what a mosaic consists of, and nothing else: a Zarr array, levels of a Deep Zoom pyramid,
-    a page or more.
-    """
-    names = {entry.name for entry in folder.iterdir() if not entry.name.startswith(".")} - {
-        "Thumbs.db",
-        "desktop.ini",
-    }  # of file managers
-    if folder.suffix.lower() == ".zarr":
-        return names <= {"zarr.json", "c"}
+    """Whether a folder holds what a mosaic or a page consists of, and nothing else."""
+    names = visible(folder)
     if "index.html" in names:
         return names <= _PAGE and bool(names & {"page.js", "pages"})
-    return folder.name.endswith("_files") and all(name.isdigit() or name == "vips-properties.xml" for name in names)
+    return is_of_mosaic(folder)
 
 
 class Appearing:

@@ -28,7 +28,7 @@ class _Assemble(_Output):
 
     def output_bytes(self, setup: Setup) -> int:
         spec = setup.spec
-        return mosaic_file.output_bytes(setup.grid.mosaic_size, spec.output, spec.compression, spec.quality)
+        return mosaic_file.output_bytes(setup.grid.mosaic_size, spec.output, spec.encoding)
 
 
 class _TileMap(_Output):

@@ -2,15 +2,15 @@
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from itertools import combinations
 from pathlib import Path
 from typing import Any
 
 from hirez_mosaic.errors import SettingError
 from hirez_mosaic.settings.choosing import Choosing, ChoosingSettings
 from hirez_mosaic.settings.parsing import is_url, parse_bytes, parse_colour, parse_scale, parse_tile
+from hirez_mosaic.settings.places import Place, check_places
 from hirez_mosaic.settings.running import Running, RunningSettings
-from hirez_mosaic.settings.writing import Writing, WritingSettings, parts_of
+from hirez_mosaic.settings.writing import Writing, WritingSettings
 
 
 class MakingSettings(ChoosingSettings, WritingSettings, RunningSettings, total=False):
@@ -49,44 +49,12 @@ class RenderSpec(Choosing, Writing, Running):
         workspace = None if self.workspace is None or is_url(self.workspace) else Path(self.workspace)
         places = [
             Place(source, self.source),
-            *(Place("output", part, written=True) for part in parts_of(self.output)),
-            Place("preview", self.preview, written=True),
-            Place("tile map", self.tile_map, written=True),
-            Place("page", self.page, written=True),
+            *self.places,
             Place("ban file", self.ban),
             Place("file of preferred templates", self.prefer),
             Place("workspace", workspace, written=True),
         ]
         check_places(places, self.templates)
-
-
-@dataclass(frozen=True)
-class Place:
-    """A path that a job reads or writes, None where there is none. name: what to call it."""
-
-    name: str
-    path: Path | None
-    written: bool = False
-
-
-def check_places(places: list[Place], templates: Path) -> None:
-    """Raise SettingError where one place would overwrite another, or something written lies among the templates."""
-    found = [(place, place.path.resolve()) for place in places if place.path is not None]
-    for (one, first), (other, second) in combinations(found, 2):
-        if first == second or first in second.parents or second in first.parents:
-            raise SettingError(
-                f"The {one.name} {first} and the {other.name} {second} are the same or one inside the other; "
-                "name other paths."
-            )
-    folder = templates.resolve()
-    for place, path in found:
-        if place.written and path in (folder, *folder.parents):
-            raise SettingError(f"The {place.name} {path} would replace the templates {folder}; name another place.")
-        if place.written and folder in path.parents:
-            raise SettingError(
-                f"The {place.name} {path} would lie among the templates in {folder}, and be one the next time; "
-                "name another place."
-            )
 
 
 def make_spec(
