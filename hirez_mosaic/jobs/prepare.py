@@ -106,9 +106,8 @@ def _left(setup: Setup, place: str, identity: dict[str, Identity]) -> _Left:
     kept = [stage.name for stage in stages_of(setup) if stage.leaves and stage.name not in stale]
     if not kept:
         return _Left(None, stale, f"What an earlier start left is discarded: {names} differ.")
-    return _Left(
-        chunk, stale, f"Of an earlier start, {' and '.join(kept)} are kept; the rest is made anew: {names} differ."
-    )
+    serves = f"What an earlier start left of {', '.join(kept)} is kept, the rest is made anew: {names} differ."
+    return _Left(chunk, stale, serves)
 
 
 def _opened(spec: RenderSpec, listener: Listener, cleanup: ExitStack) -> Source:
