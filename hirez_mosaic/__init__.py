@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from hirez_mosaic.jobs.batch import BatchListener, BatchResult, Outcome, batch
     from hirez_mosaic.jobs.compare import compare
     from hirez_mosaic.jobs.listener import Listener
+    from hirez_mosaic.jobs.print import PrintListener, PrintPlan, PrintResult, print_sheets
     from hirez_mosaic.jobs.remake import assemble_tile_map
     from hirez_mosaic.jobs.render import RenderResult, render
     from hirez_mosaic.jobs.train import train
@@ -25,10 +26,14 @@ _LAZY = {
     "BatchResult": "jobs.batch",
     "Listener": "jobs.prepare",
     "Outcome": "jobs.batch",
+    "PrintListener": "jobs.print",
+    "PrintPlan": "jobs.print",
+    "PrintResult": "jobs.print",
     "RenderResult": "jobs.render",
     "assemble_tile_map": "jobs.remake",
     "batch": "jobs.batch",
     "compare": "jobs.compare",
+    "print_sheets": "jobs.print",
     "render": "jobs.render",
     "train": "jobs.train",
 }
@@ -40,12 +45,16 @@ __all__ = [
     "HirezMosaicError",
     "Listener",
     "Outcome",
+    "PrintListener",
+    "PrintPlan",
+    "PrintResult",
     "RenderResult",
     "__version__",
     "assemble_tile_map",
     "batch",
     "compare",
     "errors",
+    "print_sheets",
     "render",
     "train",
 ]
