@@ -53,8 +53,8 @@ def _marked(wall: Wall, column: int, row: int, trim: tuple[float, float, float, 
     off = _OFF + float(wall.bleed / wall.density)
     margin = float(wall.paper.margin)
     words = f"{name_of(column, row)}   column {column + 1} of {columns}, row {row + 1} of {rows}"
-    high = fitted(words, right - left - 2 * (lap + _OFF), min(_LETTERS, margin / 2))
-    label = Text(left + lap + _OFF, bottom + off + 1.2 * high, high, words)
+    high = fitted(words, right - left - 2 * (lap + 2 * _OFF), min(_LETTERS, margin / 2))
+    label = Text(left + lap + 2 * _OFF, bottom + off + 1.2 * high, high, words)
     lines = marks(across, down, trim, off, min(_MARK, margin - _OFF))
     return Drawing(lines, [label] if high >= _LEAST else [])
 
