@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from hirez_mosaic.jobs.batch import BatchListener, BatchResult, Outcome, batch
     from hirez_mosaic.jobs.compare import compare
     from hirez_mosaic.jobs.listener import Listener
+    from hirez_mosaic.jobs.print import PrintListener, PrintPlan, PrintResult, print_sheets
     from hirez_mosaic.jobs.remake import assemble_tile_map
     from hirez_mosaic.jobs.render import RenderResult, render
     from hirez_mosaic.jobs.text_listener import TextListener
@@ -26,11 +27,15 @@ _LAZY = {
     "BatchResult": "jobs.batch",
     "Listener": "jobs.prepare",
     "Outcome": "jobs.batch",
+    "PrintListener": "jobs.print",
+    "PrintPlan": "jobs.print",
+    "PrintResult": "jobs.print",
     "RenderResult": "jobs.render",
     "TextListener": "jobs.text_listener",
     "assemble_tile_map": "jobs.remake",
     "batch": "jobs.batch",
     "compare": "jobs.compare",
+    "print_sheets": "jobs.print",
     "render": "jobs.render",
     "train": "jobs.train",
 }
@@ -42,6 +47,9 @@ __all__ = [
     "HirezMosaicError",
     "Listener",
     "Outcome",
+    "PrintListener",
+    "PrintPlan",
+    "PrintResult",
     "RenderResult",
     "TextListener",
     "__version__",
@@ -49,6 +57,7 @@ __all__ = [
     "batch",
     "compare",
     "errors",
+    "print_sheets",
     "render",
     "train",
 ]

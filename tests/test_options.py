@@ -22,6 +22,7 @@ from hirez_mosaic.cli.main import main
 from hirez_mosaic.jobs import batch as batching
 from hirez_mosaic.jobs import compare as comparing
 from hirez_mosaic.jobs import page as paging
+from hirez_mosaic.jobs import print as printing
 from hirez_mosaic.jobs import remake as assembling
 from hirez_mosaic.jobs import render as rendering
 from hirez_mosaic.jobs import train as training
@@ -35,10 +36,11 @@ FUNCTIONS: dict[str, Callable[..., Any]] = {
     "compare": comparing.compare,
     "assemble": assembling.assemble_tile_map,
     "page": paging.make_pages,
+    "print": printing.print_sheets,
     "view": viewing.view,
 }
 ONLY_ON_THE_COMMAND_LINE = {"as_json", "quiet", "print_recipe", "log_file", "verbose"}
-ARGUMENTS = {"source", "sources", "folder", "mosaics", "file"}
+ARGUMENTS = {"source", "sources", "folder", "mosaics", "mosaic", "file"}
 REQUIRED = object()
 COMMAS = {"scales", "selections"}
 """Sequences in Python that are words with commas on the command line."""

@@ -13,6 +13,7 @@ from hirez_mosaic.cli.batch import batch
 from hirez_mosaic.cli.bench import bench
 from hirez_mosaic.cli.compare import compare
 from hirez_mosaic.cli.page import page
+from hirez_mosaic.cli.print import print_
 from hirez_mosaic.cli.render import render
 from hirez_mosaic.cli.run import run
 from hirez_mosaic.cli.templates import templates
@@ -60,6 +61,7 @@ main.add_command(batch)
 main.add_command(bench)
 main.add_command(compare)
 main.add_command(page)
+main.add_command(print_)
 main.add_command(render)
 main.add_command(run)
 main.add_command(templates)

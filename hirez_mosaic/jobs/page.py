@@ -1,6 +1,5 @@
 """Pages of mosaics that are there: of tile maps, which know their cells, and of any picture, which does not."""
 
-import shutil
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -10,15 +9,15 @@ from typing import Any
 import numpy as np
 
 from hirez_mosaic.engine.machine import cores, settled
-from hirez_mosaic.errors import DiskSpaceError, SettingError, SourceError, SourceNotFoundError
+from hirez_mosaic.errors import SettingError, SourceError, SourceNotFoundError
 from hirez_mosaic.jobs.listener import Listener
 from hirez_mosaic.jobs.remake import mosaic_of
 from hirez_mosaic.jobs.template_sets import cached_templates
-from hirez_mosaic.outputs.appearing import Appearing, check_output
+from hirez_mosaic.outputs.appearing import Appearing, check_output, check_space
 from hirez_mosaic.outputs.pages import Contents, Shown, output_bytes, readable, write_gallery, write_page, write_picture
 from hirez_mosaic.outputs.tile_map import check_tile_map, read_tile_map
 from hirez_mosaic.pixels.geometry import CELL, CellGrid
-from hirez_mosaic.settings.parsing import format_bytes, parse_colour, parse_tile
+from hirez_mosaic.settings.parsing import parse_colour, parse_tile
 from hirez_mosaic.settings.writing import TILE_MAPS, check_page
 from hirez_mosaic.stages.assemble import Mosaic
 from hirez_mosaic.stages.ingest import ingest_chunk
@@ -150,12 +149,12 @@ class _Pages:
         folder = f"pages/{path.stem}"
         if self.templates is None or not _is_tile_map(path):
             with readable(path, made.with_name(f"{made.name}-source")) as picture:
-                _check_space(made, 2 * picture.size[0] * picture.size[1])
+                check_space(made.parent, 2 * picture.size[0] * picture.size[1], "page")
                 write_picture(picture, path.stem, made, self.jobs)
             return Shown(path.stem, folder, f"{picture.size[0]:,} x {picture.size[1]:,} px")
         read = read_tile_map(path, self.templates, frozenset(), self.tint)
         mosaic, (rows, columns) = mosaic_of(read), read.index_map.shape
-        _check_space(made, output_bytes(mosaic.size, self.templates.tile, len(self.templates.names)))
+        check_space(made.parent, output_bytes(mosaic.size, self.templates.tile, len(self.templates.names)), "page")
         source = (
             read.source
             if self.source is None
@@ -164,15 +163,6 @@ class _Pages:
         with self.listener.stage("page", read.index_map.size, "cells") as progress:
             write_page(Contents(mosaic, path.stem, source, **self.settings), made, progress, self.jobs)
         return Shown(path.stem, folder, f"{columns:,} x {rows:,} pictures")
-
-
-def _check_space(made: Path, wanted: int) -> None:
-    free = shutil.disk_usage(made.parent).free
-    if free < wanted:
-        raise DiskSpaceError(
-            f"The disk of the page has {format_bytes(free)} free and the page takes about {format_bytes(wanted)}; free some, "
-            "or name another disk with -o."
-        )
 
 
 def _ingested(path: Path, mosaic: Mosaic, scratch: Path) -> Any:

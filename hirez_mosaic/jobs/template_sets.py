@@ -49,8 +49,11 @@ def cached_templates(
     jobs: int | None = None,
     exclude: Sequence[str] = (),
     strict: bool = False,
+    only: frozenset[str] | None = None,
 ) -> TemplateSet:
     """The templates of a folder out of the cache or decoded into it; the listener hears what was skipped and left out.
+
+    only: names of those that are wanted; all where None.
 
     Raises TemplateError, besides what `load_templates` raises, where `strict` and a file cannot be read.
     """
@@ -60,6 +63,7 @@ def cached_templates(
         background=background,
         crop=crop,
         exclude=exclude,
+        only=only,
         cache=cache_folder("templates"),
         jobs=jobs or cores(),
         stage=lambda total: listener.stage("templates", total, "templates"),

@@ -2,6 +2,8 @@
 
 import errno
 import os
+import re
+import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -10,7 +12,9 @@ from typing import Any
 from hirez_mosaic.errors import DiskSpaceError, OutputError, OutputExistsError
 from hirez_mosaic.files.fresh import private, remove
 from hirez_mosaic.settings.formats import is_of_mosaic, parts_of, visible
+from hirez_mosaic.settings.parsing import format_bytes
 
+_SHEET = re.compile(r"(plan|sheet-[A-Z]+\d+|grid-[A-Z]+\d+|stickers-\d+)\.tif")
 _PAGE = {
     "index.html",
     "page.js",
@@ -37,6 +41,16 @@ def writing(what: str = "mosaic") -> Iterator[None]:
         raise kind(f"The {what} could not be written: {error.strerror or error}.") from error
 
 
+def check_space(folder: Path, wanted: int, what: str) -> None:
+    """Raise DiskSpaceError where the disk of `folder` has less than `wanted` bytes free. what: takes them."""
+    free = shutil.disk_usage(folder).free
+    if free < wanted:
+        raise DiskSpaceError(
+            f"The disk of the {what} has {format_bytes(free)} free and the {what} takes about {format_bytes(wanted)}; "
+            "free some, or name another disk with -o."
+        )
+
+
 def check_output(output: Path, overwrite: bool) -> None:
     """Raise OutputError when `output` cannot be written, before any work is done."""
     folder = output.absolute().parent
@@ -54,10 +68,12 @@ def check_output(output: Path, overwrite: bool) -> None:
 
 
 def _is_mosaic(folder: Path) -> bool:
-    """Whether a folder holds what a mosaic or a page consists of, and nothing else."""
+    """Whether a folder holds what a mosaic, a page or printed sheets consist of, and nothing else."""
     names = visible(folder)
     if "index.html" in names:
         return names <= _PAGE and bool(names & {"page.js", "pages"})
+    if "plan.tif" in names:
+        return all(map(_SHEET.fullmatch, names))
     return is_of_mosaic(folder)
 
 

@@ -23,31 +23,27 @@ _STRIP_BYTES = 8 << 20  # of px made at once, about; never more than a row of ce
 _FULL = 1 << 20  # bytes free of a disk that is full
 
 
-class MosaicStream:
-    """A mosaic as an uncompressed BigTIFF that is made while it is read.
+class PxStream:
+    """A picture as an uncompressed BigTIFF that is made while it is read.
 
         header | offset of every strip | length of every strip | strip 0 | strip 1 | ...
 
-    A strip is the full width and a divisor of the template's height, so none straddles two rows of cells.
+    A strip is the full width and so many rows, of which the height is a multiple; a subclass makes them in their order.
     """
 
-    def __init__(self, mosaic: Mosaic, progress: Progress) -> None:
+    def __init__(self, size: tuple[int, int], rows: int) -> None:
         self.failure: Exception | None = None
         self._stopped = False
         self._image: pyvips.Image | None = None
-        self._reader, self._columns = _Reader(mosaic), mosaic.index_map.shape[1]
-        self._progress = progress
-        width, height = mosaic.size
-        self._rows = strip_rows(mosaic.templates.tile[1], width)
-        self._per_cell = mosaic.templates.tile[1] // self._rows
-        self._strip_bytes = width * 3 * self._rows
-        self._header = _tiff_header(width, height, self._rows)
+        width, height = size
+        self._strip_bytes = width * 3 * rows
+        self._header = _tiff_header(width, height, rows)
         self._size = len(self._header) + width * 3 * height
         self._position = 0
         self._current, self._strip = -1, memoryview(b"")
 
     def open(self) -> pyvips.Image:
-        """The mosaic as a libvips image, to be read once from top to bottom."""
+        """The picture as a libvips image, to be read once from top to bottom."""
         source = pyvips.SourceCustom()
         source.on_read(self._read)
         source.on_seek(self._seek)
@@ -55,7 +51,7 @@ class MosaicStream:
         return self._image
 
     def stop(self) -> None:
-        """Make libvips give up; it would go on writing a mosaic whose px have ended."""
+        """Make libvips give up; it would go on writing a picture whose px have ended."""
         self._stopped = True
         if self._image is not None:
             self._image.set_kill(True)
@@ -86,12 +82,33 @@ class MosaicStream:
 
     def _strip_of(self, number: int) -> memoryview:
         if number != self._current:
-            row, part = divmod(number, self._per_cell)
-            self._strip = self._reader.px(row, lines=slice(part * self._rows, (part + 1) * self._rows)).data.cast("B")
-            self._current = number
-            if part == self._per_cell - 1:
-                self._progress(self._columns)
+            self._strip, self._current = self._made(number), number
         return self._strip
+
+    def _made(self, number: int) -> memoryview:
+        """The bytes of a strip."""
+        raise NotImplementedError
+
+
+class MosaicStream(PxStream):
+    """A mosaic that is made while it is read. A strip is a divisor of the template's height, so none straddles two rows
+    of cells.
+    """
+
+    def __init__(self, mosaic: Mosaic, progress: Progress) -> None:
+        self._reader, self._columns = _Reader(mosaic), mosaic.index_map.shape[1]
+        self._progress = progress
+        height = mosaic.templates.tile[1]
+        self._rows = strip_rows(height, mosaic.size[0])
+        self._per_cell = height // self._rows
+        super().__init__(mosaic.size, self._rows)
+
+    def _made(self, number: int) -> memoryview:
+        row, part = divmod(number, self._per_cell)
+        px = self._reader.px(row, lines=slice(part * self._rows, (part + 1) * self._rows))
+        if part == self._per_cell - 1:
+            self._progress(self._columns)
+        return px.data.cast("B")
 
 
 def strip_rows(tile_height: int, width: int) -> int:
@@ -137,7 +154,7 @@ def _tiff_header(width: int, height: int, rows: int) -> bytes:
     return head + b"".join(directory) + bytes(8) + offsets.tobytes() + lengths.tobytes()
 
 
-def _run(stream: MosaicStream, output: Path, save: Callable[[pyvips.Image], None]) -> None:
+def _run(stream: PxStream, output: Path, save: Callable[[pyvips.Image], None]) -> None:
     """Save to `output` in a thread of its own, since libvips would keep the interpreter from hearing Ctrl-C."""
     with ThreadPoolExecutor(1) as pool:
         try:

@@ -155,6 +155,15 @@ class TileMap:
         return self.colours if self.colours.any() else None
 
 
+def survey(path: Path) -> tuple[frozenset[str], tuple[int, int]]:
+    """(names of the templates in a tile map, its (columns, rows)). Raises TileMapError for an entry that is wrong."""
+    names, columns, rows = set[str](), 0, 0
+    for cell in _read(path):
+        names.add(cell.template)
+        columns, rows = max(columns, cell.column + 1), max(rows, cell.row + 1)
+    return frozenset(names), (columns, rows)
+
+
 def read_tile_map(path: Path, templates: TemplateSet, banned: frozenset[str], tint: float | None = None) -> TileMap:
     """The tile map in a file; holds 12 bytes a cell, and the whole of a JSON file.
 

@@ -52,6 +52,7 @@ def load_templates(
     background: tuple[int, int, int] = (255, 255, 255),
     crop: str = "centre",
     exclude: Sequence[str] = (),
+    only: frozenset[str] | None = None,
     cache: Path,
     jobs: int,
     stage: Bar = _unheard,
@@ -63,6 +64,7 @@ def load_templates(
     over `background`; of an animation or a document the first page counts. Order is that of the paths.
 
     crop: where a picture of another shape is cut, one of `spec.CROPS`. exclude: patterns of files that are left out.
+    only: names below the folder of those that are wanted; all where None.
     cache: folder that decoded templates are kept in, from the first seconds on: whoever is broken off goes on there.
     jobs: threads that decode. stage: entered only if there is anything to decode.
     Raises TemplateError when there is no folder or not one readable picture in it, DiskSpaceError when the cache's disk
@@ -76,6 +78,10 @@ def load_templates(
     if not files:
         others = told(left_out)
         raise TemplateError(f"The folder of templates {folder} holds no files{' but ' + others if others else ''}.")
+    if only is not None:
+        files = [file for file in files if file[0] in only]
+        if not files:
+            raise TemplateError(f"The folder of templates {folder} has none of the {len(only)} that are wanted.")
     home = cache / _digest(str(folder.resolve()), tile, background, crop)
     try:
         kept = Kept(home, tile, _VERSION)

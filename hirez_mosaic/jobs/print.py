@@ -1,0 +1,461 @@
+"""Print: a mosaic on sheets of paper, or as stickers, at a size in metres.
+
+Whether a face can be seen in a template is told by this rule. 16 px across a face are about what tells whose it is
+(Bachmann, Identification of spatially quantised tachistoscopic images of faces, 1991), and in a portrait a face fills
+about half of the width: 32 px. The eye tells two things apart that are a minute of arc from each other. So a template
+of 32 px or more shows a face up to the distance at which its 32nd part is a minute of arc, 107 times its width; and
+nearer than 25 cm nobody looks.
+"""
+
+import math
+import time
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from fractions import Fraction
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyvips
+import zarr
+from numpy.typing import NDArray
+
+from hirez_mosaic.errors import SettingError, SourceNotFoundError, TemplateError, TileMapError
+from hirez_mosaic.files.fresh import flush
+from hirez_mosaic.jobs.listener import Listener
+from hirez_mosaic.jobs.remake import mosaic_of
+from hirez_mosaic.jobs.template_sets import cached_templates
+from hirez_mosaic.outputs.appearing import Appearing, check_output, check_space, writing
+from hirez_mosaic.outputs.mosaic_file import write_preview
+from hirez_mosaic.outputs.pages import picture_levels, picture_tile
+from hirez_mosaic.outputs.printing import (
+    COMPRESSIONS,
+    Ink,
+    MosaicPx,
+    Page,
+    Paper,
+    Readable,
+    StickerPaper,
+    Stickers,
+    Wall,
+    check_room,
+    fewest,
+    grid_pages,
+    grid_parts,
+    laid,
+    plan_page,
+    sheet_pages,
+    sheet_parts,
+    sticker_pages,
+    write_pdf,
+    write_tifs,
+)
+from hirez_mosaic.outputs.tile_map import check_tile_map, read_tile_map, survey
+from hirez_mosaic.settings.lengths import INCH, Size, parse_length, parse_paper, told
+from hirez_mosaic.settings.parsing import MAX_TILE, check_crop, parse_colour, parse_tile
+from hirez_mosaic.settings.running import MAX_SOURCE_PX
+from hirez_mosaic.settings.writing import TILE_MAPS
+from hirez_mosaic.sources import Source, open_source, unpack
+from hirez_mosaic.sources.deep_zoom import open_deep_zoom
+from hirez_mosaic.stages.assemble import Mosaic
+
+FORMATS = ("pdf", "tif")
+_DPI = 300.0  # at which templates are printed, unless it is told
+_FACE_PX = 32
+_ARC_MINUTE = math.radians(1 / 60)
+_NEAREST = 250  # mm, at which people look
+_BYTES_PER_PX = {"jpeg": 1.7, "deflate": 3.0}
+_PREVIEW_SIDE = 1600
+
+
+@dataclass(frozen=True)
+class PrintPlan:
+    """What is going to be printed.
+
+    wall: the sheets; of stickers the whole, and the paper that they are on. template: (width, height) of one, px.
+    cells: (columns, rows), where a tile map tells. bytes: of the output, about and at most.
+    """
+
+    mosaic: Path
+    output: Path
+    wall: Wall
+    template: tuple[int, int]
+    cells: tuple[int, int] | None
+    stickers: bool
+    pages: int
+    bytes: int
+    profile: Path | None
+
+    @property
+    def template_size(self) -> Size:
+        """(width, height) of a template on paper, mm."""
+        return self.template[0] / self.wall.density, self.template[1] / self.wall.density
+
+    @property
+    def face(self) -> str:
+        """Whether a face is known in a template, for people."""
+        if min(self.template) < _FACE_PX:
+            return f"too few px to know a face, which takes {_FACE_PX}"
+        far = float(min(self.template_size)) / _FACE_PX / math.tan(_ARC_MINUTE)
+        if far < _NEAREST:
+            return f"too small to know a face, which takes {_NEAREST * _FACE_PX * math.tan(_ARC_MINUTE):.1f} mm"
+        return f"a face is known from up to {far / 1000:.1f} m away"
+
+
+@dataclass(frozen=True)
+class PrintResult:
+    """What came out. pages: all, the plan among them. sheets: (columns, rows) of the wall; None of stickers. dots: px an
+    inch. seconds: of reading and writing.
+    """
+
+    output: Path
+    pages: int
+    sheets: tuple[int, int] | None
+    dots: float
+    seconds: float
+
+
+class PrintListener(Listener):
+    """Hears how a print goes; this one keeps quiet."""
+
+    def printing(self, plan: PrintPlan) -> None:
+        """The plan is made and the work begins."""
+
+
+def print_sheets(
+    mosaic: str | Path,
+    output: str | Path,
+    templates: str | Path | None = None,
+    tile: int | str | tuple[int, int] = 32,
+    *,
+    width: str | None = None,
+    height: str | None = None,
+    dpi: float | None = None,
+    paper: str = "A4",
+    landscape: bool = False,
+    margin: str = "10mm",
+    overlap: str | None = None,
+    bleed: str | None = None,
+    cells: bool = False,
+    format: str = "pdf",  # noqa: A002 (the name of the option)
+    compression: str = "jpeg",
+    quality: int = 90,
+    profile: str | Path | None = None,
+    tint: float | None = None,
+    background: str | tuple[int, int, int] = "white",
+    crop: str = "centre",
+    overwrite: bool = False,
+    jobs: int | None = None,
+    listener: PrintListener | None = None,
+) -> PrintResult:
+    """Print a mosaic on sheets that make a wall, or its cells as stickers; the first page is a plan.
+
+    mosaic: any picture, whose px are printed as they are; or a tile map, .csv, .json or .parquet, which is printed in
+        px made from its templates.
+    output: a .pdf, or a folder where `format` is "tif". overwrite: replace what is there.
+    templates, background, crop, tint: as in `assemble_tile_map`, for a tile map. tile: of a tile map the shape of a
+        template, of a picture the size of one in it, px.
+    width, height: of the whole print, such as "2m" or "60in"; one of them. dpi: px an inch of a tile map, 300 where
+        None; of a picture, instead of width or height.
+    paper: "A0" to "A6", "letter", "legal", "tabloid", lying as needs fewer sheets, or on its longer side where
+        `landscape`; or "329x483mm", lying so. margin: without print, on each side.
+    overlap: of neighbours, such as "10mm". bleed: print beyond the line where a sheet is cut. One of them.
+    cells: print stickers, numbered, each as often as it is used, and a grid with the numbers, of a tile map.
+    compression: "jpeg" or "deflate", which keeps every px. quality: of JPEG. profile: of CMYK, an ICC file; sRGB where
+        None.
+    jobs: threads that decode templates. listener: hears the plan before the work.
+    Holds 12 bytes a cell of a tile map, 28 for stickers, and bands of a sheet.
+
+    Raises a subclass of HirezMosaicError for whatever is wrong with the input; then nothing is left half-written.
+    """
+    settings = dict(locals())  # the parameters and nothing else, for nothing else has a name yet
+    heard, start = settings.pop("listener") or PrintListener(), time.perf_counter()
+    wanted = _Wanted.parse(**settings)
+    wanted.check()
+    check_output(wanted.output, overwrite)
+    with ExitStack() as held:
+        subject = _mapped(wanted) if wanted.is_map else _picture(wanted, held)
+        plan, layout = _planned(wanted, subject)
+        heard.printing(plan)
+        check_space(wanted.output.absolute().parent, plan.bytes + subject.scratch_bytes, "print")
+        made = held.enter_context(Appearing(wanted.output))
+        opened = subject.open(made.with_name(f"{made.name}-scratch"), heard)
+        pages = _pages(plan, layout, opened)
+        with writing("print"), heard.stage("print", len(pages), "pages") as progress:
+            _write(wanted, pages, made, progress)
+    sheets = None if plan.stickers else plan.wall.grid
+    return PrintResult(wanted.output, len(pages), sheets, plan.wall.dots, time.perf_counter() - start)
+
+
+@dataclass(frozen=True)
+class _Wanted:
+    """What was asked for, parsed. Lengths are in mm."""
+
+    mosaic: Path
+    output: Path
+    templates: Path | None
+    tile: tuple[int, int]
+    width: Fraction | None
+    height: Fraction | None
+    dpi: float | None
+    paper: Paper
+    turnable: bool
+    overlap: Fraction
+    bleed: Fraction
+    cells: bool
+    form: str
+    compression: str
+    quality: int
+    ink: Ink
+    tint: float | None
+    background: tuple[int, int, int]
+    crop: str
+    jobs: int | None
+
+    @classmethod
+    def parse(cls, **given: Any) -> "_Wanted":
+        """Raises SettingError for text that is no length, paper, colour and so on."""
+
+        def length(name: str) -> Fraction | None:
+            return None if given[name] is None else parse_length(given[name], name)
+
+        size, turnable = parse_paper(given["paper"])
+        paper = Paper(size, parse_length(given["margin"], "margin"))
+        if given["landscape"]:
+            paper, turnable = (paper.turned if size[0] < size[1] else paper), False
+        return cls(
+            mosaic=Path(given["mosaic"]),
+            output=Path(given["output"]),
+            templates=None if given["templates"] is None else Path(given["templates"]),
+            tile=parse_tile(given["tile"]),
+            width=length("width"),
+            height=length("height"),
+            paper=paper,
+            turnable=turnable,
+            overlap=length("overlap") or Fraction(0),
+            bleed=length("bleed") or Fraction(0),
+            form=given["format"],
+            ink=Ink(None if given["profile"] is None else Path(given["profile"])),
+            background=parse_colour(given["background"]),
+            **{name: given[name] for name in ("dpi", "cells", "compression", "quality", "tint", "crop", "jobs")},
+        )
+
+    @property
+    def is_map(self) -> bool:
+        """Whether what is printed is a tile map."""
+        return self.mosaic.suffix.lower().removeprefix(".") in TILE_MAPS
+
+    def check(self) -> None:
+        """Raise an error for settings that are out of range or do not go together."""
+        check_crop(self.crop)
+        check_room(self.paper)
+        self.ink.check()
+        self._check_numbers()
+        self._check_size()
+        self._check_places()
+        if self.overlap and self.bleed:
+            raise SettingError("--overlap is for sheets that are glued and --bleed for sheets that are cut; give one.")
+        if self.cells and (self.overlap or self.bleed):
+            raise SettingError("--overlap and --bleed are of sheets and --cells prints stickers; leave them out.")
+        if self.is_map and self.templates is None:
+            raise SettingError(
+                f"The tile map {self.mosaic} names templates; give the folder that they are in with --templates."
+            )
+        if not self.is_map and (self.cells or self.templates is not None):
+            raise SettingError(
+                f"{self.mosaic} is no tile map ({', '.join(TILE_MAPS)}), which alone has cells and templates; name that."
+            )
+
+    def _check_numbers(self) -> None:
+        if self.dpi is not None and not 1 <= self.dpi <= 10_000:
+            raise SettingError(f"The dots an inch are {self.dpi:g}; use 1 to 10,000.")
+        if not 1 <= self.quality <= 100:
+            raise SettingError(f"The quality is {self.quality}; use 1 to 100.")
+        if self.compression not in COMPRESSIONS:
+            raise SettingError(f"The compression is {self.compression!r}; use one of {', '.join(COMPRESSIONS)}.")
+        if self.tint is not None and not 0 <= self.tint <= 1:
+            raise SettingError(f"The tint is {self.tint}; use 0 (none) to 1 (the whole way to the source's colour).")
+        if self.jobs is not None and self.jobs < 1:
+            raise SettingError(f"The number of jobs is {self.jobs}; use 1 or more.")
+
+    def _check_size(self) -> None:
+        told = [one for one in (self.width, self.height) if one is not None]
+        if not self.is_map and self.dpi is not None:
+            told.append(Fraction(1))
+        if len(told) != 1:
+            others = "" if self.is_map else ", or --dpi, which settle each other for a picture's px"
+            raise SettingError(
+                f"The size of the print is told {len(told)} times; give one of --width and --height{others}."
+            )
+        if min(told) == 0:
+            raise SettingError("The print is 0 mm wide or high; use for example --width 2m.")
+
+    def _check_places(self) -> None:
+        if self.form not in FORMATS:
+            raise SettingError(f"The format is {self.form!r}; use one of {', '.join(FORMATS)}.")
+        if self.form == "pdf" and self.output.suffix.lower() != ".pdf":
+            raise SettingError(
+                f"The output {self.output} is no .pdf; name it so, or use --format tif for a folder with a file a sheet."
+            )
+        if self.form == "tif" and (self.output.suffix.lower() in (".pdf", ".tif", ".tiff") or self.output.is_file()):
+            raise SettingError(f"The output {self.output} is called as a file is, or is one; name a folder.")
+        out = self.output.resolve()
+        for name, path in (("mosaic", self.mosaic), ("templates", self.templates), ("profile", self.ink.profile)):
+            place = None if path is None else path.resolve()
+            if place is not None and (place == out or out in place.parents or place in out.parents):
+                raise SettingError(
+                    f"The output {self.output} and the {name} {path} are the same or one inside the other; name another place."
+                )
+
+
+@dataclass(frozen=True)
+class _Opened:
+    """What is printed, ready to be read. preview: (height, width, 3). mosaic: where a tile map tells of it."""
+
+    px: Readable
+    preview: NDArray[np.uint8]
+    mosaic: Mosaic | None = None
+
+
+@dataclass(frozen=True)
+class _Subject:
+    """What is printed, before much is read. density: px a mm. template: (width, height), px. cells: (columns, rows),
+    where a tile map tells. open: makes it ready, with scratch files in a folder that is not there yet.
+    """
+
+    size: tuple[int, int]
+    density: Fraction
+    template: tuple[int, int]
+    cells: tuple[int, int] | None
+    scratch_bytes: int
+    open: Callable[[Path, Listener], _Opened]
+
+
+def _picture(wanted: _Wanted, held: ExitStack) -> _Subject:
+    """A picture, whose px are as they are."""
+    path = wanted.mosaic
+    if not path.exists():
+        raise SourceNotFoundError(f"There is no mosaic or tile map {path}.")
+    source = open_deep_zoom(path, MAX_SOURCE_PX) if path.suffix.lower() == ".dzi" else open_source(path)
+    held.callback(source.close)
+    (width, height) = source.size
+    if wanted.dpi is not None:
+        density = Fraction(wanted.dpi) / INCH
+    else:
+        density = width / wanted.width if wanted.width else height / Fraction(wanted.height or 1)
+
+    def ready(scratch: Path, listener: Listener) -> _Opened:
+        read = source
+        if source.bands:
+            with writing("print"), listener.stage("unpack", width * height, "px") as progress:
+                read = unpack(source, zarr.open_group(scratch, mode="w"), "source", progress)
+        return _Opened(read, _small(read))
+
+    return _Subject(source.size, density, wanted.tile, None, source.unpacked_bytes, ready)
+
+
+def _small(source: Source) -> NDArray[np.uint8]:
+    """The picture at 800 to 1,600 px on its longer side, or at its own size where that is less."""
+    level = next(one for one in picture_levels(source.size) if max(one.size) <= _PREVIEW_SIDE)
+    make, (across, down) = picture_tile(source, level), level.tiles
+    return np.concatenate([np.concatenate([make(x, y) for x in range(across)], 1) for y in range(down)])
+
+
+def _mapped(wanted: _Wanted) -> _Subject:
+    """A tile map, whose px are made at the size that the print wants."""
+    path, folder = wanted.mosaic, Path(wanted.templates or "")
+    if not path.is_file():
+        raise TileMapError(f"There is no tile map {path}.")
+    check_tile_map(path)
+    names, (columns, rows) = survey(path)
+    _check_templates(path, folder, names)
+    tile, density = _tile(wanted, columns, rows)
+
+    def ready(scratch: Path, listener: Listener) -> _Opened:
+        how = folder, tile, wanted.background, wanted.crop, listener, wanted.jobs
+        found = cached_templates(*how, only=names)
+        if found.skipped:
+            name, why = found.skipped[0]
+            raise TemplateError(f"The template {name} that the tile map {path} names cannot be read: {why}.")
+        mosaic = mosaic_of(read_tile_map(path, found, frozenset(), wanted.tint))
+        preview = scratch.with_suffix(".png")
+        write_preview(mosaic, preview)
+        return _Opened(MosaicPx(mosaic), pyvips.Image.new_from_file(str(preview)).numpy(), mosaic)
+
+    return _Subject((columns * tile[0], rows * tile[1]), density, tile, (columns, rows), 0, ready)
+
+
+def _check_templates(path: Path, folder: Path, names: frozenset[str]) -> None:
+    if not folder.is_dir():
+        raise TemplateError(f"The folder of templates {folder} is not there.")
+    gone = [name for name in names if not (folder / name).is_file()]
+    if gone:
+        raise TileMapError(
+            f"{len(gone):,} of the {len(names):,} templates that the tile map {path} names are not in {folder}, {min(gone)} "
+            "for one; name the folder that it was made of, or put them back."
+        )
+
+
+def _tile(wanted: _Wanted, columns: int, rows: int) -> tuple[tuple[int, int], Fraction]:
+    """((width, height) of a template, px; px a mm) at which no fewer dots an inch are reached than are wanted."""
+    dots, (wide, high) = Fraction(wanted.dpi or _DPI), wanted.tile
+    cell = wanted.width / columns if wanted.width else Fraction(wanted.height or 1) / rows * wide / high  # mm across
+    width = math.ceil(cell / INCH * dots)
+    height = max(1, round(Fraction(width * high, wide)))
+    if max(width, height) > MAX_TILE:
+        raise SettingError(
+            f"A template would be {width:,} x {height:,} px and {MAX_TILE:,} a side are the most; "
+            "use a smaller print, or a smaller --dpi."
+        )
+    if wanted.width:
+        return (width, height), width / cell
+    return (width, height), rows * height / Fraction(wanted.height or 1)
+
+
+def _planned(wanted: _Wanted, subject: _Subject) -> tuple[PrintPlan, StickerPaper | None]:
+    """The plan, and how stickers lie on their paper where they are printed. Raises SettingError for too small paper."""
+    density, layout = subject.density, None
+    if wanted.cells and subject.cells is not None:
+        layout = fewest(subject.template, density, subject.cells, wanted.paper, wanted.turnable)
+        wall, pages, px = Wall(subject.size, density, layout.paper), 1 + layout.grid_pages + layout.pages, layout.px
+    else:
+        overlap, bleed = (round(length * density) for length in (wanted.overlap, wanted.bleed))
+        wall = laid(subject.size, density, wanted.paper, wanted.turnable, overlap, bleed)
+        pages, px = 1 + math.prod(wall.grid), wall.px
+    a_px = _BYTES_PER_PX[wanted.compression] * wanted.ink.channels / 3
+    told = wanted.mosaic, wanted.output, wall, subject.template, subject.cells, wanted.cells, pages
+    return PrintPlan(*told, int(px * a_px) + (1 << 20), wanted.ink.profile), layout
+
+
+def _pages(plan: PrintPlan, layout: StickerPaper | None, opened: _Opened) -> list[Page]:
+    """All pages, the plan first."""
+    wall, name = plan.wall, plan.mosaic.name
+    if layout is not None and opened.mosaic is not None:
+        stickers = Stickers(layout, opened.mosaic)
+        title = (
+            f"{name}: {math.prod(layout.cells):,} stickers of {told(plan.template_size)}, {stickers.distinct:,} different",
+            "Below each sticker are its number and its place, column and row. The grid tells the number of each place.",
+        )
+        parts = partial(grid_parts, layout.paper, *layout.cells)
+        first = plan_page(wall.paper, title, opened.preview, parts, layout.cells)
+        return [first, *grid_pages(stickers), *sticker_pages(stickers)]
+    (columns, rows), lap = wall.grid, float(wall.overlap / wall.density)
+    title = (
+        f"{name}: {told(wall.millimetres)} on {columns:,} x {rows:,} sheets of {told(wall.paper.size)}",
+        f"{wall.dots:.0f} px an inch" + (f"; neighbours overlap by {lap:.1f} mm" if lap else ""),
+    )
+    return [
+        plan_page(wall.paper, title, opened.preview, partial(sheet_parts, wall), wall.size),
+        *sheet_pages(wall, opened.px),
+    ]
+
+
+def _write(wanted: _Wanted, pages: Sequence[Page], made: Path, progress: Callable[[int], None]) -> None:
+    how = progress, wanted.ink, wanted.compression, wanted.quality
+    if wanted.form == "pdf":
+        write_pdf(pages, made, wanted.mosaic.stem, *how)
+        flush(made)
+    else:
+        write_tifs(pages, made, *how)
