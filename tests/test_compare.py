@@ -49,8 +49,8 @@ def test_the_selections_of_the_command_line_are_the_librarys() -> None:
 
 
 def test_every_selection_is_judged_and_shown(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(training, "CROP", 64)
-    monkeypatch.setattr(training, "_lack", lambda *_, **__: "")  # one step need not make it better
+    monkeypatch.setattr(training, "CROP_SIDE", 64)
+    monkeypatch.setattr(training, "_why_not_cached", lambda *_, **__: "")  # one step need not make it better
     train("templates", "photos", "one.safetensors", 8, steps=1, batch=1)
     result = call(
         "compare",
@@ -107,7 +107,7 @@ def test_every_selection_is_judged_and_shown(here: Path, monkeypatch: pytest.Mon
 
 
 def test_several_trained_decoders_side_by_side(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(training, "CROP", 64)
+    monkeypatch.setattr(training, "CROP_SIDE", 64)
     for name, scales in (("fine", (0,)), ("coarse", (2,))):
         train("templates", "photos", f"{name}.safetensors", 8, steps=1, batch=1, scales=scales)
     rows = compare(
