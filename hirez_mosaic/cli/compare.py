@@ -63,7 +63,7 @@ def compare(sources: tuple[str, ...], as_json: bool, quiet: bool, selections: st
     listener = Listener() if quiet else ConsoleListener()
     rows = comparing.compare(sources, selections=selections.split(","), listener=listener, **settings)  # type: ignore[arg-type]
     if isinstance(listener, ConsoleListener):
-        print_comparison(listener.console, comparing.means(rows), len(sources))
+        print_comparison(listener.console, comparing.mean_rows(rows), len(sources))
         listener.console.print(f"{settings['output']}")
     if as_json:
         click.echo(json.dumps([asdict(row) for row in rows], default=str))
