@@ -16,7 +16,8 @@ from hirez_mosaic.cli.main import main
 from hirez_mosaic.engine.machine import peak_memory
 from hirez_mosaic.errors import WeightsError
 from hirez_mosaic.jobs import synthetic
-from hirez_mosaic.jobs.bench import BenchResult, Loading, Measured, apart, bench
+from hirez_mosaic.jobs.bench import apart, bench
+from hirez_mosaic.jobs.bench_result import BenchResult, Loading, Measured
 from hirez_mosaic.nets.weights import resolve_weights
 
 TINY = {"count": 20, "tile": 16}
