@@ -269,7 +269,7 @@ def inspect_(folder: Path, overwrite: bool, **settings: Any) -> None:
 
 
 def _print_inspection(found: "Inspection", levels: float) -> None:
-    from hirez_mosaic.jobs.inspect import REACH, colour_name
+    from hirez_mosaic.jobs.inspect import COLOUR_REACH, colour_name
 
     sizes = ", ".join(f"{width} x {height} px ({count:,})" for (width, height), count in found.sizes[:5])
     more = f" and {len(found.sizes) - 5:,} sizes more" if len(found.sizes) > 5 else ""
@@ -281,7 +281,7 @@ def _print_inspection(found: "Inspection", levels: float) -> None:
         click.echo(f"           {name} like {first}")
     if (cover := found.coverage) is not None:
         click.echo(f"source     {cover.source}, {cover.distances.shape[1]} x {cover.distances.shape[0]} cells")
-        click.echo(f"reached    {cover.reached:.1%} of the cells have a template within Delta E {REACH:g}")
+        click.echo(f"reached    {cover.reached:.1%} of the cells have a template within Delta E {COLOUR_REACH:g}")
         click.echo(
             f"distance   {cover.distances.mean():.1f} on average, {cover.worst:.1f} for 95 % of the cells at most"
         )

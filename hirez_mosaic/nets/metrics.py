@@ -137,8 +137,8 @@ class Eye:
 def delta_e(source: torch.Tensor, mosaic: torch.Tensor, sigma: int) -> float:
     """Mean distance in CIELAB (Delta E 1976) after a Gaussian blur: how far colours seen from afar are off.
 
-    As in the far view, the values of sRGB are averaged, not light. Only px within the picture count: px at the edge that
-    stood for all px beyond it would outweigh the rest.
+    As in the far view, the values of sRGB are averaged, not light. Only px within the picture count: px at the edge
+    that stood for all px beyond it would outweigh the rest.
 
     source, mosaic: (1, 3, h, w) in [0, 1].
     sigma: of the blur, px.
