@@ -2,11 +2,35 @@
 
 import json
 from dataclasses import asdict
+from typing import TypedDict, Unpack
 
 import click
 
 from hirez_mosaic.cli.options import STRICT, exclude, tile, writes_a_mosaic
 from hirez_mosaic.cli.recipe import RecipeCommand
+
+
+class AssembleOptions(TypedDict):
+    """The options that go to `assemble_tile_map` as they are."""
+
+    tile_map: str
+    templates: str
+    tile: str
+    output: str
+    tint: float | None
+    ban: str | None
+    exclude: tuple[str, ...]
+    strict: bool
+    background: str
+    crop: str
+    compression: str
+    quality: int
+    preview: str | None
+    page: str | None
+    anonymous: bool
+    thumbnails: int | None
+    jobs: int | None
+    overwrite: bool
 
 
 @click.command(cls=RecipeCommand, short_help="Make a mosaic again from its tile map.")
@@ -23,7 +47,7 @@ from hirez_mosaic.cli.recipe import RecipeCommand
 @exclude("template files")
 @STRICT
 @writes_a_mosaic
-def assemble(as_json: bool, quiet: bool, **settings: object) -> None:
+def assemble(as_json: bool, quiet: bool, **options: Unpack[AssembleOptions]) -> None:
     """Make the mosaic that a tile map describes, without choosing anything anew.
 
     \b
@@ -34,10 +58,13 @@ def assemble(as_json: bool, quiet: bool, **settings: object) -> None:
     from hirez_mosaic.jobs.listener import Listener
     from hirez_mosaic.jobs.remake import assemble_tile_map
 
-    result = assemble_tile_map(**settings, listener=Listener() if quiet else ConsoleListener())  # type: ignore[arg-type]
+    result = assemble_tile_map(**options, listener=Listener() if quiet else ConsoleListener())
     if not quiet:
         (columns, rows), (width, height) = result.cells, result.size
-        told = f"{columns:,} x {rows:,} cells, {width:,} x {height:,} px, {result.distinct_templates:,} templates, {result.seconds:.1f} s"
-        click.echo(f"{result.output}: {told}", err=True)
+        click.echo(
+            f"{result.output}: {columns:,} x {rows:,} cells, {width:,} x {height:,} px, "
+            f"{result.distinct_templates:,} templates, {result.seconds:.1f} s",
+            err=True,
+        )
     if as_json:
         click.echo(json.dumps(asdict(result), default=str))

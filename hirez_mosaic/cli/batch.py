@@ -10,7 +10,7 @@ from hirez_mosaic.cli.recipe import RecipeCommand
 from hirez_mosaic.settings.spec import FORMATS
 
 SOME_FAILED = 3
-"""The exit code of a batch that made all mosaics but some."""
+"""The exit code of a batch of which some pictures failed."""
 
 
 @click.command(cls=RecipeCommand, short_help="Make a mosaic of every picture in a folder.")

@@ -2,6 +2,7 @@
 
 import json
 from dataclasses import asdict
+from typing import TypedDict, Unpack
 
 import click
 
@@ -21,6 +22,27 @@ from hirez_mosaic.cli.recipe import RecipeCommand
 from hirez_mosaic.settings.spec import FAR_WEIGHT
 
 SELECTIONS = "L2,SSIM,residual,trained,fitted,refined,soft"
+
+
+class CompareOptions(TypedDict):
+    """The options that go to `jobs.compare.compare` as they are."""
+
+    templates: str
+    tile: str
+    output: str
+    side: int
+    trained: tuple[str, ...]
+    fit: int
+    refine: int
+    far_weight: float
+    device: str
+    precision: str
+    background: str
+    crop: str
+    exclude: tuple[str, ...]
+    strict: bool
+    weights: str | None
+    overwrite: bool
 
 
 @click.command(cls=RecipeCommand, short_help="Compare the ways to choose templates.")
@@ -50,7 +72,9 @@ SELECTIONS = "L2,SSIM,residual,trained,fitted,refined,soft"
 @click.option("--overwrite", is_flag=True, help="Replace a table that is there.")
 @click.option("--json", "as_json", is_flag=True, help="Print all rows as JSON on standard output.")
 @QUIET
-def compare(sources: tuple[str, ...], as_json: bool, quiet: bool, selections: str, **settings: object) -> None:
+def compare(
+    sources: tuple[str, ...], as_json: bool, quiet: bool, selections: str, **options: Unpack[CompareOptions]
+) -> None:
     """Make mosaics of the pictures SOURCES in every way, and judge them by Eq. 3 and as the eye sees them.
 
     \b
@@ -61,9 +85,9 @@ def compare(sources: tuple[str, ...], as_json: bool, quiet: bool, selections: st
     from hirez_mosaic.jobs.listener import Listener
 
     listener = Listener() if quiet else ConsoleListener()
-    rows = comparing.compare(sources, selections=selections.split(","), listener=listener, **settings)  # type: ignore[arg-type]
+    rows = comparing.compare(sources, selections=selections.split(","), listener=listener, **options)
     if isinstance(listener, ConsoleListener):
         print_comparison(listener.console, comparing.mean_rows(rows), len(sources))
-        listener.console.print(f"{settings['output']}")
+        listener.console.print(options["output"])
     if as_json:
         click.echo(json.dumps([asdict(row) for row in rows], default=str))

@@ -1,6 +1,6 @@
 """Options that several commands share, each written once.
 
-Names and defaults are those of the library's functions; a test compares the two, and says where they drift apart.
+Names and defaults are those of the library's functions; a test compares them.
 """
 
 from collections.abc import Callable, Iterable
@@ -26,7 +26,7 @@ Option = Callable[[Command], Command]
 
 
 def together(options: Iterable[Option[Any]]) -> Option[Any]:
-    """One decorator for several options, which `--help` shows in this order."""
+    """One decorator that adds several options, which `--help` shows in this order."""
 
     def add(command: Command) -> Command:
         for option in reversed(tuple(options)):
@@ -60,7 +60,7 @@ QUIET = click.option("--quiet", is_flag=True, help="Print nothing but errors (an
 
 
 def tile(default: int, help: str) -> Option[Any]:  # noqa: A002 (click's own name)
-    """--tile, of which every command has another default or tells another use."""
+    """--tile, whose default and use differ from command to command. help: what the size is of."""
     return click.option("--tile", default=str(default), show_default=True, help=f"{help}, px: 32 or WxH.")
 
 
@@ -70,7 +70,7 @@ def precision(help: str) -> Option[Any]:  # noqa: A002
 
 
 def far_weight(default: float | None, help: str) -> Option[Any]:  # noqa: A002
-    """--far-weight, None where something else has the default."""
+    """--far-weight. default: None where a recipe has the default."""
     return click.option(
         "--far-weight",
         type=float,
@@ -81,7 +81,7 @@ def far_weight(default: float | None, help: str) -> Option[Any]:  # noqa: A002
 
 
 def exclude(what: str) -> Option[Any]:
-    """--exclude, by the name of what it leaves out."""
+    """--exclude. what: the name of what it leaves out."""
     return click.option(
         "--exclude",
         multiple=True,
@@ -104,7 +104,7 @@ logs = together(
         click.option("-v", "--verbose", is_flag=True, help="Tell people the same on standard error."),
     )
 )
-"""See `cli.logs`."""
+"""--log-file and --verbose, see `cli.logs`."""
 
 _encodes = together(
     (
@@ -144,7 +144,7 @@ writes_a_mosaic = together(
         QUIET,
     )
 )
-"""What every command that writes one mosaic understands."""
+"""The options of every command that writes one mosaic."""
 
 _chooses = together(
     (
@@ -272,7 +272,7 @@ render_options = together(
         logs,
     )
 )
-"""Everything that a render can be told, but its source and its output."""
+"""All options of a render, except its source and its output."""
 
 batch_options = together(
     (
@@ -299,4 +299,4 @@ batch_options = together(
         logs,
     )
 )
-"""Everything that a batch can be told, but its folders, its pictures and its format."""
+"""All options of a batch, except its folders, its pictures and its format."""

@@ -2,6 +2,7 @@
 
 import json
 from dataclasses import asdict
+from typing import TypedDict, Unpack
 
 import click
 
@@ -19,6 +20,31 @@ from hirez_mosaic.cli.options import (
     tile,
 )
 from hirez_mosaic.cli.recipe import RecipeCommand
+
+
+class TrainOptions(TypedDict):
+    """The options that go to `jobs.train.train` as they are."""
+
+    templates: str
+    images: str
+    output: str
+    tile: str
+    decoder: str
+    recipe: str
+    steps: int | None
+    batch: int | None
+    rate: float | None
+    far_weight: float | None
+    seed: int
+    resume: bool
+    overwrite: bool
+    device: str
+    precision: str
+    background: str
+    crop: str
+    exclude: tuple[str, ...]
+    strict: bool
+    weights: str | None
 
 
 @click.command(cls=RecipeCommand, short_help="Train a decoder for a set of templates.")
@@ -57,8 +83,8 @@ from hirez_mosaic.cli.recipe import RecipeCommand
 @WEIGHTS
 @JSON
 @QUIET
-def train(as_json: bool, quiet: bool, scales: str, **settings: object) -> None:
-    """Learn from a folder of pictures which template suits what, and leave a decoder that `render` takes from then on.
+def train(as_json: bool, quiet: bool, scales: str, **options: Unpack[TrainOptions]) -> None:
+    """Learn from a folder of pictures which template suits what, and write a decoder that `render` uses from then on.
 
     \b
     hirez-mosaic train --templates emoji/ --tile 16 --images photos/ -o emoji.safetensors
@@ -73,11 +99,12 @@ def train(as_json: bool, quiet: bool, scales: str, **settings: object) -> None:
         levels = tuple(int(level) for level in scales.split(","))
     except ValueError as error:
         raise SettingError(f"The scales are {scales!r}; use some of 0,1,2,3.") from error
-    result = training.train(**settings, scales=levels, listener=Listener() if quiet else ConsoleListener())  # type: ignore[arg-type]
+    result = training.train(**options, scales=levels, listener=Listener() if quiet else ConsoleListener())
     if not quiet:
         click.echo(
             f"{result.output}: hard loss {result.hard_loss[0]:.3f} at the start, {result.hard_loss[1]:.3f} now; "
-            f"{result.distinct_templates[1]} distinct templates on the pictures kept for judging; {result.seconds:.0f} s",
+            f"{result.distinct_templates[1]} distinct templates on the pictures kept for judging; "
+            f"{result.seconds:.0f} s",
             err=True,
         )
     if as_json:

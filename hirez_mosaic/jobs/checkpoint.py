@@ -9,7 +9,7 @@ import torch
 
 from hirez_mosaic.errors import TrainingError
 from hirez_mosaic.nets.decoders import LearnedDecoder, read_whole, save_whole
-from hirez_mosaic.nets.training import Recipe, Trainer
+from hirez_mosaic.nets.training import TrainingRecipe, Trainer
 
 Tensors = dict[str, torch.Tensor]
 
@@ -76,7 +76,7 @@ def load_checkpoint(path: Path, decoder: LearnedDecoder, settings: dict[str, Any
     recipe: dict[str, Any] = {
         name: tuple(value) if isinstance(value, list) else value for name, value in metadata["recipe"].items()
     }
-    trainer = Trainer(restore_decoder(decoder, _part(tensors, "decoder.")), Recipe(**recipe))
+    trainer = Trainer(restore_decoder(decoder, _part(tensors, "decoder.")), TrainingRecipe(**recipe))
     adam = _by_parameter(_part(tensors, "adam."))
     trainer.optimiser.load_state_dict({**trainer.optimiser.state_dict(), "state": adam})
     trainer.step, best_loss, *start = metadata["progress"]

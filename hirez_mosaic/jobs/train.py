@@ -46,7 +46,7 @@ from hirez_mosaic.nets.device import device_name, resolve_device, resolve_precis
 from hirez_mosaic.nets.fitting import RICH_SET, best_start
 from hirez_mosaic.nets.loss import SCALES, MultiScaleLoss
 from hirez_mosaic.nets.objective import Objective, Picture, Told
-from hirez_mosaic.nets.training import PAPER, Recipe, Trainer
+from hirez_mosaic.nets.training import PAPER, TrainingRecipe, Trainer
 from hirez_mosaic.nets.vgg import make_encoder
 from hirez_mosaic.nets.weights import resolve_weights
 from hirez_mosaic.settings.parsing import parse_colour, parse_tile
@@ -54,7 +54,7 @@ from hirez_mosaic.settings.spec import FAR_WEIGHT
 from hirez_mosaic.templates import TemplateSet
 
 RECIPES = {
-    "default": Recipe(600, 2, 32, 3e-4, 1e-4, "cosine", (4.0, 60.0), far_weight=FAR_WEIGHT, warm_up=20, forgets=0.99),
+    "default": TrainingRecipe(600, 2, 32, 3e-4, 1e-4, "cosine", (4.0, 60.0), far_weight=FAR_WEIGHT, warm_up=20, forgets=0.99),
     "paper": PAPER,
 }
 CROP_SIDE = 512
@@ -192,7 +192,7 @@ class _Choices:
 
     decoder: str
     recipe_name: str
-    recipe: Recipe
+    recipe: TrainingRecipe
     scales: tuple[int, ...]
     seed: int
     rate_given: bool
@@ -228,7 +228,7 @@ class _Choices:
 
 def _chosen_recipe(
     name: str, decoder: str, steps: int | None, batch: int | None, rate: float | None, far_weight: float | None
-) -> Recipe:
+) -> TrainingRecipe:
     """The recipe of that name, with what is given instead. Raises SettingError for a name that does not exist."""
     if name not in RECIPES or decoder not in ("residual", "paper"):
         raise SettingError(

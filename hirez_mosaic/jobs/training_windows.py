@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 
 from hirez_mosaic.jobs.photos import Photos
 from hirez_mosaic.nets.objective import Picture, window_of
-from hirez_mosaic.nets.training import Recipe
+from hirez_mosaic.nets.training import TrainingRecipe
 from hirez_mosaic.nets.vgg import VGG16
 from hirez_mosaic.pixels.geometry import CELL, Box
 from hirez_mosaic.stages.encode import encode, second_moments, stored
@@ -23,7 +23,7 @@ class TrainingWindows:
     Crops are encoded whole. Several windows are cut out of each before the next ones are read.
     """
 
-    def __init__(self, photos: Photos, encoder: VGG16, recipe: Recipe, seed: int) -> None:
+    def __init__(self, photos: Photos, encoder: VGG16, recipe: TrainingRecipe, seed: int) -> None:
         self._photos, self._encoder, self._recipe, self._seed = photos, encoder, recipe, seed
         kept = min(_JUDGED, max(1, len(photos.files) // 5)) if len(photos.files) > 1 else 0
         self._for_training, self._for_judging = range(kept, len(photos.files)), range(kept or 1)

@@ -16,7 +16,7 @@ import numpy as np
 
 from hirez_mosaic.nets.decoders import LearnedDecoder, ResidualDecoder
 from hirez_mosaic.nets.objective import Objective, Picture
-from hirez_mosaic.nets.training import Recipe, Trainer
+from hirez_mosaic.nets.training import TrainingRecipe, Trainer
 from hirez_mosaic.pixels.geometry import CELL, Box, CellGrid
 from hirez_mosaic.settings.spec import EFFORTS
 
@@ -24,8 +24,8 @@ STEPS = EFFORTS["best"][0]
 """Of a fit by default: about a minute on 2 cores."""
 WINDOW = 32
 """Side of the windows that a decoder is fitted on, cells."""
-SMALL_SET = Recipe(STEPS, 1, WINDOW, 3e-4, 1e-4, "cosine", (4.0, 60.0), warm_up=8, forgets=0.95)
-RICH_SET = Recipe(STEPS, 1, WINDOW, 1e-4, 1e-4, "cosine", (40.0, 200.0), warm_up=8, forgets=0.95)
+SMALL_SET = TrainingRecipe(STEPS, 1, WINDOW, 3e-4, 1e-4, "cosine", (4.0, 60.0), warm_up=8, forgets=0.95)
+RICH_SET = TrainingRecipe(STEPS, 1, WINDOW, 1e-4, 1e-4, "cosine", (40.0, 200.0), warm_up=8, forgets=0.95)
 _SHARP = (0.2, 1.0)  # sharpness of the starts that are tried beside the blurred one, see `ResidualDecoder.start_from`
 _WHOLE = 96**2  # cells up to which a picture is judged whole
 _HELD_OUT = 16  # side of a held-out window, cells

@@ -12,7 +12,7 @@ from hirez_mosaic.pixels.geometry import Box
 
 
 @dataclass(frozen=True)
-class Recipe:
+class TrainingRecipe:
     """How a decoder is trained.
 
     steps: in all, 1 or more.
@@ -58,7 +58,7 @@ class Recipe:
         return min(1.0, (step + 1) / (self.warm_up + 1)) * 0.5 * (1 + math.cos(math.pi * step / self.steps))
 
 
-PAPER = Recipe(2000, 12, 64, 6e-3, 6e-3, (0.96, 100), (1.0, 15.0), "linear", 1.0, 10)
+PAPER = TrainingRecipe(2000, 12, 64, 6e-3, 6e-3, (0.96, 100), (1.0, 15.0), "linear", 1.0, 10)
 """The paper's section 3.1, with the public code's linear rise of 1 / tau."""
 
 
@@ -76,7 +76,7 @@ def soft_mosaic(decoder: LearnedDecoder, picture: Picture, templates: torch.Tens
 class Trainer:
     """A decoder, its optimiser, and the step it has reached."""
 
-    def __init__(self, decoder: LearnedDecoder, recipe: Recipe) -> None:
+    def __init__(self, decoder: LearnedDecoder, recipe: TrainingRecipe) -> None:
         self.decoder = decoder
         self.recipe = recipe
         self.step = 0
