@@ -20,7 +20,7 @@ from hirez_mosaic.nets.blur import blur_tiled
 from hirez_mosaic.nets.decoders import new_decoder
 from hirez_mosaic.nets.loss import MultiScaleLoss
 from hirez_mosaic.nets.objective import Objective, Picture, placed
-from hirez_mosaic.nets.training import PAPER, TrainingRecipe, Trainer, soft_mosaic
+from hirez_mosaic.nets.training import PAPER, Trainer, TrainingRecipe, soft_mosaic
 from hirez_mosaic.nets.vgg import VGG16
 from hirez_mosaic.pixels import far_view
 from hirez_mosaic.pixels.far_view import OPPONENT

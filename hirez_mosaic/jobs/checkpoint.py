@@ -9,7 +9,7 @@ import torch
 
 from hirez_mosaic.errors import TrainingError
 from hirez_mosaic.nets.decoders import LearnedDecoder, read_whole, save_whole
-from hirez_mosaic.nets.training import TrainingRecipe, Trainer
+from hirez_mosaic.nets.training import Trainer, TrainingRecipe
 
 Tensors = dict[str, torch.Tensor]
 

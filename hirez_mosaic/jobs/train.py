@@ -46,7 +46,7 @@ from hirez_mosaic.nets.device import device_name, resolve_device, resolve_precis
 from hirez_mosaic.nets.fitting import RICH_SET, best_start
 from hirez_mosaic.nets.loss import SCALES, MultiScaleLoss
 from hirez_mosaic.nets.objective import Objective, Picture, Told
-from hirez_mosaic.nets.training import PAPER, TrainingRecipe, Trainer
+from hirez_mosaic.nets.training import PAPER, Trainer, TrainingRecipe
 from hirez_mosaic.nets.vgg import make_encoder
 from hirez_mosaic.nets.weights import resolve_weights
 from hirez_mosaic.settings.parsing import parse_colour, parse_tile

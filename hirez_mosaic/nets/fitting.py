@@ -16,7 +16,7 @@ import numpy as np
 
 from hirez_mosaic.nets.decoders import LearnedDecoder, ResidualDecoder
 from hirez_mosaic.nets.objective import Objective, Picture
-from hirez_mosaic.nets.training import TrainingRecipe, Trainer
+from hirez_mosaic.nets.training import Trainer, TrainingRecipe
 from hirez_mosaic.pixels.geometry import CELL, Box, CellGrid
 from hirez_mosaic.settings.spec import EFFORTS
 
