@@ -54,7 +54,9 @@ from hirez_mosaic.settings.spec import FAR_WEIGHT
 from hirez_mosaic.templates import TemplateSet
 
 RECIPES = {
-    "default": TrainingRecipe(600, 2, 32, 3e-4, 1e-4, "cosine", (4.0, 60.0), far_weight=FAR_WEIGHT, warm_up=20, forgets=0.99),
+    "default": TrainingRecipe(
+        600, 2, 32, 3e-4, 1e-4, "cosine", (4.0, 60.0), far_weight=FAR_WEIGHT, warm_up=20, forgets=0.99
+    ),
     "paper": PAPER,
 }
 CROP_SIDE = 512
