@@ -35,15 +35,16 @@ class AssembleOptions(TypedDict):
 
 @click.command(cls=RecipeCommand, short_help="Make a mosaic again from its tile map.")
 @click.option(
-    "--tile-map", required=True, type=click.Path(), help="As render wrote it, perhaps edited: .csv, .json or .parquet."
+    "--tile-map",
+    required=True,
+    type=click.Path(),
+    help="Tile map that render wrote, perhaps edited: .csv, .json or .parquet.",
 )
 @click.option("--templates", required=True, type=click.Path(), help="Folder of pictures that the tile map names.")
 @tile(32, "Size of a template in the mosaic")
 @click.option("-o", "--output", required=True, type=click.Path(), help="Mosaic file: .tif .dzi .png .jpg .webp .zarr.")
-@click.option("--tint", type=float, help="Instead of the map's, for all cells: 0 (none) to 1.")
-@click.option(
-    "--ban", type=click.Path(), help="Text file of templates, one path a line, that give way to their runner-up."
-)
+@click.option("--tint", type=float, help="Tint for all cells, instead of the map's: 0 (none) to 1.")
+@click.option("--ban", type=click.Path(), help="Text file of templates to replace by their runner-up, one path a line.")
 @exclude("template files")
 @STRICT
 @writes_a_mosaic

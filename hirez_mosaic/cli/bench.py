@@ -34,37 +34,41 @@ class BenchOptions(TypedDict):
 
 
 @click.command(cls=RecipeCommand, short_help="Measure this machine, and project a job.")
-@click.option("--sizes", default="2,8,24", show_default=True, help="Mosaics to make, Mpx, growing.")
-@click.option("--templates", type=click.Path(), help="Folder of pictures to make them of.  [default: synthetic ones]")
+@click.option("--sizes", default="2,8,24", show_default=True, help="Sizes of the mosaics to make, Mpx, growing.")
+@click.option(
+    "--templates", type=click.Path(), help="Folder of pictures to make the mosaics of.  [default: synthetic ones]"
+)
 @click.option(
     "--count",
     type=int,
     default=5000,
     show_default=True,
-    help="Templates: so many synthetic ones, or at most so many of the folder.",
+    help="Number of synthetic templates, or the most to take from the folder.",
 )
 @tile(32, "Size of a template in the mosaic")
 @click.option("--scale", default="1", show_default=True, help="Mosaic px per source px.")
 @click.option(
-    "--fit", type=click.IntRange(0), default=0, show_default=True, help="Steps of fitting, a cost that no size changes."
+    "--fit",
+    type=click.IntRange(0),
+    default=0,
+    show_default=True,
+    help="Steps of fitting, which cost the same at any size.",
 )
-@click.option("--project", metavar="WxH", help="End with time, memory and disk of a mosaic of this size, px.")
+@click.option("--project", metavar="WxH", help="Project time, memory and disk of a mosaic of this size, px.")
 @click.option(
     "--project-templates",
     type=click.IntRange(1),
-    help="Of so many templates.  [default: all of the folder; as many as are measured]",
+    help="Project it for so many templates.  [default: all of the folder; as many as are measured]",
 )
 @DEVICE
-@precision("Of the encoder.")
+@precision("Number format of the encoder.")
 @click.option("--memory", default="2GiB", show_default=True, help="Memory budget.")
 @click.option(
     "--folder",
     type=click.Path(),
-    help="For sources and mosaics, which are deleted.  [default: the system's temporary one]",
+    help="Folder for sources and mosaics, which are deleted.  [default: the system's temporary one]",
 )
-@click.option(
-    "--seed", type=click.IntRange(0), default=0, show_default=True, help="Another seed, other sources and templates."
-)
+@click.option("--seed", type=click.IntRange(0), default=0, show_default=True, help="Seed of sources and templates.")
 @click.option("-o", "--output", type=click.Path(path_type=Path), help="Plot to draw: .png, .svg or .pdf.")
 @click.option("--overwrite", is_flag=True, help="Replace a plot that is there.")
 @JSON

@@ -50,20 +50,28 @@ class CompareOptions(TypedDict):
 @click.option("--templates", required=True, type=click.Path(), help="Folder of pictures to make mosaics of.")
 @tile(8, "Size of a template")
 @click.option(
-    "-o", "--output", default="compared", show_default=True, type=click.Path(), help="Folder for table and figures."
+    "-o",
+    "--output",
+    default="compared",
+    show_default=True,
+    type=click.Path(),
+    help="Folder for the table and the figures.",
 )
 @click.option(
     "--side", type=int, default=512, show_default=True, help="Longer side of the analysis image, px, 8 to a cell."
 )
-@click.option("--selections", default=SELECTIONS, show_default=True, help="Which to compare.")
+@click.option("--selections", default=SELECTIONS, show_default=True, help="Which ways to compare.")
 @click.option(
-    "--trained", type=click.Path(), multiple=True, help="Trained decoder; again for more.  [default: the cache's]"
+    "--trained",
+    type=click.Path(),
+    multiple=True,
+    help="Trained decoder; repeat for more.  [default: the one in the cache]",
 )
 @click.option("--fit", type=click.IntRange(1), default=100, show_default=True, help="Steps of fitting.")
 @click.option("--refine", type=click.IntRange(1), default=15, show_default=True, help="Steps of refining.")
 @far_weight(FAR_WEIGHT, "in a fit")
 @DEVICE
-@precision("Of the networks; judged in float32.")
+@precision("Number format of the networks; mosaics are judged in float32.")
 @BACKGROUND
 @CROP
 @exclude("template files")

@@ -37,18 +37,18 @@ class PageOptions(TypedDict):
 @click.option(
     "--source", type=click.Path(), help="Picture the mosaic was made of, to fade to.  [default: the map's mean colours]"
 )
-@click.option("--tint", type=float, help="Instead of the map's, for all cells: 0 (none) to 1.")
+@click.option("--tint", type=float, help="Tint for all cells, instead of the map's: 0 (none) to 1.")
 @BACKGROUND
 @CROP
 @SHOWS
-@click.option("--jobs", type=int, help="Threads.  [default: all cores]")
+@click.option("--jobs", type=int, help="Threads to use.  [default: all cores]")
 @click.option("--overwrite", is_flag=True, help="Replace a page that is there.")
 @JSON
 @QUIET
 def page(as_json: bool, quiet: bool, **options: Unpack[PageOptions]) -> None:
-    """Make a page of MOSAICS: tile maps, or pictures that are no more than their px. Several become a gallery.
+    """Make a page of MOSAICS, which are tile maps or any pictures. Several become a gallery.
 
-    The folder works from any web host, and offline by double click on its index.html.
+    The folder works from any web host, and offline by a double click on its index.html.
 
     \b
     hirez-mosaic page wall.csv --templates album/ --source photo.jpg -o wall/

@@ -30,9 +30,7 @@ def templates() -> None:
 
 
 _TILE = tile(32, "Size of a template")
-_SEED = click.option(
-    "--seed", type=click.IntRange(0), default=0, show_default=True, help="Another seed, other templates."
-)
+_SEED = click.option("--seed", type=click.IntRange(0), default=0, show_default=True, help="Seed of the templates.")
 _QUIET = click.option("--quiet", is_flag=True, help="Print nothing but errors.")
 
 
@@ -60,7 +58,9 @@ def _folder(command: Callable[..., Any]) -> Callable[..., Any]:
     show_default=True,
     help="ascii, katakana, a text file, or the characters themselves.",
 )
-@click.option("--colours", multiple=True, default=["black/white"], show_default=True, help="INK/PAPER; again for more.")
+@click.option(
+    "--colours", multiple=True, default=["black/white"], show_default=True, help="INK/PAPER; repeat for more."
+)
 @_output
 def glyphs(font: Path | None, chars: str, colours: tuple[str, ...], output: Path, tile: str, overwrite: bool) -> None:
     """Draw characters of a font, one template each in each pair of colours.
@@ -100,12 +100,23 @@ def _characters(chars: str) -> str:
 
 @templates.command(short_help="Oriented edges and lines.")
 @click.option(
-    "--orientations", type=click.IntRange(1, 360), default=12, show_default=True, help="Angles over half a turn."
+    "--orientations",
+    type=click.IntRange(1, 360),
+    default=12,
+    show_default=True,
+    help="Number of angles over half a turn.",
 )
 @click.option(
-    "--thickness", type=float, multiple=True, default=[0.15, 0.35], show_default=True, help="Of lines, parts of a tile."
+    "--thickness",
+    type=float,
+    multiple=True,
+    default=[0.15, 0.35],
+    show_default=True,
+    help="Thickness of lines, as parts of a tile.",
 )
-@click.option("--greys", type=click.IntRange(2, 16), default=4, show_default=True, help="Levels from black to white.")
+@click.option(
+    "--greys", type=click.IntRange(2, 16), default=4, show_default=True, help="Number of levels from black to white."
+)
 @_output
 def edges(
     orientations: int, thickness: tuple[float, ...], greys: int, output: Path, tile: str, overwrite: bool
@@ -122,9 +133,9 @@ def edges(
 @click.argument("sheets", nargs=-1, required=True, type=click.Path(path_type=Path))
 @click.option("--grid", help="Cut sheets into sprites of this size, px: 32 or WxH.")
 @click.option(
-    "--margin", type=click.IntRange(0), default=0, show_default=True, help="Left of and above the first sprite, px."
+    "--margin", type=click.IntRange(0), default=0, show_default=True, help="Px left of and above the first sprite."
 )
-@click.option("--spacing", type=click.IntRange(0), default=0, show_default=True, help="Between two sprites, px.")
+@click.option("--spacing", type=click.IntRange(0), default=0, show_default=True, help="Px between two sprites.")
 @click.option("--keep-empty", is_flag=True, help="Keep sprites that are transparent or of one colour all over.")
 @click.option(
     "--random", "count", type=click.IntRange(1), metavar="COUNT", help="Cut this many crops at random instead."
@@ -172,18 +183,20 @@ def slice_(
 
 @templates.command(short_help="Many templates out of a few pictures.")
 @click.argument("pictures", nargs=-1, required=True, type=click.Path(path_type=Path))
-@click.option("--count", type=click.IntRange(1), default=17500, show_default=True, help="Templates to make.")
+@click.option("--count", type=click.IntRange(1), default=17500, show_default=True, help="Number of templates to make.")
 @click.option(
     "--colour-shift",
     type=click.FloatRange(0, 1),
     default=0.5,
     show_default=True,
-    help="How far mean colours move at most.",
+    help="How far mean colours move at most, 0 to 1.",
 )
 @click.option("--mirror/--no-mirror", default=True, show_default=True, help="Mirror half of them.")
-@click.option("--rotate/--no-rotate", default=True, show_default=True, help="Turn them by any angle.")
+@click.option("--rotate/--no-rotate", default=True, show_default=True, help="Turn all of them by any angle.")
 @click.option(
-    "--jobs", type=click.IntRange(1), help="Threads that cut; any number makes the same.  [default: all cores]"
+    "--jobs",
+    type=click.IntRange(1),
+    help="Threads that cut; any number gives the same templates.  [default: all cores]",
 )
 @_SEED
 @exclude("files of folders")
@@ -271,7 +284,7 @@ class InspectOptions(TypedDict):
     type=float,
     default=DUPLICATE_LEVELS,
     show_default=True,
-    help="RMS difference, of 255, up to which two are near-duplicates.",
+    help="RMS difference, of 255, up to which two templates are near-duplicates.",
 )
 @BACKGROUND
 @CROP
@@ -280,7 +293,7 @@ class InspectOptions(TypedDict):
 @click.option("-o", "--output", type=click.Path(path_type=Path), help="Contact sheet to write: .png, .jpg or .webp.")
 @click.option("--overwrite", is_flag=True, help="Replace a contact sheet that is there.")
 def inspect_(folder: Path, **options: Unpack[InspectOptions]) -> None:
-    """Tell what the folder of templates FOLDER holds, and which colours of a source it lacks.
+    """Show what the folder of templates FOLDER holds, and which colours of a source it lacks.
 
     \b
     hirez-mosaic templates inspect emoji/ --source photo.jpg -o emoji.png

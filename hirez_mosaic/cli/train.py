@@ -59,23 +59,27 @@ class TrainOptions(TypedDict):
 )
 @tile(32, "Size of a template in the mosaics to come")
 @click.option(
-    "--decoder", type=click.Choice(["residual", "paper"]), default="residual", show_default=True, help="Which network."
+    "--decoder",
+    type=click.Choice(["residual", "paper"]),
+    default="residual",
+    show_default=True,
+    help="Which network to train.",
 )
 @click.option(
-    "--recipe", type=click.Choice(["default", "paper"]), default="default", show_default=True, help="How it is trained."
+    "--recipe", type=click.Choice(["default", "paper"]), default="default", show_default=True, help="How to train it."
 )
-@click.option("--steps", type=int, help="Steps, instead of the recipe's.")
-@click.option("--batch", type=int, help="Windows a step, instead of the recipe's.")
+@click.option("--steps", type=int, help="Number of steps, instead of the recipe's.")
+@click.option("--batch", type=int, help="Number of windows a step, instead of the recipe's.")
 @click.option("--rate", type=float, help="Learning rate of the trunk, instead of the recipe's.")
 @far_weight(None, "instead of the recipe's; 0 is the paper's loss")
 @click.option("--scales", default="0,1,2", show_default=True, help="Levels of the loss's pyramid: 0 is the finest.")
 @click.option(
-    "--seed", type=click.IntRange(0), default=0, show_default=True, help="Of crops, and of the paper's decoder."
+    "--seed", type=click.IntRange(0), default=0, show_default=True, help="Seed of crops, and of the paper's decoder."
 )
 @click.option("--resume", is_flag=True, help="Go on from the last checkpoint.")
 @click.option("--overwrite", is_flag=True, help="Replace an output and checkpoints that are there.")
 @DEVICE
-@precision("Of the networks that look.")
+@precision("Number format of the encoder and the loss.")
 @BACKGROUND
 @CROP
 @exclude("files of both folders")
