@@ -12,7 +12,7 @@ from click.testing import CliRunner, Result
 from conftest import photo, save
 
 from hirez_mosaic import compare, train
-from hirez_mosaic.cli.compare import SELECTIONS as ON_THE_COMMAND_LINE
+from hirez_mosaic.cli.compare import DEFAULT_SELECTIONS as ON_THE_COMMAND_LINE
 from hirez_mosaic.cli.main import main
 from hirez_mosaic.errors import OutputError, OutputExistsError, SettingError, WeightsError
 from hirez_mosaic.jobs import train as training

@@ -21,7 +21,7 @@ from hirez_mosaic.cli.options import (
 from hirez_mosaic.cli.recipe import RecipeCommand
 from hirez_mosaic.settings.spec import FAR_WEIGHT
 
-SELECTIONS = "L2,SSIM,residual,trained,fitted,refined,soft"
+DEFAULT_SELECTIONS = "L2,SSIM,residual,trained,fitted,refined,soft"
 
 
 class CompareOptions(TypedDict):
@@ -60,7 +60,7 @@ class CompareOptions(TypedDict):
 @click.option(
     "--side", type=int, default=512, show_default=True, help="Longer side of the analysis image, px, 8 to a cell."
 )
-@click.option("--selections", default=SELECTIONS, show_default=True, help="Which ways to compare.")
+@click.option("--selections", default=DEFAULT_SELECTIONS, show_default=True, help="Which ways to compare.")
 @click.option(
     "--trained",
     type=click.Path(),

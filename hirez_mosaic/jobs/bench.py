@@ -13,13 +13,14 @@ import re
 import shutil
 import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
 from fractions import Fraction
+from functools import partial
 from pathlib import Path
-from typing import Any, ParamSpec, TypeVar
+from typing import TypeVar
 
 import numpy as np
 import psutil
@@ -43,7 +44,6 @@ from hirez_mosaic.templates.loading import list_files
 MOSAIC_MPX = (2.0, 8.0, 24.0)
 """Mpx of the mosaics that are made by default: a minute or two in all on 2 cores."""
 
-P = ParamSpec("P")
 T = TypeVar("T")
 
 
@@ -88,11 +88,11 @@ def bench(
     if folder is not None:
         check_output(Path(folder) / "bench.tif", overwrite=True)
     with tempfile.TemporaryDirectory(prefix="hirez-mosaic-bench-", dir=folder) as temporary:
-        measuring = _Bench(Path(temporary), shape, factor, fit, device, precision, budget, seed)
-        available = _some_templates(measuring.folder, templates, count, shape, seed)
-        apart(_keep_weights, measuring.weights)
-        loading = apart(_load, measuring.templates, shape, environment=measuring.environment)
-        runs = [measuring.measure(columns, rows, listener) for columns, rows in grids]
+        shared = _Bench(Path(temporary), shape, factor, fit, device, precision, budget, seed)
+        available = _some_templates(shared.folder, templates, count, shape, seed)
+        in_own_process(partial(_keep_weights, shared.weights))
+        loading = in_own_process(partial(_load, shared.templates, shape), shared.environment)
+        runs = [shared.measure(columns, rows, listener) for columns, rows in grids]
     return BenchResult(
         cores=cores(),
         memory=psutil.virtual_memory().total,
@@ -160,7 +160,7 @@ class _Bench:
     def _rendered(self, source: Path, mosaic: Path, workspace: Path) -> tuple[RenderResult, float]:
         """(what a render in a process of its own returned, seconds of the process that belong to no stage)."""
         start = time.perf_counter()
-        result = apart(
+        work = partial(
             render,
             *(source, self.templates, self.tile, mosaic),
             scale=self.scale,
@@ -171,26 +171,26 @@ class _Bench:
             precision=self.precision,
             memory=self.memory,
             weights=self.weights,
-            environment=self.environment,
         )
+        result = in_own_process(work, self.environment)
         return result, time.perf_counter() - start - result.total_seconds
 
     def _floor(self, source: Path, mosaic: Path, result: RenderResult) -> dict[str, float]:
-        return apart(
+        work = partial(
             render_floor,
             *(source, mosaic, self.templates, self.tile, result.chunk),
             device=self.device,
             precision=self.precision,
             weights=self.weights,
             encoded="encode" in result.seconds,
-            environment=self.environment,
         )
+        return in_own_process(work, self.environment)
 
 
-def apart(work: Callable[P, T], *arguments: Any, environment: dict[str, str] | None = None, **settings: Any) -> T:
+def in_own_process(work: Callable[[], T], environment: Mapping[str, str] | None = None) -> T:
     """Call `work` in a process of its own and return what it returns, so that start-up and peak memory are its alone.
 
-    arguments, settings: for `work`.
+    work: what can be pickled; `functools.partial` of a function gives it arguments.
     environment: variables to set in the process.
 
     Raises what `work` raises, and BudgetError where the process was killed.
@@ -201,14 +201,14 @@ def apart(work: Callable[P, T], *arguments: Any, environment: dict[str, str] | N
     )
     with ProcessPoolExecutor(1, mp_context=context, initializer=_enter, initargs=(environment or {},)) as pool:
         try:
-            return pool.submit(work, *arguments, **settings).result()
+            return pool.submit(work).result()
         except BrokenProcessPool as error:
             raise BudgetError(
                 "A process that was measured was killed, by the system for its memory perhaps; use smaller sizes."
             ) from error
 
 
-def _enter(environment: dict[str, str]) -> None:
+def _enter(environment: Mapping[str, str]) -> None:
     os.environ.update(environment)
 
 
