@@ -16,7 +16,7 @@ from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any, ClassVar
+from typing import Any
 from urllib.parse import unquote, urlsplit
 from xml.etree import ElementTree
 
@@ -89,7 +89,7 @@ def served(path: Path, port: int | None = None) -> Iterator[Served]:
     """A server of the page, pyramid or picture at `path`; closed afterwards. port: any that is free where None."""
     with _finder(path) as find:
         try:
-            server = _Server(("127.0.0.1", port or 0), _handler(find))
+            server = _Server(port or 0, find)
         except (OSError, OverflowError) as error:
             reason = getattr(error, "strerror", None) or error
             raise SettingError(
@@ -175,10 +175,18 @@ def _in_picture(picture: Any, title: str) -> Find:
 
 
 class _Server(ThreadingHTTPServer):
-    """A server that starts at once, and whose threads end with the program."""
+    """A server on loopback that starts at once, and whose threads end with the program.
+
+    port: 0 for any that is free.
+    find: of the files it serves.
+    """
 
     daemon_threads = True
     allow_reuse_address = True
+
+    def __init__(self, port: int, find: Find) -> None:
+        super().__init__(("127.0.0.1", port), _Handler)
+        self.find = find
 
     def server_bind(self) -> None:
         """Bind to the port, without asking for this machine's name, which may take seconds."""
@@ -189,10 +197,10 @@ class _Server(ThreadingHTTPServer):
 
 
 class _Handler(BaseHTTPRequestHandler):
-    """Answers requests by what `find` returns."""
+    """Answers requests with what the server's `find` returns."""
 
     protocol_version = "HTTP/1.1"
-    find: ClassVar[Find]
+    server: _Server
 
     def do_GET(self) -> None:
         self._answer(with_content=True)
@@ -219,7 +227,7 @@ class _Handler(BaseHTTPRequestHandler):
             return HTTPStatus.FORBIDDEN, "", b"This address is not served.\n"
         try:
             name = unquote(urlsplit(self.path).path, errors="strict").removeprefix("/") or "index.html"
-            content = type(self).find(name)
+            content = self.server.find(name)
         except (UnicodeDecodeError, ValueError):
             name, content = "", None
         except SourceError as error:
@@ -230,12 +238,3 @@ class _Handler(BaseHTTPRequestHandler):
 
     def log_message(self, format: str, *args: object) -> None:  # noqa: A002 (the standard library's name)
         """Keep quiet."""
-
-
-def _handler(found_by: Find) -> type[BaseHTTPRequestHandler]:
-    """The class of handlers that answer by what this function finds."""
-
-    class Handler(_Handler):
-        find = staticmethod(found_by)
-
-    return Handler
