@@ -15,12 +15,13 @@ import json
 import statistics
 import tempfile
 from fractions import Fraction
+from functools import partial
 from pathlib import Path
 
 import click
 from common import Run, machine_facts, print_table, render_command, run, scaled_source, spread
 
-from hirez_mosaic.jobs.bench import apart
+from hirez_mosaic.jobs.bench import in_own_process
 from hirez_mosaic.jobs.floor import render_floor
 
 SIZE, TILE, SCALE = (5280, 3960), (32, 32), Fraction(2)
@@ -54,15 +55,13 @@ def main(source: Path, templates: Path, precision: str, memory: str, rounds: int
         for _ in range(rounds):
             jobs.append(run(job))
             floors.append(
-                apart(
-                    render_floor,
-                    scaled,
-                    mosaic,
-                    templates,
-                    TILE,
-                    chunk,
-                    precision=precision,
-                    encoded="encode" in seconds,
+                in_own_process(
+                    partial(
+                        render_floor,
+                        *(scaled, mosaic, templates, TILE, chunk),
+                        precision=precision,
+                        encoded="encode" in seconds,
+                    )
                 )
             )
     report(jobs, floors, first.wall)

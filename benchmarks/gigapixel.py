@@ -27,7 +27,8 @@ from common import machine_facts, print_table, render_command, run
 from hirez_mosaic.cli.console import ConsoleListener
 from hirez_mosaic.files.cache import cache_folder
 from hirez_mosaic.jobs import synthetic
-from hirez_mosaic.jobs.bench import BenchResult, bench
+from hirez_mosaic.jobs.bench import bench
+from hirez_mosaic.jobs.bench_result import BenchResult
 from hirez_mosaic.settings.parsing import parse_bytes
 
 WALL_TILE, WALL_SOURCE = 135, 16  # px of a template, and of a source's cell

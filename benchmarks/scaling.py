@@ -17,7 +17,8 @@ import click
 from common import machine_facts, print_table
 
 from hirez_mosaic.cli.console import ConsoleListener
-from hirez_mosaic.jobs.bench import bench, line
+from hirez_mosaic.jobs.bench import bench
+from hirez_mosaic.jobs.bench_result import line
 
 
 @click.command()

@@ -13,7 +13,7 @@ from hirez_mosaic.cli.main import main
 from hirez_mosaic.errors import TemplateError
 from hirez_mosaic.pixels.colour import from_lab, to_lab
 from hirez_mosaic.templates import augmenting
-from hirez_mosaic.templates.augmenting import Augmentation, augmented, list_pictures
+from hirez_mosaic.templates.augmenting import Augmentation, augmented, pictures_at
 
 
 def call(*words: str) -> Result:
@@ -109,7 +109,7 @@ def test_transparent_px_are_white_and_an_empty_folder_is_refused(tmp_path: Path)
     assert (pixels == 255).all()
     (tmp_path / "empty").mkdir()
     with pytest.raises(TemplateError, match="holds no files"):
-        list_pictures([tmp_path / "empty"])
+        pictures_at([tmp_path / "empty"])
 
 
 def test_a_picture_too_large_to_hold_is_skipped_and_named(tmp_path: Path) -> None:

@@ -2,7 +2,8 @@
 
 import json
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -16,7 +17,8 @@ from hirez_mosaic.cli.main import main
 from hirez_mosaic.engine.machine import peak_memory
 from hirez_mosaic.errors import WeightsError
 from hirez_mosaic.jobs import synthetic
-from hirez_mosaic.jobs.bench import BenchResult, Loading, Measured, apart, bench
+from hirez_mosaic.jobs.bench import bench, in_own_process
+from hirez_mosaic.jobs.bench_result import BenchResult, Loading, Measured
 from hirez_mosaic.nets.weights import resolve_weights
 
 TINY = {"count": 20, "tile": 16}
@@ -38,15 +40,13 @@ def here(
     weights.
     """
 
-    def near(
-        work: Callable[..., Any], *arguments: Any, environment: dict[str, str] | None = None, **settings: Any
-    ) -> Any:
+    def near(work: Callable[[], Any], environment: Mapping[str, str] | None = None) -> Any:
         with pytest.MonkeyPatch.context() as inner:
             for name, value in (environment or {}).items():
                 inner.setenv(name, value)
-            return work(*arguments, **settings)
+            return work()
 
-    monkeypatch.setattr("hirez_mosaic.jobs.bench.apart", near)
+    monkeypatch.setattr("hirez_mosaic.jobs.bench.in_own_process", near)
     monkeypatch.setattr("hirez_mosaic.jobs.synthetic._BASE", 128)
     for module in ("jobs.bench", "jobs.floor"):
         monkeypatch.setattr(f"hirez_mosaic.{module}.resolve_weights", lambda *_, **__: random_weights)
@@ -185,11 +185,8 @@ def test_bad_settings_are_one_sentence(here: Path) -> None:
 
 def test_what_runs_apart_has_its_environment_and_its_errors_arrive(tmp_path: Path) -> None:
     with pytest.raises(WeightsError, match=r"There is no weights file .*none\.pth"):
-        apart(
-            resolve_weights,
-            None,
-            tmp_path,
-            fetch=False,
+        in_own_process(
+            partial(resolve_weights, None, tmp_path, fetch=False),
             environment={"HIREZ_MOSAIC_WEIGHTS": str(tmp_path / "none.pth")},
         )
     assert "none.pth" not in os.environ.get("HIREZ_MOSAIC_WEIGHTS", "")
@@ -198,7 +195,7 @@ def test_what_runs_apart_has_its_environment_and_its_errors_arrive(tmp_path: Pat
 @pytest.mark.slow
 def test_the_peak_of_what_runs_apart_is_its_own() -> None:
     held = np.ones(200_000_000)
-    assert peak_memory() > held.nbytes > 1 << 30 > apart(peak_memory)
+    assert peak_memory() > held.nbytes > 1 << 30 > in_own_process(peak_memory)
 
 
 def test_synthetic_pictures_are_the_same_for_the_same_seed_and_like_photos(tmp_path: Path) -> None:

@@ -12,11 +12,11 @@ from click.testing import CliRunner, Result
 from conftest import photo, save
 
 from hirez_mosaic import compare, train
-from hirez_mosaic.cli.compare import SELECTIONS as ON_THE_COMMAND_LINE
+from hirez_mosaic.cli.compare import DEFAULT_SELECTIONS as ON_THE_COMMAND_LINE
 from hirez_mosaic.cli.main import main
 from hirez_mosaic.errors import OutputError, OutputExistsError, SettingError, WeightsError
 from hirez_mosaic.jobs import train as training
-from hirez_mosaic.jobs.compare import SELECTIONS, means
+from hirez_mosaic.jobs.compare import SELECTIONS, mean_rows
 from hirez_mosaic.jobs.listener import Listener
 
 
@@ -49,8 +49,8 @@ def test_the_selections_of_the_command_line_are_the_librarys() -> None:
 
 
 def test_every_selection_is_judged_and_shown(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(training, "CROP", 64)
-    monkeypatch.setattr(training, "_lack", lambda *_, **__: "")  # one step need not make it better
+    monkeypatch.setattr(training, "CROP_SIDE", 64)
+    monkeypatch.setattr(training, "_why_not_cached", lambda *_, **__: "")  # one step need not make it better
     train("templates", "photos", "one.safetensors", 8, steps=1, batch=1)
     result = call(
         "compare",
@@ -107,7 +107,7 @@ def test_every_selection_is_judged_and_shown(here: Path, monkeypatch: pytest.Mon
 
 
 def test_several_trained_decoders_side_by_side(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(training, "CROP", 64)
+    monkeypatch.setattr(training, "CROP_SIDE", 64)
     for name, scales in (("fine", (0,)), ("coarse", (2,))):
         train("templates", "photos", f"{name}.safetensors", 8, steps=1, batch=1, scales=scales)
     rows = compare(
@@ -117,7 +117,7 @@ def test_several_trained_decoders_side_by_side(here: Path, monkeypatch: pytest.M
         selections=["L2", "trained"],
         trained=["fine.safetensors", "coarse.safetensors"],
     )
-    assert list(means(rows)) == ["L2", "trained fine", "trained coarse"]
+    assert list(mean_rows(rows)) == ["L2", "trained fine", "trained coarse"]
 
 
 def test_without_what_may_be_missing_it_goes_on_and_says_so(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -135,7 +135,7 @@ def test_without_what_may_be_missing_it_goes_on_and_says_so(here: Path, monkeypa
     assert any("no trained decoder" in note for note in notes)
     assert any("LPIPS is left out" in note for note in notes)
     assert rows[0].judgement.jod == rows[0].judgement.flip == (None, None, None)
-    assert means(rows)["L2"].judgement.jod == (None, None, None)
+    assert mean_rows(rows)["L2"].judgement.jod == (None, None, None)
     (note,) = (note for note in notes if "JOD and FLIP are left out" in note)
     assert "pip install 'hirez-mosaic[eye]'" in note
     with Path("compared/compared.csv").open() as file:

@@ -22,7 +22,7 @@ from hirez_mosaic.nets.decoders import POOR, RICH, new_decoder
 from hirez_mosaic.nets.decoders.nearest import NearestAsSeen
 from hirez_mosaic.nets.loss import MultiScaleLoss
 from hirez_mosaic.nets.objective import Objective, Picture, placed
-from hirez_mosaic.nets.training import PAPER, Recipe, Trainer, soft_mosaic
+from hirez_mosaic.nets.training import PAPER, Trainer, TrainingRecipe, soft_mosaic
 from hirez_mosaic.nets.vgg import VGG16
 from hirez_mosaic.pixels import far_view
 from hirez_mosaic.pixels.far_view import OPPONENT
@@ -199,9 +199,9 @@ def test_a_fit_that_goes_wrong_keeps_its_start(
 
 @pytest.mark.parametrize(("coldest", "expected"), [(60.0, fitting.SMALL_SET), (200.0, fitting.RICH_SET)])
 def test_a_trained_decoder_is_fitted_as_the_set_it_was_trained_for(
-    coldest: float, expected: Recipe, picture: Picture, objective: Objective, monkeypatch: pytest.MonkeyPatch
+    coldest: float, expected: TrainingRecipe, picture: Picture, objective: Objective, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    recipes: list[Recipe] = []
+    recipes: list[TrainingRecipe] = []
     monkeypatch.setattr(fitting, "Trainer", lambda decoder, recipe: recipes.append(recipe) or Trainer(decoder, recipe))
     decoder = new_decoder("residual", objective.templates.unflatten(1, (8, 8, 3)), "f")
     decoder.inverse_temperature = coldest

@@ -41,7 +41,7 @@ def folders(
     tmp_path: Path, own_cache: Path, with_random_weights: None, monkeypatch: pytest.MonkeyPatch
 ) -> tuple[Path, Path]:
     """Templates and pictures; crops of 128 px instead of 512, a checkpoint every 4 steps."""
-    monkeypatch.setattr(training, "CROP", 128)
+    monkeypatch.setattr(training, "CROP_SIDE", 128)
     monkeypatch.setattr(training, "EVERY", 4)
     monkeypatch.chdir(tmp_path)
     (tmp_path / "templates").mkdir()
@@ -66,9 +66,9 @@ def small(**more: object) -> dict[str, object]:
 def test_a_trained_decoder_renders_and_is_taken_from_the_cache(
     decoder: str, folders: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    lack = training._lack
+    reason = training._why_not_cached
     monkeypatch.setattr(
-        training, "_lack", lambda *given, better: lack(*given, better=True)
+        training, "_why_not_cached", lambda *given, better: reason(*given, better=True)
     )  # six steps need not make it better
     heard = Hearing()
     result = train(*folders, "d.safetensors", decoder=decoder, steps=6, listener=heard, **small())
@@ -132,7 +132,7 @@ def test_killed_and_resumed(
     torch.save(random_weights, tmp_path / "random.pt")
     code = (  # windows smaller than crops, and checkpoints between the steps that share crops
         "import dataclasses, sys, torch, hirez_mosaic.jobs.train as t\n"
-        "t.CROP, t.EVERY, t.RECIPES['default'] = 128, 3, dataclasses.replace(t.RECIPES['default'], window=12)\n"
+        "t.CROP_SIDE, t.EVERY, t.RECIPES['default'] = 128, 3, dataclasses.replace(t.RECIPES['default'], window=12)\n"
         f"t.resolve_weights = lambda *a, **k: torch.load({str(tmp_path / 'random.pt')!r})\n"
         "t.train('templates', 'images', sys.argv[1], 8, batch=2, steps=12, device='cpu', precision='float32', resume='go' in sys.argv)\n"
     )

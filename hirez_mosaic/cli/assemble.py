@@ -2,6 +2,7 @@
 
 import json
 from dataclasses import asdict
+from typing import TypedDict, Unpack
 
 import click
 
@@ -9,21 +10,45 @@ from hirez_mosaic.cli.options import STRICT, exclude, output, tile, writes_a_mos
 from hirez_mosaic.cli.recipe import RecipeCommand
 
 
+class AssembleOptions(TypedDict):
+    """The options that go to `assemble_tile_map` as they are."""
+
+    tile_map: str
+    templates: str
+    tile: str
+    output: str
+    tint: float | None
+    ban: str | None
+    exclude: tuple[str, ...]
+    strict: bool
+    background: str
+    crop: str
+    compression: str
+    quality: int
+    preview: str | None
+    page: str | None
+    anonymous: bool
+    thumbnails: int | None
+    jobs: int | None
+    overwrite: bool
+
+
 @click.command(cls=RecipeCommand, short_help="Make a mosaic again from its tile map.")
 @click.option(
-    "--tile-map", required=True, type=click.Path(), help="As render wrote it, perhaps edited: .csv, .json or .parquet."
+    "--tile-map",
+    required=True,
+    type=click.Path(),
+    help="Tile map that render wrote, perhaps edited: .csv, .json or .parquet.",
 )
 @click.option("--templates", required=True, type=click.Path(), help="Folder of pictures that the tile map names.")
 @tile(32, "Size of a template in the mosaic")
 @output(required=True)
-@click.option("--tint", type=float, help="Instead of the map's, for all cells: 0 (none) to 1.")
-@click.option(
-    "--ban", type=click.Path(), help="Text file of templates, one path a line, that give way to their runner-up."
-)
+@click.option("--tint", type=float, help="Tint for all cells, instead of the map's: 0 (none) to 1.")
+@click.option("--ban", type=click.Path(), help="Text file of templates to replace by their runner-up, one path a line.")
 @exclude("template files")
 @STRICT
 @writes_a_mosaic
-def assemble(as_json: bool, quiet: bool, **settings: object) -> None:
+def assemble(as_json: bool, quiet: bool, **options: Unpack[AssembleOptions]) -> None:
     """Make the mosaic that a tile map describes, without choosing anything anew.
 
     \b
@@ -34,10 +59,13 @@ def assemble(as_json: bool, quiet: bool, **settings: object) -> None:
     from hirez_mosaic.jobs.listener import Listener
     from hirez_mosaic.jobs.remake import assemble_tile_map
 
-    result = assemble_tile_map(**settings, listener=Listener() if quiet else ConsoleListener())  # type: ignore[arg-type]
+    result = assemble_tile_map(**options, listener=Listener() if quiet else ConsoleListener())
     if not quiet:
         (columns, rows), (width, height) = result.cells, result.size
-        told = f"{columns:,} x {rows:,} cells, {width:,} x {height:,} px, {result.distinct_templates:,} templates, {result.seconds:.1f} s"
-        click.echo(f"{result.output}: {told}", err=True)
+        click.echo(
+            f"{result.output}: {columns:,} x {rows:,} cells, {width:,} x {height:,} px, "
+            f"{result.distinct_templates:,} templates, {result.seconds:.1f} s",
+            err=True,
+        )
     if as_json:
         click.echo(json.dumps(asdict(result), default=str))

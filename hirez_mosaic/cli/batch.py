@@ -10,7 +10,7 @@ from hirez_mosaic.cli.recipe import RecipeCommand
 from hirez_mosaic.settings.formats import NAMES
 
 SOME_FAILED = 3
-"""The exit code of a batch that made all mosaics but some."""
+"""The exit code of a batch of which some pictures failed."""
 
 
 @click.command(cls=RecipeCommand, short_help="Make a mosaic of every picture in a folder.")
@@ -26,10 +26,10 @@ SOME_FAILED = 3
     "--glob",
     default="*",
     show_default=True,
-    help="Which pictures: a pattern of names; with a slash, of paths below FOLDER.",
+    help="Which pictures to take: a pattern of names; with a slash, of paths below FOLDER.",
 )
-@click.option("--recursive", is_flag=True, help="Subfolders count.")
-@click.option("--format", type=click.Choice(NAMES), default="tif", show_default=True, help="Of the mosaics.")
+@click.option("--recursive", is_flag=True, help="Take pictures in subfolders, too.")
+@click.option("--format", type=click.Choice(NAMES), default="tif", show_default=True, help="Format of the mosaics.")
 @batch_options
 @click.pass_context
 def batch(
@@ -38,7 +38,7 @@ def batch(
     """Make a photomosaic of every picture in FOLDER.
 
     Run again, it goes on where it was broken off, leaves what is finished and unchanged as it is, and tries again what
-    failed. Exit code 3 says that some pictures failed; report.json in the output folder tells of each.
+    failed. Exit code 3 says that some pictures failed; report.json in the output folder lists them all.
 
     \b
     hirez-mosaic batch photos/ --templates hubble/ --tile 32 -o mosaics/

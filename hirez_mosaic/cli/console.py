@@ -1,4 +1,4 @@
-"""What a person at the terminal sees of a render: the plan, a bar per stage, the summary; and of a batch."""
+"""What a person at the terminal sees of a render, a batch and a comparison: the plan, bars, the summary."""
 
 import sys
 from collections.abc import Callable, Iterator, Sequence
@@ -36,7 +36,8 @@ if TYPE_CHECKING:
     from hirez_mosaic.jobs.compare import Row
 
 
-_NAMED = 50  # unreadable pictures that are named, at most
+_MOST_NAMED = 50  # unreadable pictures that are named, at most
+_WORTH_WAITING = 1024  # cells from which the plan shows how long more effort would take
 
 
 class _Rate(ProgressColumn):
@@ -59,19 +60,16 @@ _COLUMNS = (
 
 
 def _decoder(job: Job) -> str:
-    """What scores the templates, and how cells are chosen by it."""
+    """What scores the templates, and whether cells are chosen together."""
     refined = f"; refined in {job.spec.refine_steps} steps" if job.spec.refine_steps else ""
     return f"{job.tools.choice.told}{refined}; cells chosen {'together' if job.spec.together else 'alone'}"
 
 
-_WORTH_TELLING = 1024  # cells from which a person waits for more effort
-
-
 def _effort(job: Job) -> str:
-    """How long fitting and refining take on this machine, or would take; empty where that is not known or asked for."""
+    """How long fitting and refining take on this machine, or would take; empty where that is not known."""
     spec, grid, tools = job.spec, job.plan.grid, job.tools
     mine = tools.choice.fit_steps, spec.refine_steps
-    if spec.scheduler or not (any(mine) or (grid.cells >= _WORTH_TELLING and tools.choice.started_for_picture)):
+    if spec.scheduler or not (any(mine) or (grid.cells >= _WORTH_WAITING and tools.choice.started_for_picture)):
         return ""
     step = step_seconds(tools.device, tools.precision)
     if any(mine):
@@ -87,9 +85,8 @@ class ConsoleListener(Listener):
     """Writes to standard error, so that standard output stays free for --json."""
 
     def __init__(self) -> None:
-        self.console = Console(
-            stderr=True, highlight=False, width=None if sys.stderr.isatty() else 120
-        )  # a log file has no width
+        width = None if sys.stderr.isatty() else 120  # a log file has no width
+        self.console = Console(stderr=True, highlight=False, width=width)
         self._bars: Progress | None = None
         self._unreadable: list[str] = []
         context = click.get_current_context(silent=True)
@@ -110,10 +107,10 @@ class ConsoleListener(Listener):
             self.console.print(
                 Text("1 file was left out:" if count == 1 else f"{count:,} files were left out:", style="yellow")
             )
-        for line in self._unreadable[:_NAMED]:
+        for line in self._unreadable[:_MOST_NAMED]:
             self.console.print(Text(f"    {line}", style="yellow"))
-        if len(self._unreadable) > _NAMED:
-            self.console.print(Text(f"    and {len(self._unreadable) - _NAMED:,} more", style="yellow"))
+        if len(self._unreadable) > _MOST_NAMED:
+            self.console.print(Text(f"    and {len(self._unreadable) - _MOST_NAMED:,} more", style="yellow"))
 
     def planned(self, job: Job) -> None:
         plan, grid, templates = job.plan, job.plan.grid, job.tools.templates
@@ -153,8 +150,9 @@ class ConsoleListener(Listener):
 
 
 class BatchConsole(ConsoleListener, BatchListener):
-    """One bar for the whole and one for each running picture, which shows its stages in turn; gone when the context is
-    left.
+    """One bar for the whole batch, and one for each running picture, which shows its stages in turn.
+
+    The bars vanish when the context is left.
     """
 
     def __init__(self) -> None:
@@ -203,33 +201,21 @@ class _OnePicture(Listener):
         self._bars.reset(self._task, total=total, description=name, status=self._source, unit=unit)
 
         def progress(done: int) -> None:
-            if self._stage == name:  # of stages that run together the last one
+            if self._stage == name:  # of stages that run together only the last one is shown
                 self._bars.advance(self._task, done)
 
         yield progress
 
 
 def print_report(console: Console, result: BatchResult) -> None:
-    """A line for each picture, and how many there are of each kind."""
+    """Print a line for each picture of a batch, and how many there are of each status."""
     table = Table(box=None)
     for heading in ("picture", "status", "px", "cells", "s", "Mpx/s", "MB", "mosaic"):
         table.add_column(
             heading, justify="left" if heading in ("picture", "status", "mosaic") else "right", overflow="fold"
         )
     for one in result.pictures:
-        told = [Text(one.source), Text(one.status, style="red" if one.error else "")]
-        if one.size is None or one.cells is None or one.bytes is None:
-            table.add_row(*told, "", "", "", "", "", Text(one.error or ""))
-        else:
-            sizes = (f"{one.size[0]:,} x {one.size[1]:,}", f"{one.cells[0] * one.cells[1]:,}")
-            table.add_row(
-                *told,
-                *sizes,
-                f"{one.seconds:.1f}",
-                f"{one.mpx_per_second:.1f}",
-                f"{one.bytes / 1e6:,.1f}",
-                Text(one.output),
-            )
+        table.add_row(*_report_row(one))
     console.print(table)
     console.print(
         ", ".join(f"{count:,} {status}" for status, count in result.counts.items()) + f", in {result.seconds:,.0f} s"
@@ -237,8 +223,23 @@ def print_report(console: Console, result: BatchResult) -> None:
     console.print(Text(str(result.report), style="bold green"))
 
 
+def _report_row(one: Outcome) -> list[Text]:
+    """The cells of a picture's line."""
+    begin = [Text(one.source), Text(one.status, style="red" if one.error else "")]
+    if one.size is None or one.cells is None or one.bytes is None:
+        return [*begin, *5 * [Text()], Text(one.error or "")]
+    figures = (
+        f"{one.size[0]:,} x {one.size[1]:,}",
+        f"{one.cells[0] * one.cells[1]:,}",
+        f"{one.seconds:.1f}",
+        f"{one.mpx_per_second:.1f}",
+        f"{one.bytes / 1e6:,.1f}",
+    )
+    return [*begin, *map(Text, figures), Text(one.output)]
+
+
 def print_summary(console: Console, result: RenderResult) -> None:
-    """Time per stage, rate, distinct templates, and where the mosaic is."""
+    """Print the time of each stage, the rate, the distinct templates, and where the mosaic is."""
     table = Table.grid(padding=(0, 2))
     for name, seconds in result.seconds.items():
         table.add_row(name, f"{seconds:8.2f} s")
@@ -257,7 +258,10 @@ def print_summary(console: Console, result: RenderResult) -> None:
 
 
 def print_comparison(console: Console, means: "dict[str, Row]", sources: int) -> None:
-    """The means over all sources; the ratio is that of Eq. 3 to the better of the baselines that were asked for."""
+    """Print a comparison's means over all sources.
+
+    means: by selection. The ratio is that of Eq. 3 to the better of the baselines among them.
+    """
     baseline = min((means[name].judgement.eq3 for name in ("L2", "SSIM") if name in means), default=None)
     table = Table(
         title=f"Means over {sources} pictures; lower is better, except for JOD", title_justify="left", box=None
@@ -266,22 +270,22 @@ def print_comparison(console: Console, means: "dict[str, Row]", sources: int) ->
     columns: dict[str, Callable[[Row], str]] = {
         "Eq. 3": lambda row: f"{row.judgement.eq3:.3f}",
         "ratio": lambda row: "" if baseline is None else f"{row.judgement.eq3 / baseline:.3f}",
-        "LPIPS": lambda row: _told(row.judgement.lpips, ".3f"),
+        "LPIPS": lambda row: _formatted(row.judgement.lpips, ".3f"),
         "cell means": lambda row: f"{row.judgement.cell_means:.5f}",
         f"dE {sigma} px": lambda row: f"{row.judgement.delta_e[SIGMAS.index(sigma)]:.2f}",
-        "JOD half": lambda row: _told(row.judgement.jod[half], ".2f"),
-        "FLIP half": lambda row: _told(row.judgement.flip[half], ".3f"),
-        "equal neighbours": lambda row: _told(row.judgement.equal_neighbours, ".1%"),
-        "distinct": lambda row: _told(row.distinct, ","),
+        "JOD half": lambda row: _formatted(row.judgement.jod[half], ".2f"),
+        "FLIP half": lambda row: _formatted(row.judgement.flip[half], ".3f"),
+        "equal neighbours": lambda row: _formatted(row.judgement.equal_neighbours, ".1%"),
+        "distinct": lambda row: _formatted(row.distinct, ","),
         "seconds": lambda row: f"{row.seconds:.1f}",
     }
     table.add_column("selection")
     for heading in columns:
         table.add_column(heading, justify="right")
     for name, row in means.items():
-        table.add_row(name, *(told(row) for told in columns.values()))
+        table.add_row(name, *(cell_of(row) for cell_of in columns.values()))
     console.print(table)
 
 
-def _told(value: float | None, form: str) -> str:
+def _formatted(value: float | None, form: str) -> str:
     return "" if value is None else format(value, form)

@@ -1,4 +1,4 @@
-"""The package's log, as --log-file and -v show it: a line for each finished chunk and stage, each note and each error."""
+"""The package's log, as --log-file and -v show it: a line for each finished chunk, stage, note and error."""
 
 import json
 import logging
@@ -17,50 +17,48 @@ _LOG = logging.getLogger("hirez_mosaic")
 
 
 class _AsJson(logging.Formatter):
-    """One JSON object a line: time (ISO 8601, UTC), level, message, and those of picture, stage, chunk, bytes and
-    seconds there are.
-    """
+    """A record as one line of JSON: time (ISO 8601, UTC), level, message, and the fields `_FIELDS` that it has."""
 
     def format(self, record: logging.LogRecord) -> str:
-        told = {
+        line = {
             "time": datetime.fromtimestamp(record.created, UTC).isoformat(),
             "level": record.levelname,
             "message": record.getMessage(),
         }
-        told.update(_fields(record))
+        line.update(_fields(record))
         if record.exc_info:
-            told["traceback"] = self.formatException(record.exc_info)
-        return json.dumps(told)
+            line["traceback"] = self.formatException(record.exc_info)
+        return json.dumps(line)
 
 
 class _ForPeople(logging.Formatter):
-    """The same without JSON, and without tracebacks."""
+    """A record as one line for people, without a traceback."""
 
     def format(self, record: logging.LogRecord) -> str:
-        told = _fields(record)
-        where = " ".join(str(told.pop(name)) for name in ("picture", "stage") if name in told)
-        rest = "".join(f", {name} {value}" for name, value in told.items())
+        fields = _fields(record)
+        where = " ".join(str(fields.pop(name)) for name in ("picture", "stage") if name in fields)
+        rest = "".join(f", {name} {value}" for name, value in fields.items())
         return f"{self.formatTime(record, '%H:%M:%S')} {where}: {record.getMessage()}{rest}".replace(" : ", " ")
 
 
 class _ToStandardError(logging.Handler):
-    """Standard error as it is when a line comes: above the bars while there are some."""
+    """Writes to what is standard error when a line comes: above the bars while there are some."""
 
     def emit(self, record: logging.LogRecord) -> None:
         print(self.format(record), file=sys.stderr)
 
 
 class _ToFile(logging.FileHandler):
-    """A file. Once it cannot be written to any more, which is told, lines are lost and nothing else."""
+    """Writes to a file. When that fails, one message says so; lines are lost, and the command goes on."""
 
-    _told = False
+    _has_failed = False
 
     def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802 (logging's name)
-        if not self._told:
+        if not self._has_failed:
             print(
                 f"The log file {self.baseFilename} cannot be written to any more: {sys.exc_info()[1]}.", file=sys.stderr
             )
-        self._told = True
+        self._has_failed = True
 
     def close(self) -> None:
         with suppress(OSError):
@@ -69,11 +67,34 @@ class _ToFile(logging.FileHandler):
 
 @contextmanager
 def logged(log_file: str | None, verbose: bool) -> Iterator[None]:
-    """Within, the log is written to a file, which is appended to, and to standard error, as asked; an error that ends
-    the command, too.
+    """Write the log to a file, which is appended to, and to standard error; an error that ends the command too.
+
+    log_file: None for no file.
+    verbose: whether to write to standard error.
 
     Raises OutputError for a file that cannot be written to.
     """
+    handlers = _handlers(log_file, verbose)
+    before = _LOG.level
+    for handler in handlers:
+        _LOG.addHandler(handler)
+        _LOG.setLevel(logging.INFO)
+    try:
+        yield
+    except Exception as error:
+        _LOG.error(error.format_message() if isinstance(error, click.ClickException) else sentence(error))
+        raise
+    except (KeyboardInterrupt, SystemExit):  # a job of a recipe ends with SystemExit
+        _LOG.error("interrupted")
+        raise
+    finally:
+        _LOG.setLevel(before)
+        for handler in handlers:
+            _LOG.removeHandler(handler)
+            handler.close()
+
+
+def _handlers(log_file: str | None, verbose: bool) -> list[logging.Handler]:
     handlers: list[logging.Handler] = []
     if log_file is not None:
         try:
@@ -84,24 +105,9 @@ def logged(log_file: str | None, verbose: bool) -> Iterator[None]:
     if verbose:
         handlers.append(_ToStandardError())
         handlers[-1].setFormatter(_ForPeople())
-    before = _LOG.level
-    for handler in handlers:
-        _LOG.addHandler(handler)
-        _LOG.setLevel(logging.INFO)
-    try:
-        yield
-    except Exception as error:
-        _LOG.error(error.format_message() if isinstance(error, click.ClickException) else sentence(error))
-        raise
-    except (KeyboardInterrupt, SystemExit):  # the second of a job of a recipe
-        _LOG.error("interrupted")
-        raise
-    finally:
-        _LOG.setLevel(before)
-        for handler in handlers:
-            _LOG.removeHandler(handler)
-            handler.close()
+    return handlers
 
 
 def _fields(record: logging.LogRecord) -> dict[str, Any]:
+    """Those of `_FIELDS` that the record has."""
     return {name: value for name in _FIELDS if (value := getattr(record, name, None)) is not None}

@@ -1,6 +1,6 @@
 """Options that several commands share, each written once.
 
-Names and defaults are those of the library's functions; a test compares the two, and says where they drift apart.
+Names and defaults are those of the library's functions; a test compares them.
 """
 
 from collections.abc import Callable, Iterable
@@ -21,7 +21,7 @@ Option = Callable[[Command], Command]
 
 
 def together(options: Iterable[Option[Any]]) -> Option[Any]:
-    """One decorator for several options, which `--help` shows in this order."""
+    """One decorator that adds several options, which `--help` shows in this order."""
 
     def add(command: Command) -> Command:
         for option in reversed(tuple(options)):
@@ -35,14 +35,14 @@ BACKGROUND = click.option(
     "--background",
     default="white",
     show_default=True,
-    help="Under transparent px: white, black, grey, #rrggbb or r,g,b.",
+    help="Colour under transparent px: white, black, grey, #rrggbb or r,g,b.",
 )
 CROP = click.option(
     "--crop",
     type=click.Choice(CROPS),
     default="centre",
     show_default=True,
-    help="What stays of templates of another shape than the tile's.",
+    help="Which part is kept of templates that have another shape than the tile.",
 )
 DEVICE = click.option(
     "--device", default="auto", show_default=True, metavar="auto|cpu|cuda|cuda:N", help="Where the networks run."
@@ -55,7 +55,7 @@ QUIET = click.option("--quiet", is_flag=True, help="Print nothing but errors (an
 
 
 def tile(default: int, help: str) -> Option[Any]:  # noqa: A002 (click's own name)
-    """--tile, of which every command has another default or tells another use."""
+    """--tile, whose default and use differ from command to command. help: what the size is of."""
     return click.option("--tile", default=str(default), show_default=True, help=f"{help}, px: 32 or WxH.")
 
 
@@ -65,23 +65,23 @@ def precision(help: str) -> Option[Any]:  # noqa: A002
 
 
 def far_weight(default: float | None, help: str) -> Option[Any]:  # noqa: A002
-    """--far-weight, None where something else has the default."""
+    """--far-weight. default: None where a recipe has the default."""
     return click.option(
         "--far-weight",
         type=float,
         default=default,
         show_default=default is not None,
-        help=f"Of colour seen from afar, {help}.",
+        help=f"Weight of colour seen from afar, {help}.",
     )
 
 
 def exclude(what: str) -> Option[Any]:
-    """--exclude, by the name of what it leaves out."""
+    """--exclude. what: the name of what it leaves out."""
     return click.option(
         "--exclude",
         multiple=True,
         metavar="GLOB",
-        help=f"Leave out {what} of such names, or a/b paths; again for more.",
+        help=f"Leave out {what} whose names, or a/b paths, match; repeat for more.",
     )
 
 
@@ -96,19 +96,21 @@ logs = together(
             type=click.Path(),
             help="Append a line of JSON for each chunk, stage, note and error to this file.",
         ),
-        click.option("-v", "--verbose", is_flag=True, help="Tell people the same on standard error."),
+        click.option("-v", "--verbose", is_flag=True, help="Print the same for people on standard error."),
     )
 )
-"""See `cli.logs`."""
+"""--log-file and --verbose, see `cli.logs`."""
 
 _encodes = together(
     (
         BACKGROUND,
         CROP,
         click.option(
-            "--compression", type=click.Choice(COMPRESSIONS), help=f"Of {taking('compression')}.  [default: jpeg]"
+            "--compression",
+            type=click.Choice(COMPRESSIONS),
+            help=f"Compression of {taking('compression')}.  [default: jpeg]",
         ),
-        click.option("--quality", type=int, help="Of JPEG and WebP, 1 to 100.  [default: 90]"),
+        click.option("--quality", type=int, help="Quality of JPEG and WebP, 1 to 100.  [default: 90]"),
         click.option("--dpi", type=float, help=f"Dots an inch, of {taking('dpi')}.  [default: {DPI:g}]"),
         click.option("--cog", is_flag=True, help=f"Lay a {taking('cog')} out as a Cloud Optimized GeoTIFF."),
         click.option(
@@ -127,7 +129,7 @@ SHOWS = together(
             "--thumbnails",
             type=int,
             metavar="N",
-            help="Px at which the page shows a template, at most.  [default: 160, or --tile]",
+            help="Largest size at which the page shows a template, px.  [default: 160, or --tile]",
         ),
     )
 )
@@ -158,12 +160,15 @@ writes_a_mosaic = together(
         QUIET,
     )
 )
-"""What every command that writes one mosaic understands."""
+"""The options of every command that writes one mosaic."""
 
 _chooses = together(
     (
         click.option(
-            "--templates", required=True, type=click.Path(), help="Folder of pictures to make it of; subfolders count."
+            "--templates",
+            required=True,
+            type=click.Path(),
+            help="Folder of pictures to make the mosaic of; subfolders count.",
         ),
         tile(32, "Size of a template in the mosaic"),
         click.option("--scale", help="Mosaic px per source px.  [default: 1]"),
@@ -181,7 +186,7 @@ _chooses = together(
             type=click.Choice(CHOOSING),
             default="auto",
             show_default=True,
-            help="Each cell together with its neighbours, or alone.  auto: together, but for "
+            help="Choose each cell together with its neighbours, or alone.  auto: together, except for "
             f"{' and '.join(kinds_alone())}.",
         ),
         click.option(
@@ -189,7 +194,7 @@ _chooses = together(
             type=click.Choice(list(EFFORTS)),
             default="quick",
             show_default=True,
-            help="better: --refine 15; best: --fit 100 --refine 15.",
+            help="How much work to do: better is --refine 15; best is --fit 100 --refine 15.",
         ),
         click.option(
             "--fit", type=int, help="Steps of fitting the residual decoder to SOURCE.  [default: by --effort]"
@@ -200,27 +205,31 @@ _chooses = together(
             help="Steps of optimising the scores of each cell's best templates.  [default: by --effort]",
         ),
         far_weight(FAR_WEIGHT, "in a fit"),
-        click.option("--max-uses", type=int, help="Of one template in the mosaic, at most."),
-        click.option("--unique", is_flag=True, help="Use each template once at most."),
-        click.option("--min-uses", type=int, default=0, show_default=True, help="Of every template, at least."),
-        click.option("--use-all", is_flag=True, help="Use each template once at least."),
+        click.option("--max-uses", type=int, help="Use each template at most so many times."),
+        click.option("--unique", is_flag=True, help="Use each template at most once."),
         click.option(
-            "--prefer", type=click.Path(), help="Text file of templates wanted most, one path below --templates a line."
+            "--min-uses", type=int, default=0, show_default=True, help="Use each template at least so many times."
+        ),
+        click.option("--use-all", is_flag=True, help="Use each template at least once."),
+        click.option(
+            "--prefer",
+            type=click.Path(),
+            help="Text file of the templates to prefer, one path below --templates a line.",
         ),
         click.option(
             "--min-distance",
             type=int,
             default=0,
             show_default=True,
-            help="Cells between two uses of a template, in every direction.",
+            help="Distance in cells between two uses of a template, in every direction.",
         ),
         click.option(
             "--no-repeat-neighbours",
             is_flag=True,
-            help="Never the same template in neighbouring cells, diagonal ones too.",
+            help="Never use the same template in neighbouring cells, diagonal ones included.",
         ),
-        click.option("--mirror", is_flag=True, help="Use templates mirrored left to right, too."),
-        click.option("--rotate", is_flag=True, help="Use templates turned by quarters, too."),
+        click.option("--mirror", is_flag=True, help="Also use templates mirrored left to right."),
+        click.option("--rotate", is_flag=True, help="Also use templates turned by quarters."),
         click.option(
             "--tint",
             type=float,
@@ -235,21 +244,21 @@ _chooses = together(
             "--dedupe",
             type=float,
             metavar="LEVELS",
-            help="Leave out templates so close to another, of 255; 3 is a good number.",
+            help="Leave out templates that differ from another by at most so much, of 255; 3 is a good value.",
         ),
         DEVICE,
-        precision("Of the encoder."),
-        click.option("--chunk", type=int, help="Cells a side of a chunk.  [default: as large as --memory allows]"),
+        precision("Number format of the encoder."),
+        click.option("--chunk", type=int, help="Side of a chunk, cells.  [default: as large as --memory allows]"),
         click.option("--memory", help="Memory budget, such as 2GiB.  [default: a quarter of what is free]"),
         click.option(
             "--workspace",
             type=click.Path(),
-            help="Folder or URL to keep what every stage left.  [default: hidden, removed at the end]",
+            help="Folder or URL to keep the results of every stage in.  [default: hidden, removed at the end]",
         ),
         click.option(
             "--restart",
             is_flag=True,
-            help="Begin anew, even if an earlier start of this job left something to go on with.",
+            help="Begin anew, even if an earlier run of this job can be resumed.",
         ),
         click.option(
             "--scheduler", metavar="ADDRESS", help="Run on the Dask cluster at this address, such as tcp://host:8786."
@@ -259,17 +268,29 @@ _chooses = together(
             type=int,
             default=MAX_SOURCE_PX,
             show_default=True,
-            help="Believe a source's header up to so many px.",
+            help="Refuse a source whose header says more px.",
         ),
         click.option(
-            "--source-page", type=int, default=1, show_default=True, help="Of a source that holds several pictures."
+            "--source-page",
+            type=int,
+            default=1,
+            show_default=True,
+            help="Which picture of a source that holds several.",
         ),
         click.option(
-            "--plane", type=int, default=1, show_default=True, help="Of a source that is a stack in depth or time."
+            "--plane",
+            type=int,
+            default=1,
+            show_default=True,
+            help="Which plane of a source that is a stack in depth or time.",
         ),
-        click.option("--channel", type=int, help="Of a source, to be shown as grey.  [default: colours, or the first]"),
         click.option(
-            "--stretch", is_flag=True, help="Make nearly the darkest of a source black and nearly the lightest white."
+            "--channel", type=int, help="Which channel of a source to use, as grey.  [default: colours, or the first]"
+        ),
+        click.option(
+            "--stretch",
+            is_flag=True,
+            help="Stretch a source's range: nearly its darkest becomes black, nearly its lightest white.",
         ),
         exclude("template files"),
         STRICT,
@@ -287,7 +308,7 @@ render_options = together(
         logs,
     )
 )
-"""Everything that a render can be told, but its source and its output."""
+"""All options of a render, except its source and its output."""
 
 batch_options = together(
     (
@@ -306,12 +327,12 @@ batch_options = together(
             type=int,
             default=1,
             show_default=True,
-            help="Pictures at a time; several are quicker for small ones.",
+            help="Pictures to make at a time; several are quicker for small ones.",
         ),
-        click.option("--overwrite", is_flag=True, help="Make all again, and replace files that no batch made."),
+        click.option("--overwrite", is_flag=True, help="Make all mosaics again, and replace files that no batch made."),
         JSON,
         QUIET,
         logs,
     )
 )
-"""Everything that a batch can be told, but its folders, its pictures and its format."""
+"""All options of a batch, except its folders, its pictures and its format."""

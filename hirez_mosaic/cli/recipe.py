@@ -40,7 +40,7 @@ _KINDS = {bool: "true or false", dict: "a table", list: "a list within a list"}
 
 
 class FileOr(click.types.StringParamType):
-    """The name of a file, or one of some words, which mean something else."""
+    """The name of a file, or one of some words that have a meaning of their own."""
 
     name = "file or word"
 
@@ -49,9 +49,7 @@ class FileOr(click.types.StringParamType):
 
 
 class RecipeCommand(click.Command):
-    """A command that may be a job of a recipe. With --print-recipe it prints the recipe of its call and does nothing
-    else.
-    """
+    """A command that can be a job of a recipe. With --print-recipe it only prints the recipe of its call."""
 
     def __init__(self, *args: Any, **settings: Any) -> None:
         super().__init__(*args, **settings)
@@ -71,40 +69,40 @@ class RecipeCommand(click.Command):
 
 
 @dataclass(frozen=True)
-class Job:
-    """One table of a recipe. label: "render", "templates.glyphs"."""
+class RecipeJob:
+    """One table of a recipe.
+
+    label: its name, "render" or "templates.glyphs".
+    make: returns `words`.
+    """
 
     label: str
     make: Callable[[], list[str]]
 
     @property
     def words(self) -> list[str]:
-        """Those of the command line, after the command; with the files that are there now, which the jobs before may
-        have made.
-        """
+        """The words after the command; patterns stand for the files that are there now, as earlier jobs left them."""
         return self.make()
 
     @property
     def line(self) -> list[str]:
-        """The whole command line, but the program's name."""
+        """The command line without the program's name."""
         return [*self.label.split("."), *self.words]
 
 
-def keys_of(command: click.Command) -> dict[str, click.Parameter]:
-    """What a job can be told: each option by its long name without dashes, each argument by its name."""
+def parameters_of(command: click.Command) -> dict[str, click.Parameter]:
+    """The keys of a job: each option by its long name without dashes, each argument by its name."""
     return {_key(parameter): parameter for parameter in command.params if parameter.name != "print_recipe"}
 
 
 def _key(parameter: click.Parameter) -> str:
-    return (
-        str(parameter.name)
-        if isinstance(parameter, click.Argument)
-        else max(parameter.opts, key=len).removeprefix("--")
-    )
+    if isinstance(parameter, click.Argument):
+        return str(parameter.name)
+    return max(parameter.opts, key=len).removeprefix("--")
 
 
 def _placed(value: str, parameter: click.Parameter, folder: Path) -> str:
-    """A path, relative to `folder`, from where the program runs; an address (s3://...) and all else as it is."""
+    """A path, which is relative to `folder`, as seen from the current folder; an address (s3://...) as it is."""
     kind, place = parameter.type, folder / value
     is_path = isinstance(kind, click.Path) or (
         isinstance(kind, FileOr) and value not in kind.words and os.path.isfile(place)  # noqa: PTH113
@@ -112,21 +110,20 @@ def _placed(value: str, parameter: click.Parameter, folder: Path) -> str:
     if not is_path or _ADDRESS.match(value):
         return value
     plain = Path(os.path.normpath(place))
-    return str(
-        plain if plain.resolve() == place.resolve() else place
-    )  # "a/../b" is another place than "b" where a is a link
+    # "a/../b" is another place than "b" where a is a link.
+    return str(plain if plain.resolve() == place.resolve() else place)
 
 
 # From words to a recipe
 
 
 def recipe_of(context: click.Context) -> bytes:
-    """The recipe, UTF-8, of a call as click has parsed it: what differs from the defaults, with absolute paths.
+    """The recipe, UTF-8, of a call that click has parsed: what differs from the defaults, with absolute paths.
 
     Raises SettingError for a name that no TOML file can hold.
     """
     lines = [f"[{'.'.join(context.command_path.split()[1:])}]"]
-    for key, parameter in keys_of(context.command).items():
+    for key, parameter in parameters_of(context.command).items():
         name = str(parameter.name)
         value, default = context.params[name], parameter.default
         given = context.get_parameter_source(name) is not ParameterSource.DEFAULT
@@ -152,10 +149,13 @@ def _toml(value: object, parameter: click.Parameter) -> str:
 # From a recipe to words
 
 
-def read_recipe(path: Path, commands: Mapping[str, click.Command]) -> list[Job]:
+def read_recipe(path: Path, commands: Mapping[str, click.Command]) -> list[RecipeJob]:
     """The jobs of a recipe, in their order.
 
-    commands: by the names of tables. Raises SettingError, with the line, for whatever is no job, key or value.
+    path: of the recipe.
+    commands: by the names of their tables.
+
+    Raises SettingError, which names the line, for whatever is no job, key or value.
     """
     try:
         text = path.read_text("utf-8-sig")
@@ -174,8 +174,12 @@ def read_recipe(path: Path, commands: Mapping[str, click.Command]) -> list[Job]:
 
 @dataclass(frozen=True)
 class _Piece:
-    """A part of a recipe that is TOML by itself: at most one header, and what stands below. first: the number of its
-    first line.
+    """A part of a recipe that is TOML by itself: at most one header, and what stands below.
+
+    path: of the recipe.
+    first: number of its first line, from 1.
+    lines: its lines.
+    tables: what they hold.
     """
 
     path: Path
@@ -183,13 +187,13 @@ class _Piece:
     lines: Sequence[str]
     tables: Table
 
-    def jobs(self, commands: Mapping[str, click.Command]) -> Iterator[Job]:
+    def jobs(self, commands: Mapping[str, click.Command]) -> Iterator[RecipeJob]:
         """The jobs of this piece."""
         yield from self._jobs(self.tables, commands, ())
 
     def _jobs(
         self, tables: Table, commands: Mapping[str, click.Command], above: tuple[str | int, ...]
-    ) -> Iterator[Job]:
+    ) -> Iterator[RecipeJob]:
         for name, found in tables.items():
             at = (*above, name)
             label = _label(at)
@@ -203,37 +207,23 @@ class _Piece:
                 if isinstance(command, click.Group):
                     yield from self._jobs(table, command.commands, within)
                 else:
-                    job = Job(label, partial(self._words, table, command, within))
-                    job.make()  # what is wrong is told before the first job runs
+                    job = RecipeJob(label, partial(self._words, table, command, within))
+                    job.make()  # raises what is wrong before the first job runs
                     yield job
 
     def _words(self, table: Table, command: click.Command, at: tuple[str | int, ...]) -> list[str]:
-        known = keys_of(command)
+        """The words of a table on the command line, after the command. Raises SettingError for what click refuses."""
+        known = parameters_of(command)
         options: list[str] = []
         arguments: list[str] = []
         for key, value in table.items():
             parameter = known.get(key)
             if parameter is None:
                 raise self._wrong((*at, key), f"{_label(at)} has no option {key}; {_nearest(key, known)}.")
-            if isinstance(parameter, click.Option) and parameter.is_flag:
-                if not isinstance(value, bool):
-                    raise self._wrong((*at, key), f"{key} is {value!r}; use true or false.")
-                options += [f"--{key}"] if value else parameter.secondary_opts[:1]
-                continue
-            given = value if isinstance(value, list) else [value]
-            values = [self._word(one, parameter, (*at, key)) for one in given]
-            if isinstance(parameter, click.Argument):
-                arguments += [
-                    name
-                    for one, word in zip(given, values, strict=True)
-                    for name in self._expanded(str(one), word, parameter)
-                ]
-            elif parameter.multiple:
-                options += [word for one in values for word in (f"--{key}", one)]
-            elif isinstance(value, list) and parameter.type is not click.STRING:
-                raise self._wrong((*at, key), f"{key} is a list; write one value.")
+            if isinstance(parameter, click.Option):
+                options += self._option_words(key, value, parameter, (*at, key))
             else:
-                options += [f"--{key}", ",".join(values)]
+                arguments += self._argument_words(value, parameter, (*at, key))
         words = [*options, "--", *arguments] if arguments else options
         try:
             command.make_context(str(command.name), list(words)).close()
@@ -243,8 +233,24 @@ class _Piece:
             raise self._wrong(at, error.format_message()) from error
         return words
 
+    def _option_words(self, key: str, value: object, option: click.Option, at: tuple[str | int, ...]) -> list[str]:
+        if option.is_flag:
+            if not isinstance(value, bool):
+                raise self._wrong(at, f"{key} is {value!r}; use true or false.")
+            return [f"--{key}"] if value else option.secondary_opts[:1]
+        values = [self._word(one, option, at) for one in _as_list(value)]
+        if option.multiple:
+            return [word for one in values for word in (f"--{key}", one)]
+        if isinstance(value, list) and option.type is not click.STRING:
+            raise self._wrong(at, f"{key} is a list; write one value.")
+        return [f"--{key}", ",".join(values)]
+
+    def _argument_words(self, value: object, argument: click.Parameter, at: tuple[str | int, ...]) -> list[str]:
+        words = [(str(one), self._word(one, argument, at)) for one in _as_list(value)]
+        return [name for pattern, word in words for name in self._expanded(pattern, word, argument)]
+
     def _word(self, value: object, parameter: click.Parameter, at: tuple[str | int, ...]) -> str:
-        """A value as on the command line; a path, which is relative to the recipe, from where the program runs."""
+        """A value as on the command line; a path, which is relative to the recipe, as seen from the current folder."""
         wrong = None
         if isinstance(value, bool) or not isinstance(value, str | int | float):
             wrong = f"is {_KINDS.get(type(value), 'a date or time')}; write text or a number"
@@ -257,16 +263,18 @@ class _Piece:
         return _placed(str(value), parameter, self.path.parent)
 
     def _expanded(self, value: str, word: str, parameter: click.Parameter) -> list[str]:
-        """The files a pattern in the recipe's folder names, sorted; its word where that is the name of one, or it names
-        none.
+        """The files that a pattern in the recipe's folder names, sorted.
+
+        word: the pattern as on the command line; it stands for itself where it names a file, or where no file matches.
         """
         if os.path.lexists(word):
             return [word]
         return sorted(glob.glob(_placed(value, parameter, Path(glob.escape(str(self.path.parent)))))) or [word]  # noqa: PTH207 (may be absolute)
 
     def _wrong(self, at: tuple[str | int, ...], sentence: str) -> SettingError:
-        """An error that names the line where a table or key begins: after the longest beginning of the piece that is
-        TOML without it.
+        """An error that names the line where a table or key begins.
+
+        It begins after the longest beginning of the piece that is TOML without it.
         """
         before = 0
         for end in range(1, len(self.lines) + 1):
@@ -278,20 +286,26 @@ class _Piece:
 
 
 def _pieces(path: Path, text: str) -> Iterator[_Piece]:
-    """A valid recipe cut before its headers: TOML itself forgets in which order tables of different names stand, and at
-    which lines.
+    """A valid recipe, cut before its headers.
+
+    TOML itself does not keep the lines of tables, nor the order of tables of different names.
     """
     lines = text.split("\n")
     start = 0
     for end in range(1, len(lines) + 1):
         if end == len(lines) or lines[end].lstrip().startswith("["):
             tables = _parsed(lines[start:end])
-            if tables is not None:  # else the bracket stands within a value
+            if tables is not None:  # otherwise the bracket stands within a value
                 yield _Piece(path, start + 1, lines[start:end], tables)
                 start = end
 
 
+def _as_list(value: object) -> list[object]:
+    return value if isinstance(value, list) else [value]
+
+
 def _parsed(lines: Sequence[str]) -> Table | None:
+    """The tables of these lines; None where they are no TOML."""
     try:
         return tomllib.loads("\n".join(lines))
     except tomllib.TOMLDecodeError:
@@ -299,6 +313,7 @@ def _parsed(lines: Sequence[str]) -> Table | None:
 
 
 def _holds(tables: Any, at: tuple[str | int, ...]) -> bool:
+    """Whether there is something at these keys and numbers."""
     try:
         for step in at:
             tables = tables[step]

@@ -31,5 +31,5 @@ def render(as_json: bool, quiet: bool, log_file: str | None, verbose: bool, **se
     if isinstance(listener, ConsoleListener):
         print_summary(listener.console, result)
     if as_json:
-        told = {**asdict(result), "total_seconds": result.total_seconds, "mpx_per_second": result.mpx_per_second}
-        click.echo(json.dumps(told, default=str))
+        derived = {"total_seconds": result.total_seconds, "mpx_per_second": result.mpx_per_second}
+        click.echo(json.dumps(asdict(result) | derived, default=str))

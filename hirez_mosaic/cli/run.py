@@ -17,9 +17,9 @@ from hirez_mosaic.cli.recipe import read_recipe
 def run(context: click.Context, recipe: Path, log_file: str | None, verbose: bool) -> None:
     """Run the jobs described in the file RECIPE (TOML), in their order.
 
-    A table a job, named after its command; its keys are the command's options, its paths are relative to the recipe.
-    With --print-recipe any command prints its call in this form. A batch of which pictures failed does not keep the
-    jobs after it from running.
+    Each job is a table, named after its command. Its keys are the command's options, its paths are relative to the
+    recipe. With --print-recipe any command prints its call in this form. If pictures of a batch fail, the jobs after it
+    still run.
 
     \b
     hirez-mosaic render photo.jpg --templates emoji/ --tile 16 -o wall.tif --print-recipe > wall.toml

@@ -1,43 +1,46 @@
-"""`hirez-mosaic templates`: sets that are drawn or cut, and a look at any set."""
+"""`hirez-mosaic templates`: draw sets, cut sets, and inspect any set."""
 
 import os
 from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypedDict, Unpack
 
 import click
 
 from hirez_mosaic.cli.options import BACKGROUND, CROP, STRICT, exclude, tile
 from hirez_mosaic.cli.recipe import FileOr, RecipeCommand
+from hirez_mosaic.errors import SettingError, TemplateError
 from hirez_mosaic.settings.choosing import DUPLICATE_LEVELS
 from hirez_mosaic.settings.parsing import parse_colour, parse_tile
 
 if TYPE_CHECKING:
-    from hirez_mosaic.jobs.inspect import Inspection
+    from hirez_mosaic.jobs.inspect import Coverage, Inspection
     from hirez_mosaic.templates.making import Named
 
 
-class _Makers(click.Group):
+class _RecipeGroup(click.Group):
+    """A group whose commands can be jobs of a recipe."""
+
     command_class = RecipeCommand
 
 
-@click.group(cls=_Makers, short_help="Make template sets, and look into them.")
+@click.group(cls=_RecipeGroup, short_help="Make template sets, and look into them.")
 def templates() -> None:
     """Make a folder of templates, or look into one."""
 
 
 _TILE = tile(32, "Size of a template")
-_SEED = click.option(
-    "--seed", type=click.IntRange(0), default=0, show_default=True, help="Another seed, other templates."
-)
+_SEED = click.option("--seed", type=click.IntRange(0), default=0, show_default=True, help="Seed of the templates.")
 _QUIET = click.option("--quiet", is_flag=True, help="Print nothing but errors.")
 
 
 def _output(command: Callable[..., Any]) -> Callable[..., Any]:
+    """--tile, --output and --overwrite."""
     return _TILE(_folder(command))
 
 
 def _folder(command: Callable[..., Any]) -> Callable[..., Any]:
+    """--output and --overwrite."""
     command = click.option("--overwrite", is_flag=True, help="Replace a folder that is there.")(command)
     return click.option("-o", "--output", required=True, type=click.Path(path_type=Path), help="Folder to make.")(
         command
@@ -55,7 +58,9 @@ def _folder(command: Callable[..., Any]) -> Callable[..., Any]:
     show_default=True,
     help="ascii, katakana, a text file, or the characters themselves.",
 )
-@click.option("--colours", multiple=True, default=["black/white"], show_default=True, help="INK/PAPER; again for more.")
+@click.option(
+    "--colours", multiple=True, default=["black/white"], show_default=True, help="INK/PAPER; repeat for more."
+)
 @_output
 def glyphs(font: Path | None, chars: str, colours: tuple[str, ...], output: Path, tile: str, overwrite: bool) -> None:
     """Draw characters of a font, one template each in each pair of colours.
@@ -64,36 +69,54 @@ def glyphs(font: Path | None, chars: str, colours: tuple[str, ...], output: Path
     hirez-mosaic templates glyphs --tile 16x32 --colours white/black -o ascii/
     hirez-mosaic templates glyphs --font mincho.ttf --chars katakana --colours '#00ff41/black' -o matrix/
     """
-    from hirez_mosaic.errors import SettingError
     from hirez_mosaic.templates import making
 
-    pairs = []
-    for pair in colours:
-        ink, slash, paper = pair.partition("/")
-        if not slash:
-            raise SettingError(f"The colours are {pair!r}; use INK/PAPER such as white/black.")
-        pairs.append((parse_colour(ink, "ink"), parse_colour(paper, "paper")))
-    named = {"ascii": making.ASCII, "katakana": making.KATAKANA}.get(chars)
-    if named is None:
+    pairs = [_ink_and_paper(pair) for pair in colours]
+    made = making.glyphs(font, _characters(chars), parse_tile(tile), pairs)
+    count = making.write_templates(made, output, overwrite=overwrite)
+    click.echo(f"{output}: {count} templates", err=True)
+
+
+def _ink_and_paper(pair: str) -> tuple[tuple[int, int, int], tuple[int, int, int]]:
+    ink, slash, paper = pair.partition("/")
+    if not slash:
+        raise SettingError(f"The colours are {pair!r}; use INK/PAPER such as white/black.")
+    return parse_colour(ink, "ink"), parse_colour(paper, "paper")
+
+
+def _characters(chars: str) -> str:
+    """The printable characters that --chars names, each once."""
+    from hirez_mosaic.templates.making import ASCII, KATAKANA
+
+    text = {"ascii": ASCII, "katakana": KATAKANA}.get(chars)
+    if text is None:
         try:
-            named = Path(chars).read_text("utf-8") if os.path.isfile(chars) else chars  # noqa: PTH113 (pathlib raises for long names)
+            is_file = os.path.isfile(chars)  # noqa: PTH113 (pathlib raises for long names)
+            text = Path(chars).read_text("utf-8") if is_file else chars
         except UnicodeDecodeError as error:
             raise SettingError(f"The text file {chars} is not UTF-8.") from error
-    characters = "".join(dict.fromkeys(one for one in named if one.isprintable()))
-    count = making.write_templates(
-        making.glyphs(font, characters, parse_tile(tile), pairs), output, overwrite=overwrite
-    )
-    click.echo(f"{output}: {count} templates", err=True)
+    return "".join(dict.fromkeys(one for one in text if one.isprintable()))
 
 
 @templates.command(short_help="Oriented edges and lines.")
 @click.option(
-    "--orientations", type=click.IntRange(1, 360), default=12, show_default=True, help="Angles over half a turn."
+    "--orientations",
+    type=click.IntRange(1, 360),
+    default=12,
+    show_default=True,
+    help="Number of angles over half a turn.",
 )
 @click.option(
-    "--thickness", type=float, multiple=True, default=[0.15, 0.35], show_default=True, help="Of lines, parts of a tile."
+    "--thickness",
+    type=float,
+    multiple=True,
+    default=[0.15, 0.35],
+    show_default=True,
+    help="Thickness of lines, as parts of a tile.",
 )
-@click.option("--greys", type=click.IntRange(2, 16), default=4, show_default=True, help="Levels from black to white.")
+@click.option(
+    "--greys", type=click.IntRange(2, 16), default=4, show_default=True, help="Number of levels from black to white."
+)
 @_output
 def edges(
     orientations: int, thickness: tuple[float, ...], greys: int, output: Path, tile: str, overwrite: bool
@@ -110,9 +133,9 @@ def edges(
 @click.argument("sheets", nargs=-1, required=True, type=click.Path(path_type=Path))
 @click.option("--grid", help="Cut sheets into sprites of this size, px: 32 or WxH.")
 @click.option(
-    "--margin", type=click.IntRange(0), default=0, show_default=True, help="Left of and above the first sprite, px."
+    "--margin", type=click.IntRange(0), default=0, show_default=True, help="Px left of and above the first sprite."
 )
-@click.option("--spacing", type=click.IntRange(0), default=0, show_default=True, help="Between two sprites, px.")
+@click.option("--spacing", type=click.IntRange(0), default=0, show_default=True, help="Px between two sprites.")
 @click.option("--keep-empty", is_flag=True, help="Keep sprites that are transparent or of one colour all over.")
 @click.option(
     "--random", "count", type=click.IntRange(1), metavar="COUNT", help="Cut this many crops at random instead."
@@ -141,10 +164,10 @@ def slice_(
     hirez-mosaic templates slice paintings/*.jpg --random 5000 --tile 32 -o strokes/
     """
     from hirez_mosaic.engine.machine import settle_process
-    from hirez_mosaic.errors import SettingError
     from hirez_mosaic.templates import slicing
 
     settle_process()
+
     if (grid is None) == (count is None):
         raise SettingError("Give either --grid, the size of a sprite, or --random, the number of crops.")
     if count is not None and (margin or spacing or keep_empty):
@@ -163,18 +186,20 @@ def slice_(
 
 @templates.command(short_help="Many templates out of a few pictures.")
 @click.argument("pictures", nargs=-1, required=True, type=click.Path(path_type=Path))
-@click.option("--count", type=click.IntRange(1), default=17500, show_default=True, help="Templates to make.")
+@click.option("--count", type=click.IntRange(1), default=17500, show_default=True, help="Number of templates to make.")
 @click.option(
     "--colour-shift",
     type=click.FloatRange(0, 1),
     default=0.5,
     show_default=True,
-    help="How far mean colours move at most.",
+    help="How far mean colours move at most, 0 to 1.",
 )
 @click.option("--mirror/--no-mirror", default=True, show_default=True, help="Mirror half of them.")
-@click.option("--rotate/--no-rotate", default=True, show_default=True, help="Turn them by any angle.")
+@click.option("--rotate/--no-rotate", default=True, show_default=True, help="Turn all of them by any angle.")
 @click.option(
-    "--jobs", type=click.IntRange(1), help="Threads that cut; any number makes the same.  [default: all cores]"
+    "--jobs",
+    type=click.IntRange(1),
+    help="Threads that cut; any number gives the same templates.  [default: all cores]",
 )
 @_SEED
 @exclude("files of folders")
@@ -203,10 +228,10 @@ def augment(
     hirez-mosaic templates augment hubble/ --count 17500 --tile 32 -o templates/
     """
     from hirez_mosaic.engine.machine import cores, settle_process
-    from hirez_mosaic.errors import TemplateError
     from hirez_mosaic.templates import augmenting
 
     settle_process()
+
     skipped: dict[Path, str] = {}
 
     def skip(path: Path, reason: str) -> None:
@@ -215,15 +240,14 @@ def augment(
         skipped[path] = reason
 
     how = augmenting.Augmentation(parse_tile(tile), colour_shift, mirror, rotate, seed)
-    made = augmenting.augmented(
-        augmenting.list_pictures(pictures, exclude), count, how, jobs=jobs or cores(), skip=skip
-    )
+    made = augmenting.augmented(augmenting.pictures_at(pictures, exclude), count, how, jobs=jobs or cores(), skip=skip)
     _write(made, count, output, overwrite, quiet)
     if not quiet:
         _print_skipped([(str(path), reason) for path, reason in skipped.items()])
 
 
 def _write(made: "Iterable[Named]", total: int, output: Path, overwrite: bool, quiet: bool) -> None:
+    """Write a set of `total` templates behind a bar."""
     from hirez_mosaic.cli.console import ConsoleListener
     from hirez_mosaic.jobs.listener import Listener
     from hirez_mosaic.templates.making import write_templates
@@ -242,6 +266,20 @@ def _print_skipped(skipped: list[tuple[str, str]]) -> None:
         click.echo(f"skipped    {len(skipped) - 20:,} more", err=True)
 
 
+class InspectOptions(TypedDict):
+    """The options that go to `jobs.inspect.inspect` as they are."""
+
+    source: Path | None
+    tile: str
+    levels: float
+    background: str
+    crop: str
+    exclude: tuple[str, ...]
+    strict: bool
+    output: Path | None
+    overwrite: bool
+
+
 @templates.command("inspect", short_help="What a folder of templates holds and lacks.")
 @click.argument("folder", type=click.Path(path_type=Path))
 @click.option("--source", type=click.Path(path_type=Path), help="Picture whose colours the templates should reach.")
@@ -251,7 +289,7 @@ def _print_skipped(skipped: list[tuple[str, str]]) -> None:
     type=float,
     default=DUPLICATE_LEVELS,
     show_default=True,
-    help="RMS difference, of 255, up to which two are near-duplicates.",
+    help="RMS difference, of 255, up to which two templates are near-duplicates.",
 )
 @BACKGROUND
 @CROP
@@ -259,8 +297,8 @@ def _print_skipped(skipped: list[tuple[str, str]]) -> None:
 @STRICT
 @click.option("-o", "--output", type=click.Path(path_type=Path), help="Contact sheet to write: .png, .jpg or .webp.")
 @click.option("--overwrite", is_flag=True, help="Replace a contact sheet that is there.")
-def inspect_(folder: Path, overwrite: bool, **settings: Any) -> None:
-    """Tell what the folder of templates FOLDER holds, and which colours of a source it lacks.
+def inspect_(folder: Path, **options: Unpack[InspectOptions]) -> None:
+    """Show what the folder of templates FOLDER holds, and which colours of a source it lacks.
 
     \b
     hirez-mosaic templates inspect emoji/ --source photo.jpg -o emoji.png
@@ -268,12 +306,10 @@ def inspect_(folder: Path, overwrite: bool, **settings: Any) -> None:
     from hirez_mosaic.cli.console import ConsoleListener
     from hirez_mosaic.jobs.inspect import inspect
 
-    _print_inspection(inspect(folder, overwrite=overwrite, listener=ConsoleListener(), **settings), settings["levels"])
+    _print_inspection(inspect(folder, listener=ConsoleListener(), **options), options["levels"])
 
 
 def _print_inspection(found: "Inspection", levels: float) -> None:
-    from hirez_mosaic.jobs.inspect import REACH, colour_name
-
     sizes = ", ".join(f"{width} x {height} px ({count:,})" for (width, height), count in found.sizes[:5])
     more = f" and {len(found.sizes) - 5:,} sizes more" if len(found.sizes) > 5 else ""
     click.echo(f"templates  {len(found.templates):,}, {len(found.templates.skipped):,} files skipped")
@@ -282,16 +318,19 @@ def _print_inspection(found: "Inspection", levels: float) -> None:
     click.echo(f"alike      {alike}; {found.copies:,} have its very px")
     for name, first in found.alike[:5]:
         click.echo(f"           {name} like {first}")
-    if (cover := found.coverage) is not None:
-        click.echo(f"source     {cover.source}, {cover.distances.shape[1]} x {cover.distances.shape[0]} cells")
-        click.echo(f"reached    {cover.reached:.1%} of the cells have a template within Delta E {REACH:g}")
-        click.echo(
-            f"distance   {cover.distances.mean():.1f} on average, {cover.worst:.1f} for 95 % of the cells at most"
-        )
-        for lack in cover.lacks:
-            code = "#{:02x}{:02x}{:02x}".format(*lack.colour)
-            click.echo(
-                f"lacks      {code} {colour_name(lack.colour)}: {lack.share:.1%} of the source, {lack.distance:.0f} away"
-            )
+    if found.coverage is not None:
+        _print_coverage(found.coverage)
     if found.sheet is not None:
         click.echo(f"{found.sheet}", err=True)
+
+
+def _print_coverage(cover: "Coverage") -> None:
+    from hirez_mosaic.jobs.inspect import COLOUR_REACH, colour_name
+
+    rows, columns = cover.distances.shape
+    click.echo(f"source     {cover.source}, {columns} x {rows} cells")
+    click.echo(f"reached    {cover.reached:.1%} of the cells have a template within Delta E {COLOUR_REACH:g}")
+    click.echo(f"distance   {cover.distances.mean():.1f} on average, {cover.worst:.1f} for 95 % of the cells at most")
+    for lack in cover.lacks:
+        name = "#{:02x}{:02x}{:02x} ".format(*lack.colour) + colour_name(lack.colour)
+        click.echo(f"lacks      {name}: {lack.share:.1%} of the source, {lack.distance:.0f} away")

@@ -2,6 +2,7 @@
 
 import json
 from dataclasses import asdict
+from typing import TypedDict, Unpack
 
 import click
 
@@ -22,6 +23,31 @@ from hirez_mosaic.cli.recipe import RecipeCommand
 from hirez_mosaic.settings.decoders import DEFAULT, learning_kinds
 
 
+class TrainOptions(TypedDict):
+    """The options that go to `jobs.train.train` as they are."""
+
+    templates: str
+    images: str
+    output: str
+    tile: str
+    decoder: str
+    recipe: str
+    steps: int | None
+    batch: int | None
+    rate: float | None
+    far_weight: float | None
+    seed: int
+    resume: bool
+    overwrite: bool
+    device: str
+    precision: str
+    background: str
+    crop: str
+    exclude: tuple[str, ...]
+    strict: bool
+    weights: str | None
+
+
 @click.command(cls=RecipeCommand, short_help="Train a decoder for a set of templates.")
 @click.option("--templates", required=True, type=click.Path(), help="Folder of pictures that mosaics will be made of.")
 @click.option("--images", required=True, type=click.Path(), help="Folder of pictures to learn from; subfolders count.")
@@ -34,23 +60,27 @@ from hirez_mosaic.settings.decoders import DEFAULT, learning_kinds
 )
 @tile(32, "Size of a template in the mosaics to come")
 @click.option(
-    "--decoder", type=click.Choice(learning_kinds()), default=DEFAULT, show_default=True, help="Which network."
+    "--decoder",
+    type=click.Choice(learning_kinds()),
+    default=DEFAULT,
+    show_default=True,
+    help="Which network to train.",
 )
 @click.option(
-    "--recipe", type=click.Choice(["default", "paper"]), default="default", show_default=True, help="How it is trained."
+    "--recipe", type=click.Choice(["default", "paper"]), default="default", show_default=True, help="How to train it."
 )
-@click.option("--steps", type=int, help="Steps, instead of the recipe's.")
-@click.option("--batch", type=int, help="Windows a step, instead of the recipe's.")
+@click.option("--steps", type=int, help="Number of steps, instead of the recipe's.")
+@click.option("--batch", type=int, help="Number of windows a step, instead of the recipe's.")
 @click.option("--rate", type=float, help="Learning rate of the trunk, instead of the recipe's.")
 @far_weight(None, "instead of the recipe's; 0 is the paper's loss")
 @click.option("--scales", default="0,1,2", show_default=True, help="Levels of the loss's pyramid: 0 is the finest.")
 @click.option(
-    "--seed", type=click.IntRange(0), default=0, show_default=True, help="Of crops, and of the paper's decoder."
+    "--seed", type=click.IntRange(0), default=0, show_default=True, help="Seed of crops, and of the paper's decoder."
 )
 @click.option("--resume", is_flag=True, help="Go on from the last checkpoint.")
 @click.option("--overwrite", is_flag=True, help="Replace an output and checkpoints that are there.")
 @DEVICE
-@precision("Of the networks that look.")
+@precision("Number format of the encoder and the loss.")
 @BACKGROUND
 @CROP
 @exclude("files of both folders")
@@ -58,8 +88,8 @@ from hirez_mosaic.settings.decoders import DEFAULT, learning_kinds
 @WEIGHTS
 @JSON
 @QUIET
-def train(as_json: bool, quiet: bool, scales: str, **settings: object) -> None:
-    """Learn from a folder of pictures which template suits what, and leave a decoder that `render` takes from then on.
+def train(as_json: bool, quiet: bool, scales: str, **options: Unpack[TrainOptions]) -> None:
+    """Learn from a folder of pictures which template suits what, and write a decoder that `render` uses from then on.
 
     \b
     hirez-mosaic train --templates emoji/ --tile 16 --images photos/ -o emoji.safetensors
@@ -74,11 +104,12 @@ def train(as_json: bool, quiet: bool, scales: str, **settings: object) -> None:
         levels = tuple(int(level) for level in scales.split(","))
     except ValueError as error:
         raise SettingError(f"The scales are {scales!r}; use some of 0,1,2,3.") from error
-    result = training.train(**settings, scales=levels, listener=Listener() if quiet else ConsoleListener())  # type: ignore[arg-type]
+    result = training.train(**options, scales=levels, listener=Listener() if quiet else ConsoleListener())
     if not quiet:
         click.echo(
             f"{result.output}: hard loss {result.hard_loss[0]:.3f} at the start, {result.hard_loss[1]:.3f} now; "
-            f"{result.distinct_templates[1]} distinct templates on the pictures kept for judging; {result.seconds:.0f} s",
+            f"{result.distinct_templates[1]} distinct templates on the pictures kept for judging; "
+            f"{result.seconds:.0f} s",
             err=True,
         )
     if as_json:

@@ -7,7 +7,7 @@ from hirez_mosaic.cli.recipe import RecipeCommand
 
 @click.command(cls=RecipeCommand, short_help="Show a mosaic or a page in the browser.")
 @click.argument("file", type=click.Path())
-@click.option("--port", type=int, help="On this machine alone.  [default: any that is free]")
+@click.option("--port", type=int, help="Port on this machine.  [default: any that is free]")
 @click.option("--no-browser", is_flag=True, help="Do not open the browser; the address is printed.")
 def view(file: str, port: int | None, no_browser: bool) -> None:
     """Show FILE in the browser until Ctrl-C: a page, a .dzi, a .tif, a .zarr or any other picture, however large.

@@ -9,7 +9,7 @@ from hirez_mosaic.cli.recipe import RecipeCommand
 
 @click.command(cls=RecipeCommand, short_help="Fetch and verify the encoder's weights.")
 @click.option("--weights", "named", type=click.Path(path_type=Path), help="Verify this file instead.")
-@click.option("--offline", is_flag=True, help="Only verify what is there; fetch nothing.")
+@click.option("--offline", is_flag=True, help="Only verify the weights that are there; fetch nothing.")
 def weights(named: Path | None, offline: bool) -> None:
     """Fetch VGG-16's ImageNet weights into the cache, or verify the ones that are there."""
     from hirez_mosaic.files.cache import cache_folder

@@ -1,1 +1,1 @@
-"""Files of every kind: where they lie, how they appear at once, and what is kept for the next time."""
+"""Files of every kind: which ones count, how they appear when they are complete, and where the cache is."""

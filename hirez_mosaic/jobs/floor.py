@@ -1,15 +1,18 @@
-"""The least that a render can take: its networks, its source, its output and the decoding of its templates, bare.
+"""The least time that a render can take: its networks, its source, its output and the decoding of its templates, bare.
 
-Read: libvips shrinks the source, which is in the page cache, to the analysis image's size and throws it away. The rest
-is on data already in memory. Encoder: tensors of the analysis image's size, cut into the job's chunks but without
-halos; on a CPU in the better of two ways: all cores on one chunk, or one core on each of as many chunks. Decoder:
-features and px in memory, every logit, no argmax. Write: libvips from memory to the job's format. Templates: libvips'
-thumbnails of files that were read before, thrown away.
+Read: libvips shrinks the source, which the system holds in memory, to the size of the analysis image.
+Encoder: tensors of the analysis image's size in the job's chunks, without halos. On a CPU the better of two ways
+counts: all cores on one chunk, or one core on each of as many chunks.
+Decoder: features and px in memory, every logit, no maximum.
+Write: libvips from memory to the job's format.
+Templates: libvips' thumbnails of files that were read before.
+What is computed is thrown away.
 """
 
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from fractions import Fraction
 from pathlib import Path
 
@@ -28,8 +31,8 @@ from hirez_mosaic.pixels.geometry import CELL, CellGrid
 from hirez_mosaic.pixels.vips import fetch
 from hirez_mosaic.templates import load_templates
 
-_ROWS, _KEYS = 1024, 2048  # of one multiplication: the quickest of those tried
-_WRITTEN_PX = 256_000_000  # that are held in memory and written at most
+_ROWS, _KEYS = 1024, 2048  # of one multiplication: the quickest of the shapes that were tried
+_WRITTEN_PX = 256_000_000  # px that are held in memory and written at most
 
 
 @settled
@@ -47,33 +50,37 @@ def render_floor(
 ) -> dict[str, float]:
     """Seconds of the parts "ingest", "encode", "decode" and "assemble" of a finished render with the residual decoder.
 
-    encoded: whether it looked at features; without, "encode" is left out, and "decode" is every logit of the px alone.
-    source: one that libvips reads. mosaic: what it made of it, a TIFF; another is written beside it and deleted.
-    tile: (width, height), px. chunk: (columns, rows) of cells.
+    source: one that libvips reads.
+    mosaic: what the render wrote, a TIFF; another file is written beside it and deleted.
+    templates: folder of templates.
+    tile: (width, height), px.
+    chunk: (columns, rows) of cells.
+    encoded: whether the render used features. If it did not, "encode" is left out, and "decode" is every logit of the
+        px alone.
+    The rest is as in `render`.
+
     Raises a subclass of HirezMosaicError, as `render` does.
     """
     image = pyvips.Image.new_from_file(str(mosaic))
     grid = CellGrid(image.height // tile[1], image.width // tile[0], tile, Fraction(1))
-    where = resolve_device(device)
+    where, cells = resolve_device(device), (chunk[1], chunk[0])
     found = load_templates(templates, tile, cache=cache_folder("templates"), jobs=cores())
     decoder = new_decoder("residual", torch.from_numpy(found.at_cell_size()), found.fingerprint).to(where)
-    cells = chunk[1], chunk[0]
-    encode = {}
+    floors = {}
     if encoded:
-        encoder = make_encoder(
-            resolve_weights(weights, cache_folder("weights")), where, resolve_precision(precision, where)
-        )
-        encode = {"encode": encoder_floor(encoder, grid, cells)}
+        dtype = resolve_precision(precision, where)
+        encoder = make_encoder(resolve_weights(weights, cache_folder("weights")), where, dtype)
+        floors["encode"] = encoder_floor(encoder, grid, cells)
     return {
         "ingest": read_floor(source, (grid.columns * CELL, grid.rows * CELL)),
-        **encode,
+        **floors,
         "decode": decoder_floor(decoder, grid, cells, encoded),
         "assemble": write_floor(mosaic),
     }
 
 
 def read_floor(source: Path, size: tuple[int, int]) -> float:
-    """Seconds libvips takes to shrink a picture to (width, height) px with its own Lanczos kernel, from top to bottom."""
+    """Seconds that libvips takes to shrink a picture to a size (width, height), px, by Lanczos, from top to bottom."""
     start = time.perf_counter()
     image = pyvips.Image.new_from_file(str(source), access="sequential")
     image.resize(size[0] / image.width, vscale=size[1] / image.height, kernel="lanczos3").avg()  # asks for every px
@@ -81,7 +88,7 @@ def read_floor(source: Path, size: tuple[int, int]) -> float:
 
 
 def encoder_floor(encoder: VGG16, grid: CellGrid, chunk: tuple[int, int]) -> float:
-    """Seconds for all px of the analysis image, in chunks of (rows, columns) cells."""
+    """Seconds to encode all px of the analysis image, in chunks of (rows, columns) cells."""
     device = next(encoder.parameters()).device
     sizes = [(box.height * CELL, box.width * CELL) for box in grid.chunks(chunk)]
     largest = torch.rand(1, 3, max(h for h, _ in sizes), max(w for _, w in sizes), device=device)
@@ -95,7 +102,10 @@ def encoder_floor(encoder: VGG16, grid: CellGrid, chunk: tuple[int, int]) -> flo
 
 
 def decoder_floor(decoder: LearnedDecoder, grid: CellGrid, chunk: tuple[int, int], encoded: bool) -> float:
-    """Seconds for all cells, in chunks of (rows, columns): the trunk, where there are features, and every logit."""
+    """Seconds to decode all cells, in chunks of (rows, columns): every logit, and the trunk where there are features.
+
+    encoded: whether there are features.
+    """
     rows, columns = chunk
     keys, bias = (tensor.detach() for tensor in decoder.template_keys())
     device = keys.device
@@ -118,10 +128,10 @@ def decoder_floor(decoder: LearnedDecoder, grid: CellGrid, chunk: tuple[int, int
 
 
 def write_floor(mosaic: Path) -> float:
-    """Seconds libvips takes to write the px of a mosaic from memory as a pyramidal TIFF, JPEG Q 90, beside it; the file
-    is deleted.
+    """Seconds that libvips takes to write the px of a mosaic from memory as a pyramidal TIFF, JPEG Q 90.
 
-    Of more than 256 Mpx the upper rows alone are written, and the seconds are theirs times the share of the rows.
+    The file lies beside the mosaic and is deleted. Of a mosaic of more than 256 Mpx only the upper rows are written;
+    the seconds are scaled up to all rows.
     """
     image = pyvips.Image.new_from_file(str(mosaic))
     rows = min(image.height, max(1, _WRITTEN_PX // image.width))
@@ -145,19 +155,16 @@ def write_floor(mosaic: Path) -> float:
 
 
 def thumbnail_floor(files: Sequence[Path], tile: tuple[int, int]) -> float:
-    """Seconds libvips takes to shrink readable pictures to `tile` (width, height) px, on all cores; what cannot be read
-    is skipped.
+    """Seconds that libvips takes to shrink pictures to `tile` (width, height) px, on all cores.
+
+    Files that cannot be read are skipped.
     """
     width, height = tile
 
     def one(path: Path) -> None:
-        try:
-            image = pyvips.Image.thumbnail(str(path), width, height=height, size="both", crop="centre").colourspace(
-                "srgb"
-            )
-            fetch(image, width, height)
-        except pyvips.Error:
-            pass
+        with suppress(pyvips.Error):
+            image = pyvips.Image.thumbnail(str(path), width, height=height, size="both", crop="centre")
+            fetch(image.colourspace("srgb"), width, height)
 
     with ThreadPoolExecutor(cores()) as pool:
         for _ in range(2):  # the first time fills the page cache
@@ -167,9 +174,9 @@ def thumbnail_floor(files: Sequence[Path], tile: tuple[int, int]) -> float:
 
 
 def _best(work: Callable[[tuple[int, int]], None], sizes: list[tuple[int, int]], device: torch.device) -> float:
-    return min(
-        _in_parallel(work, sizes, workers, device) for workers in ({1} if device.type == "cuda" else {1, cores()})
-    )
+    """Seconds for work of all sizes, with one worker or, on a CPU, with one for each core, whichever is quicker."""
+    counts = {1} if device.type == "cuda" else {1, cores()}
+    return min(_in_parallel(work, sizes, workers, device) for workers in counts)
 
 
 def _in_parallel(
@@ -180,7 +187,7 @@ def _in_parallel(
             torch.cuda.synchronize(device)
 
     with shared_cores(workers), ThreadPoolExecutor(workers) as pool:
-        list(pool.map(work, sizes[:workers]))  # warm
+        list(pool.map(work, sizes[:workers]))  # the first time takes longer
         finish()
         start = time.perf_counter()
         list(pool.map(work, sizes))

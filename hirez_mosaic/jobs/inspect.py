@@ -31,25 +31,27 @@ from hirez_mosaic.templates.cropping import cropping, cut
 from hirez_mosaic.templates.duplicates import near_duplicates
 from hirez_mosaic.templates.loading import open_template
 
-REACH = 10.0
-"""Delta E 76 up to which a template's mean colour passes for a cell's."""
+COLOUR_REACH = 10.0
+"""Distance, Delta E 76, within which a template's mean colour can stand for a cell's."""
 
 _ACROSS = 128  # cells of the source's longer side
-_BIN = 20  # of CIELAB: colours out of reach that are counted together
-_NAMED = 6  # of these colours at most
-_WIDTH, _SHEET = 1024, 384  # of the contact sheet: px, templates at most
-_CUT, _CUT_ACROSS = 12, 2  # pictures of which every way to cut them is shown, and of these side by side
-_LOOKED_AT, _LOOKED_SIDE = (
-    48,
-    128,
-)  # templates among which they are looked for, px a side at half of which they are opened
-_OTHER_SHAPE = 0.05  # of the logarithm of a picture's shape: what is cut away less is not worth a look
-_BLOCK = 512  # cells whose distances to 8,192 templates are held at once
+_BIN = 20  # of CIELAB: side of the bins in which colours out of reach are counted
+_MOST_LACKS = 6  # of these colours at most
+_WIDTH, _ON_SHEET = 1024, 384  # of the contact sheet: px, templates at most
+_CUT, _CUT_ACROSS = 12, 2  # pictures of which every way to cut them is shown, and how many of these side by side
+_TRIED, _TRIED_SIDE = 48, 128  # templates among which those pictures are searched; px a side at which they are opened
+_OTHER_SHAPE = 0.05  # of the logarithm of a picture's shape: less than this is hardly cut at all
+_CELLS_AT_ONCE, _COLOURS_AT_ONCE = 512, 8192  # whose distances are held at once
 
 
 @dataclass(frozen=True)
 class Lack:
-    """A colour of the source that no template has: sRGB, its part of the source's cells, and their mean distance."""
+    """A colour of the source that no template has.
+
+    colour: sRGB.
+    share: of the source's cells, 0 to 1.
+    distance: mean of these cells to the nearest template, Delta E 76.
+    """
 
     colour: tuple[int, int, int]
     share: float
@@ -60,7 +62,10 @@ class Lack:
 class Coverage:
     """How well the templates' mean colours reach those of a source's cells, in Delta E 76.
 
-    analysis: (8 rows, 8 columns, 3) uint8. distances: (rows, columns) float32, to the nearest template.
+    source: the picture.
+    analysis: (8 rows, 8 columns, 3) uint8 analysis image of it.
+    distances: (rows, columns) float32, of each cell to the nearest template.
+    lacks: the colours that no template has, the most frequent first.
     """
 
     source: Path
@@ -70,12 +75,12 @@ class Coverage:
 
     @property
     def reached(self) -> float:
-        """The share of the cells within `REACH`."""
-        return float((self.distances <= REACH).mean())
+        """The share of the cells within `COLOUR_REACH` of a template."""
+        return float((self.distances <= COLOUR_REACH).mean())
 
     @property
     def worst(self) -> float:
-        """The distance that 95 % of the cells do not pass."""
+        """The distance that 95 % of the cells do not exceed."""
         return float(np.percentile(self.distances, 95))
 
 
@@ -83,10 +88,12 @@ class Coverage:
 class Inspection:
     """What was found.
 
+    templates: the set.
     sizes: ((width, height), how many), px, of the pictures in the folder, the most frequent first.
-    alike: (name, name of the first that it is a near-duplicate of). copies: how many of these have the very px of that
-        one.
-    sheet: where the contact sheet is.
+    alike: (name, name of the first template that it is a near-duplicate of).
+    copies: how many of these have the very px of that template.
+    coverage: of the source; None where there is none.
+    sheet: where the contact sheet is; None where there is none.
     """
 
     templates: TemplateSet
@@ -112,40 +119,47 @@ def inspect(
     overwrite: bool = False,
     listener: Listener | None = None,
 ) -> Inspection:
-    """Look at a folder of templates, and at how well its colours reach those of the picture `source`.
+    """Describe a folder of templates, and how well its colours reach those of a picture.
 
-    output: contact sheet of up to 384 templates by hue and lightness, above them source and distances, and up to 12
-        pictures that are not of the tile's shape with every way to cut them; .png, .jpg or .webp.
-    levels: of 255, up to which templates count as near-duplicates. The source is seen at 128 cells along its longer
-    side, or as many as it has px. exclude: patterns of files to leave out. strict: raise TemplateError for a file that
-    cannot be read.
+    templates: the folder.
+    source: the picture, seen at 128 cells along its longer side, or at as many as it has px.
+    output: contact sheet, .png, .jpg or .webp: up to 384 templates by hue and lightness; above them source and
+        distances, and up to 12 pictures of another shape than the tile's with every way to cut them.
+    levels: root mean square difference, 0 to 255, up to which templates count as near-duplicates.
+    exclude: patterns of files to leave out.
+    strict: raise TemplateError for a file that cannot be read.
+    overwrite: replace a contact sheet that is there.
+    The rest is as in `render`.
+
     Raises a subclass of HirezMosaicError.
     """
     listener, sheet = listener or Listener(), None if output is None else Path(output)
-    folder, size, colour = Path(templates), parse_tile(tile), parse_colour(background)
+    folder, size, under = Path(templates), parse_tile(tile), parse_colour(background)
     if not 0 <= levels <= 255:
         raise SettingError(f"The levels are {levels:g}; use 0 to 255.")
     if sheet is not None:
         _check_sheet(sheet, source, folder, overwrite)
-    seen = None if source is None else _analyse(Path(source), size, colour)
-    found = cached_templates(folder, size, colour, crop, listener, exclude=exclude, strict=strict)
+    analysed = None if source is None else _analyse(Path(source), size, under)
+    found = cached_templates(folder, size, under, crop, listener, exclude=exclude, strict=strict)
     means = to_lab(found.mean_colours()[None])[0]
-    coverage = None if seen is None else _cover(Path(str(source)), *seen, means)
-    first = near_duplicates(found.at_cell_size(), levels)
-    later = np.flatnonzero(first != np.arange(len(first)))
-    copies = sum((found.take(np.array([one])) == found.take(first[[one]])).all() for one in later)
+    coverage = None if analysed is None else _cover(Path(str(source)), *analysed, means)
     if sheet is not None:
-        _write_sheet(
-            found,
-            means,
-            [_crops_panel(found, colour), None if coverage is None else _coverage_panel(coverage, size)],
-            sheet,
-        )
-    alike = tuple((found.names[one], found.names[first[one]]) for one in later)
-    return Inspection(found, _sizes(found, listener), alike, int(copies), coverage, sheet)
+        panels = [_crops_panel(found, under), None if coverage is None else _coverage_panel(coverage, size)]
+        _write_sheet(found, means, panels, sheet)
+    alike, copies = _near_duplicates(found, levels)
+    return Inspection(found, _sizes(found, listener), alike, copies, coverage, sheet)
+
+
+def _near_duplicates(templates: TemplateSet, levels: float) -> tuple[tuple[tuple[str, str], ...], int]:
+    """`Inspection.alike` and `Inspection.copies`."""
+    first = near_duplicates(templates.at_cell_size(), levels)
+    later = np.flatnonzero(first != np.arange(len(first)))
+    copies = sum((templates.take(np.array([one])) == templates.take(first[[one]])).all() for one in later)
+    return tuple((templates.names[one], templates.names[first[one]]) for one in later), int(copies)
 
 
 def _check_sheet(sheet: Path, source: str | Path | None, folder: Path, overwrite: bool) -> None:
+    """Raise an error for a contact sheet that cannot be written, or that would become a template."""
     if sheet.suffix.lower() not in (".png", ".jpg", ".jpeg", ".webp"):
         raise SettingError(f"The contact sheet {sheet} has no known suffix; use .png, .jpg or .webp.")
     if folder.resolve() in sheet.resolve().parents or (
@@ -158,8 +172,7 @@ def _check_sheet(sheet: Path, source: str | Path | None, folder: Path, overwrite
 
 
 def _sizes(templates: TemplateSet, listener: Listener) -> tuple[tuple[tuple[int, int], int], ...]:
-    """Read from the headers."""
-
+    """`Inspection.sizes`, read from the headers."""
     counted: Counter[tuple[int, int]] = Counter()
     with ThreadPoolExecutor(cores()) as pool, listener.stage("sizes", len(templates), "templates") as progress:
         for start in range(0, len(templates), 1024):
@@ -172,8 +185,9 @@ def _sizes(templates: TemplateSet, listener: Listener) -> tuple[tuple[tuple[int,
 def _analyse(
     path: Path, tile: tuple[int, int], background: tuple[int, int, int]
 ) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
-    """((8 rows, 8 columns, 3) the source's analysis image at 128 cells along the longer side, or as many as it has px,
-    (rows, columns, 3) its cells' mean colours).
+    """((8 rows, 8 columns, 3) the analysis image of a source, (rows, columns, 3) its cells' mean colours).
+
+    It has 128 cells along the longer side, or as many as the source has px.
     """
     source = open_source(path, background)
     try:
@@ -195,38 +209,60 @@ def _analyse(
 def _cover(
     source: Path, analysis: NDArray[np.uint8], colours: NDArray[np.uint8], means: NDArray[np.float32]
 ) -> Coverage:
-    """analysis: (8 rows, 8 columns, 3) and colours: (rows, columns, 3) of the source's cells. means: (N, 3) CIELAB of
-    the templates.
+    """How well templates cover a source.
+
+    analysis: (8 rows, 8 columns, 3) of the source.
+    colours: (rows, columns, 3) of its cells.
+    means: (N, 3) CIELAB of the templates.
     """
     lab = to_lab(colours)
-    distances = _nearest(lab.reshape(-1, 3), np.unique(np.round(means * 2) / 2, axis=0)).reshape(lab.shape[:2])
-    far = lab[distances > REACH]
-    bins, which = np.unique(np.round(far / _BIN), axis=0, return_inverse=True)
-    lacks = []
-    for one in np.argsort(-np.bincount(which.ravel(), minlength=len(bins)), kind="stable")[:_NAMED]:
-        mine = which.ravel() == one
-        red, green, blue = from_lab(far[mine].mean(0)[None, None])[0, 0].tolist()
-        lacks.append(
-            Lack(
-                (red, green, blue), float(mine.sum() / distances.size), float(distances[distances > REACH][mine].mean())
-            )
-        )
-    return Coverage(source, analysis, distances, tuple(lacks))
+    distances = _distances(lab.reshape(-1, 3), np.unique(np.round(means * 2) / 2, axis=0)).reshape(lab.shape[:2])
+    out_of_reach = distances > COLOUR_REACH
+    return Coverage(source, analysis, distances, _lacks(lab[out_of_reach], distances[out_of_reach], distances.size))
 
 
-def _nearest(cells: NDArray[np.float32], colours: NDArray[np.float32]) -> NDArray[np.float32]:
-    """(n,): from each of the cells (n, 3) to the nearest of the colours (m, 3)."""
+def _lacks(colours: NDArray[np.float32], distances: NDArray[np.float32], cells: int) -> tuple[Lack, ...]:
+    """The most frequent of the colours out of reach.
+
+    colours: (n, 3) CIELAB of the cells out of reach.
+    distances: (n,) of them.
+    cells: of the whole source.
+    """
+    bins, numbers = np.unique(np.round(colours / _BIN), axis=0, return_inverse=True)
+    numbers, lacks = numbers.ravel(), []
+    for number in np.argsort(-np.bincount(numbers, minlength=len(bins)), kind="stable")[:_MOST_LACKS]:
+        inside = numbers == number
+        red, green, blue = from_lab(colours[inside].mean(0)[None, None])[0, 0].tolist()
+        lacks.append(Lack((red, green, blue), float(inside.sum() / cells), float(distances[inside].mean())))
+    return tuple(lacks)
+
+
+def _distances(cells: NDArray[np.float32], colours: NDArray[np.float32]) -> NDArray[np.float32]:
+    """(n,) from each of the cells (n, 3) to the nearest of the colours (m, 3)."""
     least = torch.full((len(cells),), torch.inf)
-    for start in range(0, len(cells), _BLOCK):
-        part = torch.from_numpy(cells[start : start + _BLOCK])
-        for other in range(0, len(colours), 16 * _BLOCK):
-            found = torch.cdist(part, torch.from_numpy(colours[other : other + 16 * _BLOCK])).amin(1)
-            least[start : start + _BLOCK] = torch.minimum(least[start : start + _BLOCK], found)
+    for start in range(0, len(cells), _CELLS_AT_ONCE):
+        part = torch.from_numpy(cells[start : start + _CELLS_AT_ONCE])
+        for other in range(0, len(colours), _COLOURS_AT_ONCE):
+            found = torch.cdist(part, torch.from_numpy(colours[other : other + _COLOURS_AT_ONCE])).amin(1)
+            least[start : start + _CELLS_AT_ONCE] = torch.minimum(least[start : start + _CELLS_AT_ONCE], found)
     return least.numpy()
 
 
+_HUES = (
+    (20, "pink"),
+    (50, "red"),
+    (75, "orange"),
+    (118, "yellow"),
+    (170, "green"),
+    (230, "turquoise"),
+    (305, "blue"),
+    (335, "purple"),
+)
+"""(degrees of CIELAB's hue below which it has the name, name); from the last on it is pink again."""
+
+
 def colour_name(colour: tuple[int, int, int]) -> str:
-    """What people call an sRGB colour, about.
+    """About what people call an sRGB colour.
 
     >>> colour_name((20, 30, 120)), colour_name((128, 128, 128))
     ('dark blue', 'grey')
@@ -235,17 +271,7 @@ def colour_name(colour: tuple[int, int, int]) -> str:
     if np.hypot(a, b) < 10:
         return ("black", "dark grey", "grey", "light grey", "white")[min(int(lightness // 20), 4)]
     hue = np.degrees(np.arctan2(b, a)) % 360
-    bounds = (
-        (20, "pink"),
-        (50, "red"),
-        (75, "orange"),
-        (118, "yellow"),
-        (170, "green"),
-        (230, "turquoise"),
-        (305, "blue"),
-        (335, "purple"),
-    )
-    name = next((name for bound, name in bounds if hue < bound), "pink")
+    name = next((name for bound, name in _HUES if hue < bound), "pink")
     shade = "dark " if lightness < 35 else "light " if lightness > 75 else ""
     return shade + {"dark orange": "brown", "dark yellow": "olive"}.get(shade + name, name)
 
@@ -253,10 +279,13 @@ def colour_name(colour: tuple[int, int, int]) -> str:
 def _write_sheet(
     templates: TemplateSet, means: NDArray[np.float32], panels: list[pyvips.Image | None], path: Path
 ) -> None:
-    """The templates, greys first, then by hue and lightness; the panels that there are above them."""
+    """Write the contact sheet: the panels that there are, below them the templates, greys first, then by hue.
+
+    means: (N, 3) CIELAB of the templates.
+    """
     chroma, hue = np.hypot(means[:, 1], means[:, 2]), np.degrees(np.arctan2(means[:, 2], means[:, 1])) % 360
     order = np.lexsort((means[:, 0], np.where(chroma < 10, -1, hue // 30)))
-    chosen = order[np.linspace(0, len(order) - 1, min(len(order), _SHEET)).round().astype(int)]
+    chosen = order[np.linspace(0, len(order) - 1, min(len(order), _ON_SHEET)).round().astype(int)]
     columns = int(np.clip(np.ceil(np.sqrt(2.6 * len(chosen))), 8, 32))
     width = _WIDTH // columns
     shape = width - 2, max(1, round((width - 2) * templates.tile[1] / templates.tile[0]))
@@ -276,9 +305,7 @@ def _write_sheet(
 
 
 def _crops_panel(templates: TemplateSet, background: tuple[int, int, int]) -> pyvips.Image | None:
-    """Some pictures that are not of the tile's shape: each as it is, and every way to cut it; None where there are
-    none.
-    """
+    """Some pictures of another shape than the tile's, each as it is and cut in every way; None where there are none."""
     ways, title = [cropping("centre"), cropping("attention")], "cut: as it is, centre, attention"
     try:
         ways, title = [*ways, cropping("faces")], f"{title}, faces"
@@ -287,8 +314,8 @@ def _crops_panel(templates: TemplateSet, background: tuple[int, int, int]) -> py
     side = _WIDTH // (_CUT_ACROSS * (1 + len(ways))) - 2
     tile = _within(side, templates.tile)
     shown: list[pyvips.Image] = []
-    for one in np.linspace(0, len(templates) - 1, min(len(templates), _LOOKED_AT)).round().astype(int):
-        pixels = open_template(templates.folder / templates.names[one], (_LOOKED_SIDE, _LOOKED_SIDE), background)
+    for one in np.linspace(0, len(templates) - 1, min(len(templates), _TRIED)).round().astype(int):
+        pixels = open_template(templates.folder / templates.names[one], (_TRIED_SIDE, _TRIED_SIDE), background)
         high, wide = pixels.shape[:2]
         if abs(np.log(wide / high * tile[1] / tile[0])) > _OTHER_SHAPE and len(shown) < _CUT * (1 + len(ways)):
             shown += [
@@ -302,28 +329,28 @@ def _crops_panel(templates: TemplateSet, background: tuple[int, int, int]) -> py
 
 
 def _within(side: int, size: tuple[int, int]) -> tuple[int, int]:
-    """(width, height) of that shape with `side` px along the longer side."""
+    """(width, height), px, of the shape of `size`, with `side` px along the longer side."""
     return max(1, round(side * size[0] / max(size))), max(1, round(side * size[1] / max(size)))
 
 
 def _coverage_panel(coverage: Coverage, tile: tuple[int, int]) -> pyvips.Image:
+    """The source beside its distances to the templates."""
     rows, columns = coverage.distances.shape
     factor = _WIDTH / 2 / max(columns * tile[0], rows * tile[1])
     shape = max(1, round(columns * tile[0] * factor) - 4), max(1, round(rows * tile[1] * factor))
-    heat = (
-        np.clip(coverage.distances[..., None] / REACH - [1, 2, 3], 0, 1) * 255
-    )  # black within reach, then red, yellow, white
-    titles = coverage.source.name, f"{coverage.reached:.0%} within Delta E {REACH:g}; red 20, yellow 30, white 40"
+    # black within reach, then red, yellow, white
+    heat = np.clip(coverage.distances[..., None] / COLOUR_REACH - [1, 2, 3], 0, 1) * 255
+    reached = f"{coverage.reached:.0%} within Delta E {COLOUR_REACH:g}; red 20, yellow 30, white 40"
     images = [_resized(pixels, shape) for pixels in (coverage.analysis, heat.round().astype(np.uint8))]
     sides = [
         captioned(image.embed(0, 0, _WIDTH // 2, image.height, extend="white"), title)
-        for image, title in zip(images, titles, strict=True)
+        for image, title in zip(images, (coverage.source.name, reached), strict=True)
     ]
     return sides[0].join(sides[1], "horizontal")
 
 
 def _resized(pixels: NDArray[np.uint8], shape: tuple[int, int]) -> pyvips.Image:
-    """At `shape` (width, height) px; blocks of px where that is larger."""
+    """The picture at `shape` (width, height), px; each px becomes a block where that is larger."""
     image = pyvips.Image.new_from_array(np.ascontiguousarray(pixels)).copy(interpretation="srgb")
     across, down = shape[0] / image.width, shape[1] / image.height
     resized = image.resize(across, vscale=down, kernel="nearest" if min(across, down) > 1 else "lanczos3")

@@ -1,9 +1,8 @@
-"""Pictures made up for measuring: a source of any size and templates, the same for the same seed.
+"""Synthetic pictures for measuring: a source of any size and templates, the same for the same seed.
 
-They are built like photos: a power spectrum that falls with the square of the frequency, in three channels that go
-together for the most part, flat discs with sharp edges, and grain in every px. So neither the codecs nor the choice of
-templates has it easier or harder than with photos, about; noise alone would not compress, flat areas would cost
-nothing.
+They are built like photos: a power spectrum that falls with the square of the frequency, three channels that mostly go
+together, flat discs with sharp edges, and grain in every px. So codecs and the choice of templates have about as much
+work as with photos. Noise alone would not compress; flat areas would cost nothing.
 """
 
 from collections.abc import Iterator
@@ -18,15 +17,12 @@ from hirez_mosaic.pixels.vips import vips_reason
 from hirez_mosaic.templates.making import Named, write_templates
 
 _BASE = 1024  # side of the picture that a source is enlarged from, px
-_GRAIN = (
-    512,
-    4.0,
-)  # side of the patch of grain that is laid over a source, px, and its standard deviation, levels of 255
+_GRAIN = 512, 4.0  # (side, px; standard deviation, levels of 255) of the patch of grain that is laid over a source
 _DISCS = 40
 
 
 def picture(side: int, seed: int) -> NDArray[np.uint8]:
-    """(side, side, 3) uint8."""
+    """(side, side, 3) uint8, the same for the same seed."""
     rng = np.random.default_rng(seed)
     down, across = np.fft.fftfreq(side)[:, None], np.fft.rfftfreq(side)[None]
     falling = 1 / np.maximum(np.hypot(down, across), 1 / side)
@@ -34,10 +30,8 @@ def picture(side: int, seed: int) -> NDArray[np.uint8]:
         [np.fft.irfft2(np.fft.rfft2(rng.standard_normal((side, side))) * falling, (side, side)) for _ in range(3)], -1
     )
     fields /= fields.std((0, 1))
-    together = fields @ np.array(
-        [[1, 1, 1], [0.4, 0, -0.4], [-0.2, 0.4, -0.2]]
-    )  # lightness, and two weaker contrasts of colour
-    pixels = 120 + 50 * together
+    contrasts = np.array([[1, 1, 1], [0.4, 0, -0.4], [-0.2, 0.4, -0.2]])  # lightness, and two weaker ones of colour
+    pixels = 120 + 50 * (fields @ contrasts)
     y, x = np.mgrid[:side, :side]
     for _ in range(_DISCS):
         centre, radius = rng.uniform(0, side, 2), side * rng.uniform(0.01, 0.08)
@@ -47,10 +41,11 @@ def picture(side: int, seed: int) -> NDArray[np.uint8]:
 
 
 def write_source(path: Path, size: tuple[int, int], seed: int = 0) -> None:
-    """Write a source of `size` (width, height) px: tiled BigTIFF, deflated; one picture of 1,024 px a side, enlarged,
-    under grain.
+    """Write a source of `size` (width, height) px, a tiled and deflated BigTIFF.
 
-    Memory does not grow with the size. Raises OutputError.
+    It is a picture of 1,024 px a side, enlarged, under grain. Memory does not grow with the size.
+
+    Raises OutputError.
     """
     width, height = size
     base = pyvips.Image.new_from_array(picture(_BASE, seed)).copy(interpretation="srgb")
@@ -74,8 +69,9 @@ def write_source(path: Path, size: tuple[int, int], seed: int = 0) -> None:
 
 
 def write_set(folder: Path, count: int, tile: tuple[int, int], seed: int = 0) -> None:
-    """Write `count` templates of `tile` (width, height) px as PNG files: crops at random of one picture, their mean
-    colour shifted.
+    """Write `count` templates of `tile` (width, height) px as PNG files into a new folder.
+
+    They are random crops of one picture, with shifted mean colours.
     """
     width, height = tile
     whole = picture(max(_BASE, 2 * max(tile)), seed + 1).astype(np.float32)

@@ -1,21 +1,21 @@
-"""Training: a decoder learned from a folder of pictures under Eq. 3 and the far view, in steps that a killed run can go
-on from.
+"""Training: a decoder learned from a folder of pictures under Eq. 3 and the far view. A killed run can be resumed.
 
 OUT.training/
-├── checkpoint.safetensors   every 50 steps: decoder, Adam's state, the best decoder so far, the step; metadata: the settings
+├── checkpoint.safetensors   every 50 steps: decoder, Adam's state, the best decoder so far, the step, the settings
 ├── log.csv                  one line a step
-├── preview.png              every 50 steps: pictures kept for judging, source above mosaic
+├── preview.png              every 50 steps: the pictures kept for judging, source above mosaic
 └── tensorboard/             where TensorBoard is installed
 
-All that is random follows from the seed and the step, so a resumed run sees what the undisturbed one would have seen.
+All random numbers follow from the seed and the step, so a resumed run gives the result of an undisturbed one.
 """
 
-import csv
 import dataclasses
 import json
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
+from contextlib import closing
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -28,45 +28,60 @@ from hirez_mosaic.engine.threads import shared_cores
 from hirez_mosaic.errors import OutputError, OutputExistsError, SettingError, TrainingError
 from hirez_mosaic.files.cache import cache_folder
 from hirez_mosaic.files.fresh import fresh
+from hirez_mosaic.jobs.checkpoint import (
+    TrainingState,
+    decoder_state,
+    load_checkpoint,
+    restore_decoder,
+    save_checkpoint,
+)
 from hirez_mosaic.jobs.decoder import trained_path
 from hirez_mosaic.jobs.listener import Listener
 from hirez_mosaic.jobs.photos import Photos
 from hirez_mosaic.jobs.template_sets import cached_templates, check_readable
-from hirez_mosaic.nets.decoders import LearnedDecoder, new_decoder, read_whole, save_whole
+from hirez_mosaic.jobs.training_log import TrainingLog
+from hirez_mosaic.jobs.training_windows import TrainingWindows
+from hirez_mosaic.nets.decoders import LearnedDecoder, new_decoder
 from hirez_mosaic.nets.device import device_name, resolve_device, resolve_precision
 from hirez_mosaic.nets.fitting import RICH_SET, best_start
 from hirez_mosaic.nets.loss import SCALES, MultiScaleLoss, loss_network
-from hirez_mosaic.nets.objective import Objective, Picture, Told, window_of
-from hirez_mosaic.nets.training import PAPER, Recipe, Trainer
-from hirez_mosaic.nets.vgg import VGG16, make_encoder
+from hirez_mosaic.nets.objective import Objective, Picture, Told
+from hirez_mosaic.nets.training import PAPER, Trainer, TrainingRecipe
+from hirez_mosaic.nets.vgg import make_encoder
 from hirez_mosaic.nets.weights import resolve_weights
-from hirez_mosaic.pixels.geometry import CELL, Box
 from hirez_mosaic.settings.choosing import FAR_WEIGHT
 from hirez_mosaic.settings.decoders import DEFAULT, learning_kinds
 from hirez_mosaic.settings.parsing import parse_colour, parse_tile
-from hirez_mosaic.stages.encode import encode, second_moments, stored
 from hirez_mosaic.templates import TemplateSet
 
 RECIPES = {
-    "default": Recipe(600, 2, 32, 3e-4, 1e-4, "cosine", (4.0, 60.0), far_weight=FAR_WEIGHT, warm_up=20, forgets=0.99),
+    "default": TrainingRecipe(
+        600, 2, 32, 3e-4, 1e-4, "cosine", (4.0, 60.0), far_weight=FAR_WEIGHT, warm_up=20, forgets=0.99
+    ),
     "paper": PAPER,
 }
-CROP = 512
-"""Side of the crops that pictures are cut to, px; windows are cut out of these."""
+CROP_SIDE = 512
+"""Side of the crops that are cut out of the pictures, px; windows are cut out of the crops."""
 EVERY = 50
-"""Steps between two checkpoints: what a killed run loses at most."""
-_REUSE = 4  # steps that look at other windows of the same crops, where windows are smaller than crops
-_JUDGED = 4  # pictures kept for judging
-_COLLAPSED = 0.25  # share of the distinct templates at the start below which a warning is due
+"""Steps between two checkpoints: a killed run loses at most so many."""
+_COLLAPSED = 0.25  # a warning comes when fewer than this share of the distinct templates at the start is left
+_CHECKPOINT = "checkpoint.safetensors"
 
 
 @dataclass(frozen=True)
 class TrainResult:
-    """What came out.
+    """The result of a training.
 
-    output: the decoder. hard_loss: (at the start, of the decoder kept) Eq. 3 + far view of hard mosaics of pictures
-        kept for judging.
-    distinct_templates: of those mosaics, (at the start, at the end). steps: in all. seconds: of this run's steps.
+    output: the decoder's file.
+    recipe: "default" or "paper".
+    device: name of the device.
+    precision: of the encoder and the loss network.
+    pictures: how many were trained on or kept for judging.
+    left_out: (name, reason) of each file in the folder of pictures that was not used.
+    steps: all that were taken, those before a break too.
+    hard_loss: (at the start, of the decoder that was kept) Eq. 3 + far view of hard mosaics of the judged pictures.
+    distinct_templates: (at the start, of the decoder that was kept) in these mosaics.
+    seconds: of this run's steps.
     """
 
     output: Path
@@ -79,16 +94,6 @@ class TrainResult:
     hard_loss: tuple[float, float]
     distinct_templates: tuple[int, int]
     seconds: float
-
-
-@dataclass
-class _Run:
-    """A training under way: what a checkpoint holds."""
-
-    trainer: Trainer
-    best: dict[str, torch.Tensor]
-    least: float
-    start: tuple[float, int]
 
 
 @settled
@@ -117,102 +122,135 @@ def train(
     weights: str | Path | None = None,
     listener: Listener | None = None,
 ) -> TrainResult:
-    """Train a decoder for the pictures in the folder `templates` on those in the folder `images`; leave it in `output`.
+    """Train a decoder for the templates in one folder on the pictures in another, and write it to `output`.
 
-    A residual decoder that became better than its start under the loss that renders fit by is left in the cache as
-    well, where renders of these templates find it.
-    decoder: "residual" or "paper". recipe: "default" or "paper" (the paper's section 3.1, with the linear rise of 1 /
-        tau of its public code). Of either the best decoder is kept, judged by pictures that no step sees.
-    steps, batch, rate, far_weight: instead of the recipe's. scales: of Eq. 3's pyramid. seed: of crops, and of the
-        paper's decoder.
-    resume: go on from the last checkpoint in OUT.training, to the same result as without the break.
-    precision: of the networks that look at pictures; the decoder is trained in float32.
-    exclude: of templates and images. strict: raise TemplateError for a file in either folder that cannot be read.
+    The best decoder is kept, judged by pictures that no step sees. A residual decoder that became better than its
+    start, under the loss that renders fit by, also goes into the cache, where renders of these templates find it.
+
+    templates: folder of templates.
+    images: folder of pictures to learn from; subfolders count.
+    output: file of the decoder, .safetensors.
+    decoder: "residual" or "paper".
+    recipe: "default" or "paper": the paper's section 3.1, with the linear rise of 1 / tau of its public code.
+    steps: 1 or more, instead of the recipe's.
+    batch: windows a step, 1 or more, instead of the recipe's.
+    rate: learning rate above 0, instead of the recipe's.
+    far_weight: weight of the far view, 0 or more, instead of the recipe's.
+    scales: levels of Eq. 3's pyramid, some of 0 to 3.
+    seed: of the crops, and of the paper's decoder.
+    resume: go on from the last checkpoint in OUT.training; the result is that of an unbroken run.
+    overwrite: replace an output and checkpoints that are there.
+    precision: of the encoder and the loss network; the decoder is trained in float32.
+    exclude: patterns of files to leave out of both folders.
+    strict: raise TemplateError for a file in either folder that cannot be read.
     The rest is as in `render`.
 
-    Raises TrainingError where there is nothing to train on, where the checkpoint is of other settings, and where the
-    loss becomes NaN; another subclass of HirezMosaicError for other wrong input.
+    Raises TrainingError where there is nothing to train on, where the checkpoint was written with other settings, and
+    where the loss becomes NaN. Raises another subclass of HirezMosaicError for other wrong input.
     """
-    listener, output = listener or Listener(), Path(output)
-    if recipe not in RECIPES or decoder not in learning_kinds():
-        raise SettingError(
-            f"There is no recipe {recipe!r} or decoder {decoder!r}; use {' or '.join(RECIPES)}, and "
-            f"{' or '.join(learning_kinds())}."
-        )
-    wanted = {"steps": steps, "batch": batch, "rate": rate, "far_weight": far_weight}
-    given = {name: value for name, value in wanted.items() if value is not None}
-    chosen = dataclasses.replace(RECIPES[recipe], **given)  # type: ignore[arg-type]
-    numbers = 0 < chosen.rate < np.inf and 0 <= chosen.far_weight < np.inf and min(chosen.steps, chosen.batch) >= 1
-    if not numbers or not set(scales) <= {0, 1, 2, 3} or not scales:
-        raise SettingError(
-            "Steps and batch are 1 or more, the rate is more than 0, the far weight 0 or more, scales are some of 0 to 3."
-        )
+    listener, output, folders = listener or Listener(), Path(output), (Path(templates), Path(images))
+    chosen = _chosen_recipe(recipe, decoder, steps, batch, rate, far_weight)
+    choices = _Choices(decoder, recipe, chosen, tuple(scales), seed, rate is not None)
     home = output.with_name(f"{output.name}.training")
-    _check_places(output, home, (Path(templates), Path(images)), resume, overwrite)
+    _check_places(output, home, folders, resume, overwrite)
     where = resolve_device(device)
-    kind = resolve_precision(precision, where)
-    size, colour = parse_tile(tile), parse_colour(background)
-    found = cached_templates(Path(templates), size, colour, crop, listener, exclude=exclude, strict=strict)
-    photos = Photos(Path(images), CROP, seed, cores(), exclude)
-    try:
-        check_readable(Path(images), photos.unreadable if strict else photos.left_out, listener, strict)
+    dtype = resolve_precision(precision, where)
+    size, under = parse_tile(tile), parse_colour(background)
+    found = cached_templates(folders[0], size, under, crop, listener, exclude=exclude, strict=strict)
+    with closing(Photos(folders[1], CROP_SIDE, seed, cores(), exclude)) as photos:
+        check_readable(folders[1], photos.unreadable if strict else photos.left_out, listener, strict)
         vgg = resolve_weights(None if weights is None else Path(weights), cache_folder("weights"), listener.note)
-        stream = _Stream(photos, make_encoder(vgg, where, kind), chosen, seed)
-        small = torch.from_numpy(found.at_cell_size()).to(where)
-        edge = "zero" if recipe == "paper" else "replicate"
-        objective = Objective(
-            MultiScaleLoss(loss_network(vgg, where, kind), tuple(scales), edge=edge), small, chosen.far_weight
-        )
-        settings = {
-            **dataclasses.asdict(chosen),
-            "decoder": decoder,
-            "scales": list(scales),
-            "seed": seed,
-            "templates": found.fingerprint,
-            "pictures": len(photos.files),
-            "precision": str(kind),
-            "recipe": recipe,
-            "rate given": rate is not None,
-        }
-        told = json.loads(json.dumps(settings))
+        training = _Training(choices, found, photos, vgg, where, dtype, home, listener)
         with shared_cores(1):
-            run, seconds = _train(found, small, objective, stream, chosen, decoder, seed, home, told, resume, listener)
-        kept = _with_state(run.trainer.decoder, run.best)
-        kept.inverse_temperature = run.trainer.recipe.inverse_temperature[1]  # whatever it was at the best step
-        value, distinct = objective.hard(kept, *stream.judged())
-        kept.save(output)
-        if lack := _lack(kept.left_aside, recipe, chosen.far_weight, scales, better=run.least < run.start[0]):
-            listener.note(
-                f"Renders will not take this decoder by themselves, because {lack}; name it to them with --decoder {output}."
-            )
-        else:
-            kept.save(trained_path(cache_folder("decoders"), found.fingerprint))
-    finally:
-        photos.close()
+            state = training.restored() if resume else training.begun()
+            seconds = training.run(state)
+        kept = training.best(state)
+        hard_loss, distinct = training.hard(kept)
+    _publish(kept, output, _why_not_cached(kept.left_aside, choices, better=state.best_loss < state.start[0]), listener)
     return TrainResult(
         output=output,
         recipe=recipe,
         device=device_name(where),
-        precision=str(kind).removeprefix("torch."),
+        precision=str(dtype).removeprefix("torch."),
         pictures=len(photos.files),
         left_out=tuple(photos.left_out),
-        steps=run.trainer.step,
-        hard_loss=(run.start[0], value),
-        distinct_templates=(run.start[1], distinct),
+        steps=state.trainer.step,
+        hard_loss=(state.start[0], hard_loss),
+        distinct_templates=(state.start[1], distinct),
         seconds=seconds,
     )
 
 
-def _lack(left_aside: str, recipe: str, far_weight: float, scales: Sequence[int], *, better: bool) -> str:
-    """Why a decoder is not for every render of its templates; empty where it is. left_aside: for its kind alone."""
-    if left_aside:
-        return left_aside
-    if recipe == "paper" or not far_weight or set(scales) != set(SCALES):
-        return "it was trained as the paper does, without the far view, or for other scales than theirs"
-    return "" if better else "it is no better than its start, which they fit to each source"
+@dataclass(frozen=True)
+class _Choices:
+    """The settings that decide the result of a training, besides its pictures and templates.
+
+    decoder: "residual" or "paper".
+    recipe_name: "default" or "paper".
+    recipe: the one of that name with what was given instead.
+    scales: levels of Eq. 3's pyramid, some of 0 to 3.
+    seed: of the crops, and of the paper's decoder.
+    rate_given: whether the learning rate was given.
+    Raises SettingError for a value out of range.
+    """
+
+    decoder: str
+    recipe_name: str
+    recipe: TrainingRecipe
+    scales: tuple[int, ...]
+    seed: int
+    rate_given: bool
+
+    def __post_init__(self) -> None:
+        recipe = self.recipe
+        weights = 0 < recipe.rate < np.inf and 0 <= recipe.far_weight < np.inf
+        scales = self.scales and set(self.scales) <= {0, 1, 2, 3}
+        if not weights or not scales or min(recipe.steps, recipe.batch) < 1:
+            raise SettingError(
+                "Steps and batch are 1 or more, the rate is more than 0, the far weight 0 or more, "
+                "scales are some of 0 to 3."
+            )
+
+    def to_json(self, fingerprint: str, pictures: int, dtype: torch.dtype) -> dict[str, Any]:
+        """All that decides the result, as JSON values, for the checkpoint.
+
+        fingerprint: of the templates. pictures: how many there are. dtype: of the networks.
+        """
+        settings = {
+            **dataclasses.asdict(self.recipe),
+            "decoder": self.decoder,
+            "scales": self.scales,
+            "seed": self.seed,
+            "templates": fingerprint,
+            "pictures": pictures,
+            "precision": str(dtype),
+            "recipe": self.recipe_name,
+            "rate given": self.rate_given,
+        }
+        return json.loads(json.dumps(settings))
+
+
+def _chosen_recipe(
+    name: str, decoder: str, steps: int | None, batch: int | None, rate: float | None, far_weight: float | None
+) -> TrainingRecipe:
+    """The recipe of that name, with what is given instead. Raises SettingError for a name that does not exist."""
+    if name not in RECIPES or decoder not in learning_kinds():
+        raise SettingError(
+            f"There is no recipe {name!r} or decoder {decoder!r}; use {' or '.join(RECIPES)}, and "
+            f"{' or '.join(learning_kinds())}."
+        )
+    recipe = RECIPES[name]
+    return dataclasses.replace(
+        recipe,
+        steps=recipe.steps if steps is None else steps,
+        batch=recipe.batch if batch is None else batch,
+        rate=recipe.rate if rate is None else rate,
+        far_weight=recipe.far_weight if far_weight is None else far_weight,
+    )
 
 
 def _check_places(output: Path, home: Path, inputs: Sequence[Path], resume: bool, overwrite: bool) -> None:
+    """Raise an error for an output that cannot be written or lies among the inputs, or for a missing checkpoint."""
     if output.suffix != ".safetensors":
         raise SettingError(f"The output {output} should end in .safetensors.")
     if not output.absolute().parent.is_dir():
@@ -233,224 +271,155 @@ def _check_places(output: Path, home: Path, inputs: Sequence[Path], resume: bool
                 )
 
 
-_CHECKPOINT = "checkpoint.safetensors"
-_FORMAT = "hirez-mosaic training 1"
+def _publish(decoder: LearnedDecoder, output: Path, reason: str, listener: Listener) -> None:
+    """Write the decoder to `output`, and into the cache unless there is a reason against it."""
+    decoder.save(output)
+    if reason:
+        listener.note(
+            f"Renders will not take this decoder by themselves, because {reason}; "
+            f"name it to them with --decoder {output}."
+        )
+    else:
+        decoder.save(trained_path(cache_folder("decoders"), decoder.fingerprint))
 
 
-class _Stream:
-    """Windows to train on: crops of random pictures, encoded whole, several windows out of each before the next are
-    read.
+def _why_not_cached(left_aside: str, choices: _Choices, *, better: bool) -> str:
+    """Why renders should not find the decoder in the cache; empty where they should.
+
+    left_aside: the reason that holds for its kind, empty for none.
+    better: whether it became better than its start.
+    """
+    if left_aside:
+        return left_aside
+    recipe = choices.recipe
+    if choices.recipe_name == "paper" or not recipe.far_weight or set(choices.scales) != set(SCALES):
+        return "it was trained as the paper does, without the far view, or for other scales than theirs"
+    return "" if better else "it is no better than its start, which they fit to each source"
+
+
+class _Training:
+    """What the steps of a training share: templates, windows, objective, checkpoint and listener.
+
+    weights: VGG-16's.
+    where: device of all networks.
+    dtype: of the encoder and the loss network.
+    home: folder for checkpoint, log and preview.
     """
 
-    def __init__(self, photos: Photos, encoder: VGG16, recipe: Recipe, seed: int) -> None:
-        self._photos, self._encoder, self._recipe, self._seed = photos, encoder, recipe, seed
-        kept = min(_JUDGED, max(1, len(photos.files) // 5)) if len(photos.files) > 1 else 0
-        self._for_training, self._for_judging = range(kept, len(photos.files)), range(kept or 1)
-        self._judged: list[Picture] = []
+    def __init__(
+        self,
+        choices: _Choices,
+        templates: TemplateSet,
+        photos: Photos,
+        weights: dict[str, torch.Tensor],
+        where: torch.device,
+        dtype: torch.dtype,
+        home: Path,
+        listener: Listener,
+    ) -> None:
+        self._choices, self._home, self._listener = choices, home, listener
+        self._small = torch.from_numpy(templates.at_cell_size())
+        self._fingerprint = templates.fingerprint
+        edge = "zero" if choices.recipe_name == "paper" else "replicate"
+        loss = MultiScaleLoss(loss_network(weights, where, dtype), choices.scales, edge=edge)
+        self._objective = Objective(loss, self._small.to(where), choices.recipe.far_weight)
+        self._windows = TrainingWindows(photos, make_encoder(weights, where, dtype), choices.recipe, choices.seed)
+        self._settings = choices.to_json(templates.fingerprint, len(photos.files), dtype)
+        self._where = where
+        self._warned = False
 
-    def judged(self) -> tuple[list[Picture], list[Box]]:
-        """The pictures no step sees (unless there is but one), and all of each."""
-        if not self._judged:
-            crops = [self._photos.ahead(range(number, number + 1), 2**31, 1) for number in self._for_judging]
-            self._judged = [self._encoded(crop) for ready in crops for crop in ready()]
-        return self._judged, [picture.box for picture in self._judged]
-
-    def windows(self, step: int) -> Iterator[list[tuple[Picture, Box]]]:
-        """The windows of this step, and of the next, and so on."""
-        recipe = self._recipe
-        reuse = _REUSE if recipe.window * CELL < CROP else 1
-        group = step // reuse
-        ready = self._photos.ahead(self._for_training, group, recipe.batch)
-        while True:
-            pictures = [self._encoded(crop) for crop in ready()]
-            ready = self._photos.ahead(self._for_training, group + 1, recipe.batch)
-            while step // reuse == group:
-                rng = np.random.default_rng([self._seed, 2**30, step])
-                yield [(picture, window_of(picture.box, recipe.window, rng)) for picture in pictures]
-                step += 1
-            group += 1
-
-    def _encoded(self, crop: Any) -> Picture:
-        features = encode(self._encoder, crop)[0].permute(1, 2, 0)
-        return Picture(crop, stored(features), torch.from_numpy(second_moments(features)))
-
-
-def _train(
-    templates: TemplateSet,
-    small: torch.Tensor,
-    objective: Objective,
-    stream: _Stream,
-    recipe: Recipe,
-    kind: str,
-    seed: int,
-    home: Path,
-    settings: dict[str, Any],
-    resume: bool,
-    listener: Listener,
-) -> tuple[_Run, float]:
-    """All steps, from the start or from the checkpoint."""
-    decoder = new_decoder(kind, small.cpu(), templates.fingerprint, seed).to(small.device)
-    pictures, boxes = stream.judged()
-    if resume:
-        run = _restored(home / _CHECKPOINT, decoder, settings)
-    else:
-        decoder, start, rich = best_start(decoder, objective, pictures, boxes)
-        if rich and settings["recipe"] == "default":
-            slow = recipe.rate if settings["rate given"] else RICH_SET.rate
-            recipe = dataclasses.replace(recipe, inverse_temperature=RICH_SET.inverse_temperature, rate=slow)
+    def begun(self) -> TrainingState:
+        """The state before the first step, with the best start and a first checkpoint."""
+        recipe, judged = self._choices.recipe, self._windows.judged()
+        decoder, start, rich = best_start(self._new_decoder(), self._objective, judged, [one.box for one in judged])
+        if rich and self._choices.recipe_name == "default":
+            rate = recipe.rate if self._choices.rate_given else RICH_SET.rate
+            recipe = dataclasses.replace(recipe, inverse_temperature=RICH_SET.inverse_temperature, rate=rate)
         trainer = Trainer(decoder, recipe)
         decoder.inverse_temperature = recipe.inverse_temperature[1]
-        run = _Run(trainer, _state(decoder), start[0], start)
-        home.mkdir(parents=True, exist_ok=True)
-        _keep(home / _CHECKPOINT, run, settings)
-    trainer = run.trainer
-    warned, begun = False, time.perf_counter()
-    with _Log(home, trainer.step) as log, listener.stage("train", recipe.steps, "steps") as progress:
-        progress(trainer.step)
-        for windows in stream.windows(trainer.step):
-            if trainer.step >= recipe.steps:
-                break
-            inverse = trainer.inverse_temperature
-            told = trainer.run(objective, windows)
-            if not np.isfinite(told.loss + told.far + told.entropy):
-                raise _not_finite(f"a loss of {told.loss}", trainer.step, home)
-            hard = None
-            if trainer.step % EVERY == 0 or trainer.step == recipe.steps:
-                hard = objective.hard(trainer.decoder, pictures, boxes)
-                if hard[0] < run.least:
-                    run.best, run.least = _state(trainer.decoder), hard[0]
-                if not all(bool(parameter.isfinite().all()) for parameter in trainer.decoder.parameters()):
-                    raise _not_finite("a weight that is no number", trainer.step, home)
-                _keep(home / _CHECKPOINT, run, settings)
-                _write_preview(home / "preview.png", trainer.decoder, objective, pictures)
-                if not warned and hard[1] < _COLLAPSED * run.start[1]:
-                    warned = True
-                    listener.note(
-                        f"The selection is collapsing: {hard[1]} distinct templates on the pictures kept for judging, {run.start[1]} at "
-                        "the start. A smaller --rate helps; the best decoder so far is kept."
-                    )
-            log.write(trainer.step, told, inverse, hard)
-            listener.status(
-                f"loss {told.loss:.2f}, far view {told.far:.4f}, 1/temperature {inverse:.1f}, entropy {told.entropy:.2f}, "
-                f"{told.distinct} distinct, best {run.least:.2f}"
-            )
-            progress(1)
-    return run, time.perf_counter() - begun
+        state = TrainingState(trainer, decoder_state(decoder), start[0], start)
+        self._home.mkdir(parents=True, exist_ok=True)
+        save_checkpoint(self._home / _CHECKPOINT, state, self._settings)
+        return state
 
+    def restored(self) -> TrainingState:
+        """The state that the checkpoint holds. Raises TrainingError where it is damaged or of other settings."""
+        return load_checkpoint(self._home / _CHECKPOINT, self._new_decoder(), self._settings)
 
-def _not_finite(what: str, step: int, home: Path) -> TrainingError:
-    return TrainingError(
-        f"Step {step} ended with {what}; the last good checkpoint is {home / _CHECKPOINT} (step {(step - 1) // EVERY * EVERY}). "
-        "Begin anew with a smaller --rate, or another --seed."
-    )
+    def _new_decoder(self) -> LearnedDecoder:
+        kind, seed = self._choices.decoder, self._choices.seed
+        return new_decoder(kind, self._small, self._fingerprint, seed).to(self._where)
 
+    def run(self, state: TrainingState) -> float:
+        """Take all steps that are left; returns the seconds they took. Raises TrainingError where the loss is NaN."""
+        start, trainer, steps = time.perf_counter(), state.trainer, self._choices.recipe.steps
+        with TrainingLog(self._home, trainer.step) as log, self._listener.stage("train", steps, "steps") as progress:
+            progress(trainer.step)
+            for windows in islice(self._windows.since(trainer.step), steps - trainer.step):
+                inverse = trainer.inverse_temperature
+                figures = trainer.run(self._objective, windows)
+                if not np.isfinite(figures.loss + figures.far + figures.entropy):
+                    raise self._not_finite(f"a loss of {figures.loss}", trainer.step)
+                hard = self._checkpoint(state) if trainer.step % EVERY == 0 or trainer.step == steps else None
+                log.write(trainer.step, figures, inverse, hard)
+                self._listener.status(_status(figures, inverse, state.best_loss))
+                progress(1)
+        return time.perf_counter() - start
 
-def _state(decoder: LearnedDecoder) -> dict[str, torch.Tensor]:
-    state = {name: tensor.detach().cpu().clone() for name, tensor in decoder.state_dict().items()}
-    return {**state, _INVERSE: torch.tensor(decoder.inverse_temperature, dtype=torch.float64)}
+    def _checkpoint(self, state: TrainingState) -> tuple[float, int]:
+        """Judge the decoder, keep it if it is the best so far, and write checkpoint and preview; returns `hard` of it.
 
+        Raises TrainingError where a weight is not finite.
+        """
+        decoder = state.trainer.decoder
+        value, distinct = self.hard(decoder)
+        if value < state.best_loss:
+            state.best, state.best_loss = decoder_state(decoder), value
+        if not all(bool(parameter.isfinite().all()) for parameter in decoder.parameters()):
+            raise self._not_finite("a weight that is no number", state.trainer.step)
+        save_checkpoint(self._home / _CHECKPOINT, state, self._settings)
+        _write_preview(self._home / "preview.png", decoder, self._objective, self._windows.judged())
+        self._warn_of_collapse(distinct, state.start[1])
+        return value, distinct
 
-_INVERSE = "inverse_temperature"
+    def hard(self, decoder: LearnedDecoder) -> tuple[float, int]:
+        """(hard loss, distinct templates) of a decoder on the pictures kept for judging."""
+        judged = self._windows.judged()
+        return self._objective.hard(decoder, judged, [picture.box for picture in judged])
 
+    def best(self, state: TrainingState) -> LearnedDecoder:
+        """The best decoder so far, at the last temperature of its recipe, whatever it was at the best step."""
+        decoder = restore_decoder(state.trainer.decoder, state.best)
+        decoder.inverse_temperature = state.trainer.recipe.inverse_temperature[1]
+        return decoder
 
-def _with_state(decoder: LearnedDecoder, state: dict[str, torch.Tensor]) -> LearnedDecoder:
-    decoder.load_state_dict({name: tensor for name, tensor in state.items() if name != _INVERSE})
-    decoder.inverse_temperature = state[_INVERSE].item()
-    return decoder
-
-
-def _keep(path: Path, run: _Run, settings: dict[str, Any]) -> None:
-    """Write the checkpoint; it replaces the last when it is complete."""
-    tensors = {f"decoder.{name}": tensor for name, tensor in _state(run.trainer.decoder).items()}
-    tensors |= {f"best.{name}": tensor for name, tensor in run.best.items()}
-    for number, state in run.trainer.optimiser.state_dict()["state"].items():
-        tensors |= {f"adam.{number}.{name}": torch.as_tensor(value).cpu().contiguous() for name, value in state.items()}
-    told = {
-        "settings": settings,
-        "recipe": dataclasses.asdict(run.trainer.recipe),
-        "progress": [run.trainer.step, run.least, *run.start],
-    }
-    save_whole(tensors, path, {_FORMAT: json.dumps(told)})
-
-
-def _restored(path: Path, decoder: LearnedDecoder, settings: dict[str, Any]) -> _Run:
-    """The run as a checkpoint of the same settings left them. Raises TrainingError for one of others."""
-    try:
-        told, tensors = read_whole(path, _FORMAT)
-    except OSError as error:
-        raise TrainingError(f"The checkpoint {path} is damaged; begin anew with --overwrite.") from error
-    before = told.get("settings", {})
-    other = [name for name in settings if before.get(name) != settings[name]]
-    if other:
-        named = ", ".join(f"{name} {before.get(name)} instead of {settings[name]}" for name in other)
-        raise TrainingError(
-            f"The checkpoint {path} is of a training with {named}; name the same settings, or begin anew with --overwrite."
+    def _warn_of_collapse(self, distinct: int, at_start: int) -> None:
+        """Note once that few distinct templates are left."""
+        if self._warned or distinct >= _COLLAPSED * at_start:
+            return
+        self._warned = True
+        self._listener.note(
+            f"The selection is collapsing: {distinct} distinct templates on the pictures kept for judging, "
+            f"{at_start} at the start. A smaller --rate helps; the best decoder so far is kept."
         )
-    recipe: dict[str, Any] = {
-        name: tuple(value) if isinstance(value, list) else value for name, value in told["recipe"].items()
-    }
-    trainer = Trainer(_with_state(decoder, _part(tensors, "decoder.")), Recipe(**recipe))
-    state: dict[int, dict[str, torch.Tensor]] = {}
-    for name, tensor in _part(tensors, "adam.").items():
-        number, what = name.split(".")
-        state.setdefault(int(number), {})[what] = tensor
-    trainer.optimiser.load_state_dict({**trainer.optimiser.state_dict(), "state": state})
-    trainer.step, least, *start = told["progress"]
-    return _Run(trainer, _part(tensors, "best."), least, (start[0], start[1]))
+
+    def _not_finite(self, what: str, step: int) -> TrainingError:
+        return TrainingError(
+            f"Step {step} ended with {what}; the last good checkpoint is {self._home / _CHECKPOINT} "
+            f"(step {(step - 1) // EVERY * EVERY}). Begin anew with a smaller --rate, or another --seed."
+        )
 
 
-def _part(tensors: dict[str, torch.Tensor], prefix: str) -> dict[str, torch.Tensor]:
-    return {name.removeprefix(prefix): tensor for name, tensor in tensors.items() if name.startswith(prefix)}
-
-
-class _Log:
-    """log.csv, and TensorBoard's events where it is installed; lines after `step`, of a run that was killed, are
-    dropped.
-    """
-
-    _HEAD = ("step", "loss", "far view", "inverse temperature", "entropy", "distinct", "hard loss", "hard distinct")
-
-    def __init__(self, home: Path, step: int) -> None:
-        self._path = home / "log.csv"
-        kept: list[list[str]] = []
-        if step and self._path.exists():
-            with self._path.open(newline="") as file:
-                kept = [row for row in list(csv.reader(file))[1:] if row and int(row[0]) <= step]
-        with fresh(self._path) as made, made.open("w", newline="") as file:
-            csv.writer(file).writerows([self._HEAD, *kept])
-        self._file = self._path.open("a", newline="")
-        self._csv = csv.writer(self._file)
-        self._board = _tensorboard(home / "tensorboard", step)
-
-    def __enter__(self) -> "_Log":
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._file.close()
-        if self._board is not None:
-            self._board.close()
-
-    def write(self, step: int, told: Told, inverse_temperature: float, hard: tuple[float, int] | None) -> None:
-        values = (told.loss, told.far, inverse_temperature, told.entropy, told.distinct, *(hard or ("", "")))
-        self._csv.writerow([step, *values])
-        self._file.flush()
-        if self._board is not None:
-            for name, value in zip(self._HEAD[1:], values, strict=True):
-                if value != "":
-                    self._board.add_scalar(name, value, step)
-
-
-def _tensorboard(folder: Path, step: int) -> Any:
-    try:
-        from torch.utils.tensorboard import SummaryWriter
-    except ImportError:
-        return None
-    return SummaryWriter(str(folder), purge_step=step + 1)
+def _status(figures: Told, inverse_temperature: float, best_loss: float) -> str:
+    return (
+        f"loss {figures.loss:.2f}, far view {figures.far:.4f}, 1/temperature {inverse_temperature:.1f}, "
+        f"entropy {figures.entropy:.2f}, {figures.distinct} distinct, best {best_loss:.2f}"
+    )
 
 
 @torch.no_grad()
 def _write_preview(path: Path, decoder: LearnedDecoder, objective: Objective, pictures: Sequence[Picture]) -> None:
-    """The judged pictures side by side, source above mosaic."""
+    """Write the judged pictures side by side, source above mosaic."""
     score, columns = decoder.score(), []
     for picture in pictures:
         _, mosaic = objective.hard_mosaic(decoder, score, picture, picture.box)

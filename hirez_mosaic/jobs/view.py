@@ -1,8 +1,8 @@
 """View: a mosaic file or a page in the browser of this machine, served on loopback alone.
 
-Tiles of pictures are cut when they are looked at; nothing is written but what must be unpacked. No file is served but
-those of the page, and the tiles of a Deep Zoom pyramid: a name that leads elsewhere, by `..`, by an escape or by a
-link, is not found.
+Tiles of pictures are cut when the browser asks for them; nothing is written, except what must be unpacked. The files of
+the page are served, and the tiles of a Deep Zoom pyramid, and nothing else: a name that leads elsewhere, by `..`, by an
+escape or by a link, is not found.
 """
 
 import re
@@ -42,12 +42,16 @@ _KEPT_TILES = 256
 _NAMESPACE = {"dz": "http://schemas.microsoft.com/deepzoom/2008"}
 
 Find = Callable[[str], bytes | None]
-"""The content of a path below the page, as it is asked for and without escapes; None where there is none."""
+"""Returns the content of a path below the page, which has no escapes any more; None where there is none."""
 
 
 @dataclass
 class Served:
-    """A page that is served. address: of its first file. run: serves until it is interrupted."""
+    """A page that can be served.
+
+    address: URL of its first file.
+    server: bound to its port.
+    """
 
     address: str
     server: ThreadingHTTPServer = field(repr=False)
@@ -68,9 +72,11 @@ def view(
     """Show a mosaic in the browser until Ctrl-C.
 
     file: a page, a Deep Zoom pyramid (.dzi), or any picture: .tif, .zarr, .png and so on.
-    port: on loopback; any that is free where None. no_browser: do not open one. listener: hears the address.
+    port: on loopback; any that is free where None.
+    no_browser: do not open the browser.
+    listener: called with the address.
 
-    Raises SettingError where the port cannot be had, SourceError for what is no picture.
+    Raises SettingError where the port cannot be used, SourceError for a file that is no picture.
     """
     with served(Path(file), port) as found:
         listener(found.address)
@@ -82,10 +88,10 @@ def view(
 @settled
 @contextmanager
 def served(path: Path, port: int | None = None) -> Iterator[Served]:
-    """A server of what is at `path`; closed afterwards."""
+    """A server of the page, pyramid or picture at `path`; closed afterwards. port: any that is free where None."""
     with _finder(path) as find:
         try:
-            server = _Server(("127.0.0.1", port or 0), _handler(find))
+            server = _Server(port or 0, find)
         except (OSError, OverflowError) as error:
             reason = getattr(error, "strerror", None) or error
             raise SettingError(
@@ -97,7 +103,7 @@ def served(path: Path, port: int | None = None) -> Iterator[Served]:
 
 @contextmanager
 def _finder(path: Path) -> Iterator[Find]:
-    """What finds the files of a page, of a Deep Zoom pyramid, or of a picture."""
+    """The function that finds the files of a page, of a Deep Zoom pyramid, or of a picture."""
     if not path.exists():
         raise SourceNotFoundError(f"There is no file or folder {path}.")
     if path.is_dir() and (path / "index.html").is_file():
@@ -110,7 +116,7 @@ def _finder(path: Path) -> Iterator[Find]:
 
 
 def _content(folder: Path, name: str) -> bytes | None:
-    """The content of a file in a folder; None for what is not there, no file, of no known kind, or elsewhere."""
+    """The content of a file in a folder; None for a name that leads elsewhere, to no file, or to another kind."""
     parts = name.split("/")
     if any(part in ("", ".", "..") or "\\" in part or "\0" in part or ":" in part for part in parts):
         return None
@@ -123,9 +129,8 @@ def _content(folder: Path, name: str) -> bytes | None:
 
 
 def _in_pyramid(path: Path) -> Find:
-    """Files of a Deep Zoom pyramid."""
-    told = _deep_zoom(path)
-    own, levels = viewer_files(told), path.with_name(f"{path.stem}_files")
+    """Finds the viewer's files and the tiles of a Deep Zoom pyramid."""
+    own, levels = viewer_files(_deep_zoom(path)), path.with_name(f"{path.stem}_files")
 
     def find(name: str) -> bytes | None:
         return _content(levels, name.removeprefix("tiles/")) if _DZI_TILE.fullmatch(name) else own.get(name)
@@ -134,7 +139,7 @@ def _in_pyramid(path: Path) -> Find:
 
 
 def _deep_zoom(path: Path) -> dict[str, Any]:
-    """What page.js tells of a Deep Zoom pyramid. Raises SourceError."""
+    """The description of a Deep Zoom pyramid for page.js. Raises SourceError."""
     try:
         image = ElementTree.fromstring(path.read_bytes())
         size = image.find("dz:Size", _NAMESPACE)
@@ -143,22 +148,16 @@ def _deep_zoom(path: Path) -> dict[str, Any]:
         width, height = int(size.attrib["Width"]), int(size.attrib["Height"])
         side, overlap, form = int(image.attrib["TileSize"]), int(image.attrib["Overlap"]), image.attrib["Format"]
         if min(width, height, side) < 1 or overlap < 0:
-            raise ValueError("its sizes are none")
+            raise ValueError("its sizes are not valid")
     except (OSError, ValueError, KeyError, ElementTree.ParseError) as error:
         raise SourceError(f"{path} is no Deep Zoom file that can be read: {error}.") from error
-    dzi = {
-        "width": width,
-        "height": height,
-        "tileSize": side,
-        "tileOverlap": overlap,
-        "tilesUrl": "tiles/",
-        "fileFormat": form,
-    }
+    dzi: dict[str, Any] = {"width": width, "height": height, "tileSize": side, "tileOverlap": overlap}
+    dzi |= {"tilesUrl": "tiles/", "fileFormat": form}
     return {"title": path.stem, "size": [width, height], "source": None, "cells": None, "dzi": dzi}
 
 
 def _in_picture(picture: Any, title: str) -> Find:
-    """Tiles of a picture, cut when they are asked for."""
+    """Finds the viewer's files and the tiles of a picture, which are cut when they are asked for."""
     levels = picture_levels(picture.size)
     own = viewer_files(described_picture(title, levels[::-1]))
     named = {"x".join(map(str, level.size)): level for level in levels}
@@ -178,8 +177,18 @@ def _in_picture(picture: Any, title: str) -> Find:
 
 
 class _Server(ThreadingHTTPServer):
+    """A server on loopback that starts at once, and whose threads end with the program.
+
+    port: 0 for any that is free.
+    find: of the files it serves.
+    """
+
     daemon_threads = True
     allow_reuse_address = True
+
+    def __init__(self, port: int, find: Find) -> None:
+        super().__init__(("127.0.0.1", port), _Handler)
+        self.find = find
 
     def server_bind(self) -> None:
         """Bind to the port, without asking for this machine's name, which may take seconds."""
@@ -189,48 +198,45 @@ class _Server(ThreadingHTTPServer):
         self.server_name, self.server_port = "127.0.0.1", self.server_address[1]
 
 
-def _handler(find: Find) -> type[BaseHTTPRequestHandler]:
-    class Handler(BaseHTTPRequestHandler):
-        protocol_version = "HTTP/1.1"
+class _Handler(BaseHTTPRequestHandler):
+    """Answers requests with what the server's `find` returns."""
 
-        def do_GET(self) -> None:
-            self._answer(with_content=True)
+    protocol_version = "HTTP/1.1"
+    server: _Server
 
-        def do_HEAD(self) -> None:
-            self._answer(with_content=False)
+    def do_GET(self) -> None:
+        self._answer(with_content=True)
 
-        def _answer(self, *, with_content: bool) -> None:
-            status, name, content = self._found()
-            self.send_response(status)
-            self.send_header("Content-Type", _TYPES.get(Path(name).suffix.lower(), "text/plain; charset=utf-8"))
-            self.send_header("Content-Length", str(len(content)))
-            self.send_header("X-Content-Type-Options", "nosniff")
-            self.send_header("Cache-Control", "no-store")
-            self.end_headers()
-            if with_content:
-                self.wfile.write(content)
+    def do_HEAD(self) -> None:
+        self._answer(with_content=False)
 
-        def _found(self) -> tuple[HTTPStatus, str, bytes]:
-            port = self.connection.getsockname()[1]
-            if self.headers.get("Host") not in (
-                f"127.0.0.1:{port}",
-                f"localhost:{port}",
-            ):  # a page elsewhere that calls itself by our address
-                return HTTPStatus.FORBIDDEN, "", b"This address is not served.\n"
-            try:
-                name = unquote(urlsplit(self.path).path, errors="strict").removeprefix("/") or "index.html"
-                content = find(name)
-            except (UnicodeDecodeError, ValueError):
-                name, content = "", None
-            except SourceError as error:
-                return HTTPStatus.INTERNAL_SERVER_ERROR, "", f"{error}\n".encode()
-            return (
-                (HTTPStatus.OK, name, content)
-                if content is not None
-                else (HTTPStatus.NOT_FOUND, "", b"There is no such file.\n")
-            )
+    def _answer(self, *, with_content: bool) -> None:
+        status, name, content = self._found()
+        self.send_response(status)
+        self.send_header("Content-Type", _TYPES.get(Path(name).suffix.lower(), "text/plain; charset=utf-8"))
+        self.send_header("Content-Length", str(len(content)))
+        self.send_header("X-Content-Type-Options", "nosniff")
+        self.send_header("Cache-Control", "no-store")
+        self.end_headers()
+        if with_content:
+            self.wfile.write(content)
 
-        def log_message(self, format: str, *args: Any) -> None:  # noqa: A002
-            """Keep quiet."""
+    def _found(self) -> tuple[HTTPStatus, str, bytes]:
+        """(status, name of the file, content) for this request."""
+        port = self.connection.getsockname()[1]
+        # A page elsewhere may have a name of its own that leads to our address.
+        if self.headers.get("Host") not in (f"127.0.0.1:{port}", f"localhost:{port}"):
+            return HTTPStatus.FORBIDDEN, "", b"This address is not served.\n"
+        try:
+            name = unquote(urlsplit(self.path).path, errors="strict").removeprefix("/") or "index.html"
+            content = self.server.find(name)
+        except (UnicodeDecodeError, ValueError):
+            name, content = "", None
+        except SourceError as error:
+            return HTTPStatus.INTERNAL_SERVER_ERROR, "", f"{error}\n".encode()
+        if content is None:
+            return HTTPStatus.NOT_FOUND, "", b"There is no such file.\n"
+        return HTTPStatus.OK, name, content
 
-    return Handler
+    def log_message(self, format: str, *args: object) -> None:  # noqa: A002 (the standard library's name)
+        """Keep quiet."""

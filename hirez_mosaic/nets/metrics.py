@@ -1,6 +1,6 @@
-"""How far a mosaic is from its source.
+"""How far a mosaic is from its source, by several measures.
 
-The measures are Eq. 3, LPIPS, means of cells, colours from afar, and two models of the eye; and equal neighbours.
+They are Eq. 3, LPIPS, means of cells, colours from afar, two models of the eye, and equal neighbours.
 """
 
 import logging
@@ -19,26 +19,28 @@ from hirez_mosaic.pixels.colour import to_lab
 from hirez_mosaic.pixels.geometry import CELL
 
 SIZES = {"full": 1, "half": 2, "quarter": 4}
-"""The sizes at which the models of the eye see a picture: so many px a side become one, by area averages."""
+"""The sizes at which the models of the eye see a picture: so many px a side become one px, by area averages."""
 SIGMAS = (4, 8, 16)
 """Blurs after which colours are compared, px; a cell has 8."""
-_LEAST = 32  # px a side that AlexNet takes; the models of the eye see no picture below that, half a degree
-_PER_DEGREE = 60  # px: one is an arc minute, the least that a good eye tells apart
+# AlexNet takes 32 px a side or more. For the models of the eye, which take any size, they are half a degree: too little
+# to see a picture in.
+_LEAST = 32
+_PER_DEGREE = 60  # px: one px is an arc minute, the smallest detail that a good eye resolves
 
 
 @dataclass(frozen=True)
 class Judgement:
-    """The measures of one mosaic; of all but JOD, lower is better.
+    """The measures of one mosaic. Lower is better for all but JOD.
 
     per_scale: Eq. 2 at each scale.
     eq3: their mean, Eq. 3.
-    lpips: None where AlexNet's weights are not to be had, or the picture has less than 128 px a side.
+    lpips: None where AlexNet's weights cannot be had, or where the picture has less than 128 px a side.
     cell_means: squared error of cell means, [0, 1]^2.
     delta_e: mean distance in CIELAB (Delta E 1976) after the blurs of `SIGMAS`.
-    jod: ColorVideoVDP's, 10 at best, at each of `SIZES`; None where the models of the eye are not installed, or the
-        picture has less than 32 px a side at that size.
-    flip: FLIP's mean error, [0, 1], at each of `SIZES`; None likewise.
-    equal_neighbours: `equal_neighbours` of the mosaic; None of one without an index map.
+    jod: ColorVideoVDP's, 10 at best, at each of `SIZES`; None where the models of the eye are not installed, or where
+        the picture has less than 32 px a side at that size.
+    flip: FLIP's mean error, [0, 1], at each of `SIZES`; None as `jod`.
+    equal_neighbours: see the function `equal_neighbours`; None for a mosaic without an index map.
     """
 
     per_scale: tuple[float, ...]
@@ -75,11 +77,10 @@ class Judge:
         index_map: NDArray[np.integer[Any]] | None = None,
         poses: int = 1,
     ) -> Judgement:
-        """Judge a mosaic.
+        """All measures of a mosaic.
 
-        source, mosaic: (1, 3, 8 rows, 8 columns) float32 in [0, 1].
-        index_map: (rows, columns), the mosaic's choices; None where there are none.
-        poses: choices to a template.
+        source, mosaic: (1, 3, 8 rows, 8 columns) in [0, 1].
+        index_map: (rows, columns) the mosaic's choices, `poses` to a template.
         """
         scales = self._loss.per_scale(self._loss.activations(source), mosaic)
         least = min(source.shape[2:])
@@ -102,9 +103,9 @@ class Judge:
 
 
 class Eye:
-    """Two models of what an eye tells apart: ColorVideoVDP (Mantiuk et al., 2024) and FLIP (Andersson et al., 2020).
+    """Two models of the differences an eye sees: ColorVideoVDP (Mantiuk et al., 2024), FLIP (Andersson et al., 2020).
 
-    A px is an arc minute; the screen is a standard one. Pictures are (1, 3, h, w) float32 in [0, 1].
+    A px is an arc minute; the screen is a standard one. Pictures are (1, 3, h, w) in [0, 1].
 
     device: of ColorVideoVDP; FLIP computes on the processor.
 
@@ -118,33 +119,29 @@ class Eye:
             from pycvvdp import cvvdp
             from pycvvdp.display_model import vvdp_display_geometry
 
-            screen = vvdp_display_geometry(
-                [1920, 1080], ppd=_PER_DEGREE
-            )  # its px count for nothing where those per degree are given
+            # The screen's px have no effect where px per degree are given.
+            screen = vvdp_display_geometry([1920, 1080], ppd=_PER_DEGREE)
             self._vdp = cvvdp(display_name="standard_fhd", display_geometry=screen, device=device)
         self._evaluate = flip_evaluator.evaluate
 
     def jod(self, source: torch.Tensor, mosaic: torch.Tensor) -> float:
-        """Return just-objectionable differences: 10 for what looks the same.
-
-        Each step that 75 of 100 viewers would tell is 1 less.
-        """
+        """Just-objectionable differences: 10 for equal looks, 1 less for each step that 75 of 100 viewers notice."""
         return self._vdp.predict(mosaic, source, dim_order="BCHW")[0].item()
 
     def flip(self, source: torch.Tensor, mosaic: torch.Tensor) -> float:
-        """Return the mean over all px of the difference seen when flipping between the two: 0 none, 1 the largest."""
+        """Mean over all px of the difference that is seen when flipping between the two: 0 is none, 1 the largest."""
         pictures = (np.ascontiguousarray(of[0].permute(1, 2, 0).cpu().numpy()) for of in (source, mosaic))
         return self._evaluate(*pictures, "LDR", inputsRGB=True, applyMagma=False, parameters={"ppd": _PER_DEGREE})[1]
 
 
 def delta_e(source: torch.Tensor, mosaic: torch.Tensor, sigma: int) -> float:
-    """Return the mean distance in CIELAB (Delta E 1976) of two pictures after a Gaussian blur: of colours from afar.
+    """Mean distance in CIELAB (Delta E 1976) after a Gaussian blur: how far colours seen from afar are off.
 
-    As in the far view, sRGB's values are averaged, not light. Beyond the edge is nothing, and what is within counts
-    the more: px at the edge that stood for all beyond would outweigh the rest.
+    As in the far view, the values of sRGB are averaged, not light. Only px within the picture count: px at the edge
+    that stood for all px beyond it would outweigh the rest.
 
-    source, mosaic: (1, 3, h, w) float32 in [0, 1].
-    sigma: px, more than 0.
+    source, mosaic: (1, 3, h, w) in [0, 1].
+    sigma: of the blur, px.
     """
     side = 6 * sigma + 1
     within = blur(torch.ones_like(source[:, :1]), side, sigma)
@@ -154,9 +151,9 @@ def delta_e(source: torch.Tensor, mosaic: torch.Tensor, sigma: int) -> float:
 
 
 def equal_neighbours(index_map: NDArray[np.integer[Any]], poses: int = 1) -> float | None:
-    """Return the share of the pairs of cells with a common side that have the same template; None of a single cell.
+    """The share of pairs of cells with a common side that show the same template in any pose; None for a single cell.
 
-    index_map: (rows, columns), choices.
+    index_map: (rows, columns) choices.
     poses: choices to a template.
     """
     templates = index_map // poses
@@ -166,7 +163,7 @@ def equal_neighbours(index_map: NDArray[np.integer[Any]], poses: int = 1) -> flo
 
 
 def mean_judgement(judgements: Sequence[Judgement]) -> Judgement:
-    """Return the mean of each measure, over those that have it. judgements: 1 or more."""
+    """The mean of each measure over the judgements that have it; None where none has it."""
     found: dict[str, Any] = {}
     for field in fields(Judgement):
         values = [getattr(one, field.name) for one in judgements]
@@ -181,7 +178,7 @@ def _mean(values: Sequence[float | None]) -> float | None:
 
 
 def _make_lpips(alexnet: Mapping[str, torch.Tensor]) -> torch.nn.Module:
-    import lpips  # brings the linear heads along, and would fetch AlexNet from the model hub
+    import lpips  # holds the linear heads; it would fetch AlexNet from the model hub
 
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # it calls torchvision the old way
@@ -197,10 +194,10 @@ def _make_lpips(alexnet: Mapping[str, torch.Tensor]) -> torch.nn.Module:
 
 @contextmanager
 def _without_its_log() -> Iterator[None]:
-    """While ColorVideoVDP is imported and made.
+    """Silence the log and warnings while ColorVideoVDP is imported and made.
 
-    It imports PyTorch's benchmarks, which warn of a CUDA compiler without a GPU, and speaks to the root logger, which
-    would set one up.
+    It imports PyTorch's benchmarks, which warn of a missing CUDA compiler where there is no GPU. It also writes to the
+    root logger, which would be set up by that.
     """
     root, compiler = logging.getLogger(), logging.getLogger("torch.utils.cpp_extension")
     level, silent = compiler.level, logging.NullHandler()

@@ -1,6 +1,6 @@
-"""From the samples a file holds to 8-bit sRGB: palettes, ranges, ICC profiles, CMYK, YCbCr, CIELAB and opacity.
+"""From the samples of a file to 8-bit sRGB: palettes, ranges, ICC profiles, CMYK, YCbCr, CIELAB and opacity.
 
-The only way from samples to sRGB that there is. Every conversion works px by px, so a box converted alone equals the
+This is the only way from samples to sRGB. Every conversion works px by px, so a box that is converted alone equals the
 same box of the converted picture.
 """
 
@@ -32,7 +32,7 @@ _D50 = np.array([0.9642, 1.0, 0.8251])
 _D50_TO_SRGB = np.array(
     [[3.1338561, -1.6168667, -0.4906146], [-0.9787684, 1.9161415, 0.0334540], [0.0719453, -0.2289914, 1.4052427]]
 )
-_BAND_PX = 1 << 20  # whose CIELAB is computed at once
+_BAND_PX = 1 << 20  # px whose CIELAB is computed at once
 
 
 @dataclass(frozen=True)
@@ -40,17 +40,17 @@ class Colour:
     """What the samples of a picture mean.
 
     model: the colour model of the first 1, 3 or 4 channels. "lab" is CIELAB under D50.
-    alpha: whether a channel tells opacity, and whether colours are already multiplied by it ("associated").
+    alpha: "none", or whether colours are already multiplied by the opacity ("associated") or not ("straight").
     bits: significant bits of an integer sample; samples are right-aligned.
     icc: the embedded profile.
-    palette: (entries, 3) uint8 sRGB that samples index.
-    inverted: 0 is white.
-    limits: samples (black, white), of floats, signed and 32-bit integers, and of any that are stretched; None for all
-        that `bits` can hold.
-    linear: samples are amounts of light.
-    opacity: number of the channel that tells opacity; the one after the colours where None.
-    nodata: the sample that tells of a px without a picture; such px show the background. NaN for NaN.
-    offset: whether the two last channels of CIELAB are moved to be positive, as ICC has it.
+    palette: (entries, 3) uint8 sRGB that samples are indices of.
+    inverted: whether 0 is white.
+    limits: samples (black, white) of floats, of signed and 32-bit integers, and of samples to be stretched; None where
+        they are the least and the largest of `bits`.
+    linear: whether samples are amounts of light.
+    opacity: number of the channel with the opacity; the one after the colours where None.
+    nodata: the sample of px without a picture, which show the background. NaN stands for NaN.
+    offset: whether the two last channels of CIELAB are shifted to be positive, as in ICC profiles.
     """
 
     model: Model
@@ -67,7 +67,7 @@ class Colour:
 
     @property
     def plain(self) -> bool:
-        """Whether 8-bit samples are sRGB, or grey, as they are, and px opaque."""
+        """Whether 8-bit samples are sRGB or grey without any conversion, and all px are opaque."""
         return (
             self.alpha == "none"
             and self.bits == 8
@@ -78,8 +78,11 @@ class Colour:
 
 
 def to_srgb(samples: NDArray[Any], colour: Colour, background: tuple[int, int, int] | None) -> NDArray[np.uint8]:
-    """Samples (h, w, channels) as sRGB (h, w, 3) uint8 over `background`; where that is None, (h, w, 4) with opacity if
-    there is any.
+    """(h, w, 3) uint8 sRGB of samples over a background; without one (h, w, 4), with the opacity, if there is any.
+
+    samples: (h, w, channels).
+    colour: what the samples mean.
+    background: sRGB; None to keep the opacity.
 
     Raises SourceError where libvips cannot convert them.
     """
@@ -97,7 +100,7 @@ def to_srgb(samples: NDArray[Any], colour: Colour, background: tuple[int, int, i
 
 
 def _opacity(samples: NDArray[Any], colour: Colour) -> NDArray[np.float32] | None:
-    """(h, w, 1) from 0 to 1; None where all is opaque."""
+    """(h, w, 1) opacity from 0 to 1; None where all px are opaque."""
     opacity: NDArray[np.float32] | None = None
     if colour.alpha != "none":
         at = CHANNELS[colour.model] if colour.opacity is None else colour.opacity
@@ -115,12 +118,12 @@ def _opacity(samples: NDArray[Any], colour: Colour) -> NDArray[np.float32] | Non
 
 
 def _opacity_limits(kind: np.dtype[Any]) -> tuple[float, float] | None:
-    """What opacity runs from and to in samples that `bits` do not describe."""
+    """(transparent, opaque) of samples that `bits` does not describe; None for those that it does."""
     return None if kind.kind in "bu" and kind.itemsize <= 2 else (0.0, float(np.iinfo(kind).max))
 
 
 def _straight(colours: NDArray[Any], opacity: NDArray[np.float32], colour: Colour) -> NDArray[Any]:
-    """Colours that were multiplied by the opacity, divided by it."""
+    """Colours that were multiplied by the opacity, without it."""
     straight = colours / np.maximum(opacity, 1e-6)
     if colours.dtype.kind == "f":
         return straight.astype(np.float32)
@@ -128,7 +131,7 @@ def _straight(colours: NDArray[Any], opacity: NDArray[np.float32], colour: Colou
 
 
 def _opaque(colours: NDArray[Any], colour: Colour) -> NDArray[np.uint8]:
-    """Colour channels alone to sRGB (h, w, 3) uint8."""
+    """(h, w, 3) uint8 sRGB of the colour channels alone."""
     if colour.palette is not None:
         return colour.palette[np.minimum(colours[..., 0].astype(np.intp), len(colour.palette) - 1)]
     if colour.model == "lab":
@@ -140,31 +143,27 @@ def _opaque(colours: NDArray[Any], colour: Colour) -> NDArray[np.uint8]:
 
 
 def to_lab(pixels: NDArray[np.uint8] | NDArray[np.uint16]) -> NDArray[np.float32]:
-    """(h, w, 3) sRGB as CIELAB float32 (D65; L from 0 to 100): distances are about what the eye sees, 2 the least of
-    it.
-    """
-    return _retold(pixels, "srgb" if pixels.dtype == np.uint8 else "rgb16", "lab").numpy()
+    """(h, w, 3) float32 CIELAB (D65; L from 0 to 100) of sRGB. The eye sees distances from about 2 on."""
+    return _in_model(pixels, "srgb" if pixels.dtype == np.uint8 else "rgb16", "lab").numpy()
 
 
 def from_lab(lab: NDArray[np.float32]) -> NDArray[np.uint8]:
-    """The reverse; what sRGB does not hold is clipped."""
-    return _retold(lab, "lab", "srgb").numpy()
+    """(h, w, 3) uint8 sRGB of CIELAB, the reverse of `to_lab`; colours outside sRGB are clipped."""
+    return _in_model(lab, "lab", "srgb").numpy()
 
 
-def _retold(values: NDArray[Any], from_model: str, to_model: str) -> pyvips.Image:
+def _in_model(values: NDArray[Any], from_model: str, to_model: str) -> pyvips.Image:
     return pyvips.Image.new_from_array(np.ascontiguousarray(values), interpretation=from_model).colourspace(to_model)
 
 
 def _full_range(samples: NDArray[Any], colour: Colour) -> NDArray[Any]:
-    """Samples stretched to all of uint8 or uint16."""
+    """Samples stretched to the whole range of uint8 or uint16."""
     if samples.dtype == np.bool_ or (colour.bits == 1 and colour.limits is None):
         return (samples != 0).astype(np.uint8) * np.uint8(255)
     if colour.limits is not None or samples.dtype.kind == "f":
         black, white = colour.limits or (0.0, 1.0)
-        unit = (np.nan_to_num(samples.astype(np.float64 if samples.dtype.itemsize > 2 else np.float32)) - black) / max(
-            white - black, 1e-30
-        )
-        unit = np.clip(unit, 0, 1)
+        values = np.nan_to_num(samples.astype(np.float64 if samples.dtype.itemsize > 2 else np.float32))
+        unit = np.clip((values - black) / max(white - black, 1e-30), 0, 1)
         return np.round((_encoded(unit) if colour.linear else unit) * 65535).astype(np.uint16)
     kind = np.uint8 if samples.dtype.itemsize == 1 else np.uint16
     if colour.bits == 8 * kind().itemsize:
@@ -173,12 +172,12 @@ def _full_range(samples: NDArray[Any], colour: Colour) -> NDArray[Any]:
 
 
 def _encoded(light: NDArray[Any]) -> NDArray[Any]:
-    """Amounts of light from 0 to 1 as sRGB has them, IEC 61966-2-1."""
+    """sRGB values, 0 to 1, of amounts of light from 0 to 1, IEC 61966-2-1."""
     return np.where(light <= 0.0031308, 12.92 * light, 1.055 * np.maximum(light, 0.0031308) ** (1 / 2.4) - 0.055)
 
 
 def _from_ycbcr(whole: NDArray[Any]) -> NDArray[Any]:
-    """YCbCr of the full range as RGB, by ITU-R BT.601, which TIFF and JPEG mean where they tell nothing else."""
+    """RGB of YCbCr of the full range, by ITU-R BT.601, the default of TIFF and JPEG."""
     most = np.iinfo(whole.dtype).max
     luma, blue, red = (whole[..., at].astype(np.float32) for at in range(3))
     blue, red = blue - (most + 1) // 2, red - (most + 1) // 2
@@ -187,8 +186,9 @@ def _from_ycbcr(whole: NDArray[Any]) -> NDArray[Any]:
 
 
 def _from_cielab(samples: NDArray[Any], colour: Colour) -> NDArray[np.uint8]:
-    """CIELAB under D50, as TIFF stores it in 8 or 16 bits or as floats, as sRGB; a band at a time, for it is computed
-    as floats.
+    """(h, w, 3) uint8 sRGB of CIELAB under D50, as TIFF stores it in 8 or 16 bits or as floats.
+
+    It is computed in bands of rows, because it takes floats.
     """
     made = np.empty(samples.shape, np.uint8)
     rows = max(1, _BAND_PX // max(1, samples.shape[1]))
@@ -203,7 +203,7 @@ def _from_cielab(samples: NDArray[Any], colour: Colour) -> NDArray[np.uint8]:
 
 
 def _lab_channel(samples: NDArray[Any], chroma: bool, offset: bool) -> NDArray[np.float64]:
-    """L from 0 to 100, or a or b from -128 to 127, out of one channel as stored."""
+    """L from 0 to 100, or a or b from -128 to 127, of one channel as it is stored. chroma: whether it is a or b."""
     if samples.dtype.kind == "f":
         return samples.astype(np.float64)
     size = samples.dtype.itemsize
@@ -215,7 +215,7 @@ def _lab_channel(samples: NDArray[Any], chroma: bool, offset: bool) -> NDArray[n
 
 
 def _convert(colours: NDArray[Any], colour: Colour) -> NDArray[np.uint8]:
-    """Grey, RGB or CMYK of the full range to sRGB (h, w, 3) uint8."""
+    """(h, w, 3) uint8 sRGB of grey, RGB or CMYK of the full range."""
     model: Model = "rgb" if colour.model == "ycbcr" else colour.model
     if model == "rgb" and colour.icc is None and colours.dtype == np.uint8:
         return colours.astype(np.uint8, copy=False)
@@ -224,22 +224,21 @@ def _convert(colours: NDArray[Any], colour: Colour) -> NDArray[np.uint8]:
     )
     height, width = colours.shape[:2]
     try:
-        return fetch(
-            image.colourspace("srgb") if colour.icc is None else _through_profile(image, colour.icc), width, height
-        )
+        converted = image.colourspace("srgb") if colour.icc is None else _through_profile(image, colour.icc)
+        return fetch(converted, width, height)
     except pyvips.Error as error:
         raise SourceError(f"The picture's colours cannot be converted to sRGB: {vips_reason(error)}.") from error
 
 
 def _through_profile(image: pyvips.Image, icc: bytes) -> pyvips.Image:
-    """The image in sRGB by its profile."""
+    """The image converted to sRGB by its profile."""
     tagged = image.copy()
     tagged.set_type(pyvips.GValue.blob_type, "icc-profile-data", icc)
     return tagged.icc_transform("srgb", embedded=True, intent="relative", black_point_compensation=True, depth=8)
 
 
 def fits(colour: Colour) -> bool:
-    """Whether its profile is one, and one of its colour model; libvips alone would take another in silence."""
+    """Whether the profile is valid and of the colour model; libvips would use one of another model without an error."""
     spaces = {"grey": "GRAY", "rgb": "RGB ", "ycbcr": "RGB ", "cmyk": "CMYK"}
     try:
         if ImageCms.ImageCmsProfile(BytesIO(colour.icc or b"")).profile.xcolor_space != spaces[colour.model]:

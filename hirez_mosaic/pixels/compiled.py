@@ -1,5 +1,6 @@
-"""Functions that numba compiles at their first call, and keeps compiled for later processes where it finds a folder to
-do so.
+"""Functions that numba compiles at their first call.
+
+Where it finds a folder for them, it keeps them compiled for later processes.
 """
 
 from collections.abc import Callable
@@ -10,10 +11,9 @@ from numba import njit
 
 
 def compiled(function: Callable[..., Any]) -> Callable[..., Any]:
-    """The function compiled, which lets other threads run meanwhile.
+    """The function, to be compiled; other threads run while it does.
 
-    Sums come in the order in which they are written: nothing is reordered, so that the same input gives the same bits
-    on every processor.
+    Sums are computed in the order in which they are written, so the same input gives the same bits on every processor.
     """
     try:
         return njit(nogil=True, cache=True)(function)
@@ -23,8 +23,9 @@ def compiled(function: Callable[..., Any]) -> Callable[..., Any]:
 
 @compiled
 def dot(one, other):  # type: ignore[no-untyped-def]
-    """The scalar product of two vectors of float32, summed in eight lanes: as quick as one that is reordered, and
-    always the same.
+    """The scalar product of two float32 vectors of one length, summed in eight lanes.
+
+    It is as quick as a sum that is reordered, and always the same.
     """
     a = b = c = d = e = f = g = h = np.float32(0)
     whole = len(one) // 8 * 8

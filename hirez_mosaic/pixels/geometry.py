@@ -57,7 +57,7 @@ class Box:
         return Box(self.top * factor, self.bottom * factor, self.left * factor, self.right * factor)
 
     def grown(self, halo: int, bounds: "Box") -> "Box":
-        """The read box of this write box: `halo` more on every side, clipped at `bounds`."""
+        """The read box of this write box: larger by `halo` on every side, clipped at `bounds`."""
         return Box(
             max(self.top - halo, bounds.top),
             min(self.bottom + halo, bounds.bottom),
@@ -70,7 +70,7 @@ class Box:
         return Box(self.top - outer.top, self.bottom - outer.top, self.left - outer.left, self.right - outer.left)
 
     def overlaps(self, other: "Box") -> bool:
-        """Whether they share a row and a column."""
+        """Whether the boxes share a row and a column."""
         return (
             self.top < other.bottom and other.top < self.bottom and self.left < other.right and other.left < self.right
         )
@@ -89,7 +89,7 @@ class CellGrid:
     """The output grid of one job: how many cells, and how the source lies under them.
 
     rows, columns: cells of the mosaic.
-    tile: template size (width, height), px.
+    tile: (width, height) of a template, px.
     scale: mosaic px per source px, exact.
     """
 
@@ -106,14 +106,17 @@ class CellGrid:
         scale: Fraction | None = None,
         columns: int | None = None,
     ) -> "CellGrid":
-        """The grid over a source of `size` (width, height) px: ceil(size x scale / tile) cells.
+        """The grid over a source: ceil(size x scale / tile) cells.
 
-        `columns` cells across settle the scale instead where it is given.
+        size: (width, height) of the source, px.
+        tile: (width, height) of a template, px.
+        scale: mosaic px per source px; 1 where None.
+        columns: cells across, which settle the scale instead.
 
         >>> CellGrid.over((5280, 3960), (32, 32), Fraction(2)).mosaic_size
         (10560, 7936)
 
-        Raises SettingError when no cell or more than 10,000,000 px a side would come out.
+        Raises SettingError where the grid would have no cell, or more than 10,000,000 px a side.
         """
         (width, height), (tile_width, tile_height) = size, tile
         if columns is not None:
@@ -122,14 +125,14 @@ class CellGrid:
             scale = Fraction(1)
         if scale <= 0 or width * scale < 1 or height * scale < 1:
             raise SettingError(
-                f"A source of {width} x {height} px at scale {float(scale):g} gives no cell of {tile_width} x {tile_height} px; "
-                "use a larger --scale, or --columns."
+                f"A source of {width} x {height} px at scale {float(scale):g} gives no cell of "
+                f"{tile_width} x {tile_height} px; use a larger --scale, or --columns."
             )
         grid = cls(-(-height * scale // tile_height), -(-width * scale // tile_width), tile, scale)
         if max(grid.mosaic_size) > 10_000_000:
             raise SettingError(
-                f"The mosaic would be {grid.mosaic_size[0]} x {grid.mosaic_size[1]} px, and 10000000 px a side is the most; "
-                "use fewer --columns, or a smaller --scale or --tile."
+                f"The mosaic would be {grid.mosaic_size[0]} x {grid.mosaic_size[1]} px, "
+                "and 10000000 px a side is the most; use fewer --columns, or a smaller --scale or --tile."
             )
         return grid
 
@@ -140,7 +143,7 @@ class CellGrid:
 
     @property
     def cells(self) -> int:
-        """Their number."""
+        """Number of cells."""
         return self.rows * self.columns
 
     @property
@@ -154,11 +157,15 @@ class CellGrid:
         return self.tile[0] / (CELL * self.scale), self.tile[1] / (CELL * self.scale)
 
     def even_chunk(self, side: int, workers: int = 1, halo: int = 0, least: int = 1) -> tuple[int, int]:
-        """The chunk shape (rows, columns) of about equal chunks of at most `side` cells a side, as large as can be.
+        """The shape (rows, columns) of about equal chunks, as large as possible.
 
-        workers: who take chunks in turn and read `halo` cells around each; of shapes of a few more chunks, not less
-        than `least` cells a side, the one they are through with soonest: with 9 chunks one of two workers would wait
-        for the other's last.
+        With several workers, it is the shape with which they finish soonest, among those with a few more chunks. With 9
+        chunks one of two workers would wait for the other's last.
+
+        side: of a chunk, cells, at most.
+        workers: take chunks in turn.
+        halo: cells that a worker reads around each chunk.
+        least: side of the chunks if there are more of them, cells.
 
         >>> grid = CellGrid(248, 330, (32, 32), Fraction(2))
         >>> grid.even_chunk(112), grid.even_chunk(112, workers=2, halo=3)
@@ -189,7 +196,7 @@ class CellGrid:
         return self.chunks_in(self.box, chunk)
 
     def chunks_in(self, box: Box, chunk: tuple[int, int]) -> Iterator[Box]:
-        """Those of the write boxes that overlap `box`."""
+        """The write boxes that overlap `box`."""
         for top in range(box.top // chunk[0] * chunk[0], box.bottom, chunk[0]):
             for left in range(box.left // chunk[1] * chunk[1], box.right, chunk[1]):
                 yield Box(top, min(top + chunk[0], self.rows), left, min(left + chunk[1], self.columns))

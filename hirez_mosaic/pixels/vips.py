@@ -1,4 +1,4 @@
-"""libvips: how it is set up for this program, and what every user of it needs."""
+"""libvips, set up for this program: without its operation cache, and with what every user of it needs."""
 
 import re
 
@@ -20,30 +20,29 @@ def settle_readers() -> None:
 
 
 def fetch(image: pyvips.Image, width: int, height: int) -> NDArray[np.uint8]:
-    """The first rows and columns of an 8-bit image as (height, width, bands), computed in this thread alone."""
+    """(height, width, bands) uint8: the first rows and columns of an 8-bit image, computed in this thread alone."""
     data = pyvips.Region.new(image).fetch(0, 0, width, height)
     return np.frombuffer(data, np.uint8).reshape(height, width, image.bands)
 
 
 def shrunk(pixels: NDArray[np.uint8], times: int) -> NDArray[np.uint8]:
-    """(h, w, bands) uint8 with the mean of every square of `times` px a side; a rest at the right and at the bottom is
-    dropped.
+    """A picture (h, w, bands) uint8, shrunk to the means of squares of `times` px a side.
+
+    A rest at the right and at the bottom is dropped.
     """
     height, width = (length // times for length in pixels.shape[:2])
-    image = pyvips.Image.new_from_array(np.ascontiguousarray(pixels[: height * times, : width * times])).shrink(
-        times, times
-    )
-    return fetch(image, width, height)
+    whole = np.ascontiguousarray(pixels[: height * times, : width * times])
+    return fetch(pyvips.Image.new_from_array(whole).shrink(times, times), width, height)
 
 
 def captioned(image: pyvips.Image, text: str) -> pyvips.Image:
-    """An 8-bit sRGB image under a line of black text on white."""
+    """An 8-bit sRGB image below a line of black text on white."""
     band = Image.new("RGB", (image.width, 30), "white")
     ImageDraw.Draw(band).text((8, 4), text, fill="black", font_size=18)  # Pillow's own font: a server may have none
     return pyvips.Image.new_from_array(np.asarray(band)).copy(interpretation="srgb").join(image, "vertical")
 
 
 def vips_reason(error: pyvips.Error) -> str:
-    """libvips' own words for what went wrong, on one line."""
+    """libvips' own message of what went wrong, on one line."""
     detail = (error.detail or error.message).strip().splitlines()
     return re.sub(r"^\w+: ", "", detail[-1].strip().rstrip(".")) if detail else "no reason given"

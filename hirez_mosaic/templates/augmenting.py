@@ -1,5 +1,4 @@
-"""Template sets cut out of pictures at random places, sizes and angles, their colours shifted: many templates of few
-pictures.
+"""Template sets cut out of pictures at random places, sizes and angles, with shifted colours: many from a few pictures.
 
 The paper's Fig. 5 is made of 17,500 such templates, cut out of a hundred pictures of the Hubble Space Telescope.
 """
@@ -22,17 +21,19 @@ from hirez_mosaic.templates.loading import list_files
 from hirez_mosaic.templates.making import Named
 
 _BATCH_BYTES = 64 << 20  # of templates that wait to be written, about
-_FINE = 2  # px a side that a px of a template is turned in
+_FINE = 2  # a crop is turned at so many times the template's size
 
 
 @dataclass(frozen=True)
 class Augmentation:
-    """What happens to a crop.
+    """How templates are cut out of a picture.
 
     tile: (width, height) of a template, px.
-    colour_shift: how far, from 0 to 1, its mean colour may move towards a random one, in CIELAB; its contrast changes
-        by up to 0.6 of that.
-    mirror, rotate: whether half of them are mirrored, and all turned by any angle.
+    colour_shift: how far, from 0 to 1, a mean colour may move towards a random one, in CIELAB; contrast changes by up
+        to 0.6 of that.
+    mirror: whether half of them are mirrored.
+    rotate: whether all are turned by any angle.
+    seed: of all that is random.
     """
 
     tile: tuple[int, int]
@@ -42,8 +43,9 @@ class Augmentation:
     seed: int = 0
 
     def __call__(self, picture: pyvips.Image, number: int) -> NDArray[np.uint8]:
-        """(height, width, 3) uint8, the same for the same picture, settings and number. picture: 8-bit sRGB without
-        alpha.
+        """(height, width, 3) uint8: a template, the same for the same picture, settings and number.
+
+        picture: 8-bit sRGB without alpha.
         """
         rng = np.random.default_rng([self.seed, number])
         pixels = self._crop(picture, rng)
@@ -52,7 +54,7 @@ class Augmentation:
         return self._shifted(pixels, rng) if self.colour_shift else np.ascontiguousarray(pixels)
 
     def _crop(self, picture: pyvips.Image, rng: np.random.Generator) -> NDArray[np.uint8]:
-        """A crop from a template's own size to half the picture's, and at most the picture."""
+        """A crop whose size is between the template's own and half the picture's, and at most the picture's."""
         width, height = self.tile
         # The circle within this square holds the template at any angle, and 2 px around it: no corner is empty.
         around = (ceil(hypot(width, height)) + 4,) * 2 if self.rotate else self.tile
@@ -69,19 +71,23 @@ class Augmentation:
         return fetch(crop.thumbnail_image(width, height=height, size="force").cast("uchar"), width, height)
 
     def _shifted(self, pixels: NDArray[np.uint8], rng: np.random.Generator) -> NDArray[np.uint8]:
+        """The crop with another mean colour and another contrast."""
         lab = to_lab(pixels)
         mean = lab.mean((0, 1))
         wanted = to_lab(rng.integers(0, 256, (1, 1, 3), np.uint8))[0, 0]
         wanted[1:] *= rng.uniform(0, 1)  # as many dull ones as bright ones
         contrast = 1 + 0.6 * self.colour_shift * rng.uniform(-1, 1)
-        way = rng.uniform(0, self.colour_shift)  # of the way from its own mean colour to the random one
+        way = rng.uniform(0, self.colour_shift)  # part of the way from its own mean colour to the random one
         return from_lab((mean + contrast * (lab - mean) + way * (wanted - mean)).astype(np.float32))
 
 
-def list_pictures(places: Sequence[Path], exclude: Sequence[str] = ()) -> list[Path]:
-    """The files named, and those below the folders named but for what matches `exclude`, each once.
+def pictures_at(places: Sequence[Path], exclude: Sequence[str] = ()) -> list[Path]:
+    """Files, and the files below folders that may be pictures, each once.
 
-    Raises TemplateError for a place that is not there or holds none.
+    places: files and folders.
+    exclude: patterns of files to leave out of the folders.
+
+    Raises TemplateError for a place that is not there, and for a folder without files.
     """
     found: dict[Path, None] = {}
     for place in places:
@@ -97,10 +103,15 @@ def list_pictures(places: Sequence[Path], exclude: Sequence[str] = ()) -> list[P
 def augmented(
     pictures: Sequence[Path], count: int, augment: Augmentation, *, jobs: int, skip: Callable[[Path, str], None]
 ) -> Iterator[Named]:
-    """(name, (height, width, 3) uint8) of `count` templates, as many of each picture, about; transparent px are white.
+    """(name, (height, width, 3) uint8) of templates, about as many of each picture; transparent px are white.
 
-    One picture is in memory at a time. jobs: threads that cut; what they cut is the same whatever their number.
-    skip: called with each file that cannot be read and the reason. Raises TemplateError when none can.
+    One picture is in memory at a time.
+
+    count: templates in all.
+    jobs: threads that cut; any number gives the same templates.
+    skip: called with each file that cannot be read and the reason.
+
+    Raises TemplateError where no file can be read.
     """
     waiting = [pictures[at] for at in np.random.default_rng(augment.seed).permutation(len(pictures))]
     made = 0
@@ -126,6 +137,7 @@ def augmented(
 def _cut(
     picture: pyvips.Image, numbers: range, augment: Augmentation, pool: ThreadPoolExecutor, jobs: int
 ) -> Iterator[Named]:
+    """The templates of these numbers, out of one picture."""
     step = max(jobs, min(1024, _BATCH_BYTES // (3 * augment.tile[0] * augment.tile[1])))
     for start in range(0, len(numbers), step):
         batch = numbers[start : start + step]

@@ -1,6 +1,4 @@
-"""Where a picture that is not of the tile's shape is cut: around its centre, where libvips sees most, or so that heads
-stay on.
-"""
+"""Where a picture of another shape than the tile's is cut: around its centre, its most salient part, or its faces."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -16,44 +14,46 @@ from hirez_mosaic.templates.faces import Face, face_finder
 
 Corner = tuple[float, float]
 """(left, top) of the part that stays, px."""
-_FINDING = 256  # px of the shorter side at which faces are looked for, at least where the picture has them
+_FACE_DETAIL = 256  # px of the shorter side at which faces are searched, if the picture has as many
 _EYES = 1 / 3  # of the tile's height, from its top: where eyes should lie
-_HAIR, _CHIN, _EARS = 0.4, 0.1, 0.15  # of a face's height and width: what belongs to the head around it
+_HAIR, _CHIN, _EARS = 0.4, 0.1, 0.15  # of a face's height or width: how far the head goes beyond the face
 
 
 @dataclass(frozen=True)
 class Crop:
-    """A way to cut.
+    """A way to cut pictures.
 
-    corner: of an upright sRGB picture (height, width, 3) and the size (width, height) of the part that stays, px, its
-        (left, top).
-    detail: px of the shorter side that it should see.
+    corner: returns the corner of the part that stays, from an upright sRGB picture (height, width, 3) and the size
+        (width, height) of this part, px.
+    detail: px of the shorter side that `corner` needs.
     """
 
     corner: Callable[[NDArray[np.uint8], tuple[int, int]], Corner]
     detail: int = 1
 
     def least(self, tile: tuple[int, int]) -> tuple[int, int]:
-        """(width, height), px: what a picture that is cut to this tile should be opened at, at least."""
+        """(width, height), px: the least size to open a picture at that is cut to a tile (width, height), px."""
         return max(tile[0], self.detail // 2), max(tile[1], self.detail // 2)
 
 
 def cropping(name: str) -> Crop:
-    """The way of that name, one of `spec.CROPS`. Raises SettingError and WeightsError where its detector is not to be
-    had.
+    """The way of that name, one of `spec.CROPS`.
+
+    Raises SettingError for another name, SettingError and WeightsError where the detector of faces cannot be used.
     """
     check_crop(name)
     if name == "faces":
         find = face_finder(cache_folder("weights"))
-        return Crop(lambda pixels, size: around_faces(find(pixels), pixels.shape[1::-1], size), _FINDING)
+        return Crop(lambda pixels, size: around_faces(find(pixels), pixels.shape[1::-1], size), _FACE_DETAIL)
     return Crop({"centre": _centre, "attention": _attention}[name])
 
 
 def cut(pixels: NDArray[np.uint8], tile: tuple[int, int], crop: Crop) -> NDArray[np.uint8]:
-    """(height, width, 3) uint8 of the tile (width, height): the largest part of its shape, where `crop` says, shrunk or
-    enlarged.
+    """(height, width, 3) uint8: the largest part of a picture that has the tile's shape, at the tile's size.
 
-    pixels: (h, w, 3) uint8 sRGB of a whole picture, upright.
+    pixels: (h, w, 3) uint8 sRGB of the whole picture, upright.
+    tile: (width, height), px.
+    crop: where to cut.
     """
     high, wide = pixels.shape[:2]
     scale = min(wide / tile[0], high / tile[1])
@@ -79,11 +79,12 @@ def _attention(pixels: NDArray[np.uint8], size: tuple[int, int]) -> Corner:
 
 
 def around_faces(faces: list[Face], picture: tuple[int, int], size: tuple[int, int]) -> Corner:
-    """(left, top): the largest heads whole, as many as fit, their eyes a third below the top; the centre where there
-    are none.
+    """The corner of the part that holds the largest heads whole, as many as fit, with eyes a third below its top.
 
-    picture, size: (width, height) of all and of what stays, px. It moves along one side alone, for the other is as long
-        as the picture's.
+    It moves along one axis only, because on the other it is as long as the picture. Without faces it is in the centre.
+
+    picture: (width, height) of the whole, px.
+    size: (width, height) of the part that stays, px.
     """
     if not faces:
         return (picture[0] - size[0]) / 2, (picture[1] - size[1]) / 2
@@ -94,8 +95,12 @@ def around_faces(faces: list[Face], picture: tuple[int, int], size: tuple[int, i
 
 
 class _Head:
-    """What a face takes of one axis: `begin` and `end` with the head around it; `point` should lie at a certain part of
-    the tile.
+    """A head on one axis, px.
+
+    face: (start, end) of the face.
+    begin, end: of the head around it.
+    point: what should lie at a certain part of the tile, such as the eyes.
+    weight: the larger, the more `point` counts.
     """
 
     def __init__(self, start: float, length: float, before: float, behind: float, point: float, weight: float) -> None:
@@ -105,8 +110,11 @@ class _Head:
 
 
 def _along(heads: list[_Head], aim: float, length: float) -> float:
-    """Where a part of that length begins on one axis, so that the heads' points lie at `aim` of it, 0 to 1, if that
-    cuts none of them.
+    """Where a part of a picture begins on one axis, px.
+
+    The points of the heads lie at `aim` of it, 0 to 1, if that cuts none of the heads.
+
+    length: of the part, px.
     """
     largest, *others = sorted(heads, key=lambda head: -head.weight)
     kept, begin, end = [largest], largest.begin, largest.end

@@ -1,4 +1,4 @@
-"""Templates that look alike in a cell: found in bounded memory, with the same answer on every machine."""
+"""Templates that look alike in a cell, found in bounded memory and with the same result on every machine."""
 
 from collections.abc import Iterable
 
@@ -6,20 +6,22 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-_LEAF = 256  # templates settled one by one
+_LEAF = 256  # templates that are compared one by one
 _ROWS, _COLUMNS = 512, 8192  # of a block of comparisons: 16 MiB
 
 
 def near_duplicates(small: NDArray[np.float32], levels: float) -> NDArray[np.int64]:
-    """For each template the index of the first one it is a near-duplicate of; itself where it is none.
+    """(N,) int64: for each template the number of the first one that it is a near-duplicate of; else its own number.
 
-    small: (N, 8, 8, 3) float32 in [0, 1], as of `TemplateSet.at_cell_size`; compared in whole levels of 255, which
-    float32 computes with exactly. levels: of 255, the root mean square difference up to which two are near-duplicates.
-    Returns (N,) int64. Only a template that is kept, that is no near-duplicate itself, takes others in: what is dropped
-    lies within `levels` of what is kept.
+    A template is only a near-duplicate of one that is kept, that is, of one that is no near-duplicate itself. So every
+    template that is dropped lies within `levels` of one that is kept.
 
-    Templates whose means differ by more than `levels` are never compared, for their px then differ by more, too. Of n
-    templates spread over the levels evenly, that leaves about n^2 x levels / 255 comparisons of 192 numbers; n^2 / 2
+    small: (N, 8, 8, 3) float32 in [0, 1], from `TemplateSet.at_cell_size`; compared in whole levels of 255, with which
+        float32 computes exactly.
+    levels: root mean square difference, of 255, up to which two are near-duplicates.
+
+    Templates whose means differ by more than `levels` are not compared, because their px then differ by more, too. Of n
+    templates spread evenly over the levels, this leaves about n^2 x levels / 255 comparisons of 192 numbers; n^2 / 2
     where all have one mean and none is dropped. Holds 192 bytes a template and about 40 MiB.
     """
     values = np.empty((len(small), small[0].size if len(small) else 0), np.int8)
@@ -31,34 +33,40 @@ def near_duplicates(small: NDArray[np.float32], levels: float) -> NDArray[np.int
 
 
 def count_copies(blocks: Iterable[NDArray[np.float32]]) -> int:
-    """How many templates are the same as one before in a cell: near-duplicates within 0 levels.
+    """How many templates look the same in a cell as an earlier one: near-duplicates within 0 levels.
 
-    blocks: (n, 8, 8, 3) in [0, 1], as of `TemplateSet.blocks`. Holds 400 bytes a template.
+    blocks: (n, 8, 8, 3) in [0, 1], from `TemplateSet.blocks`.
+
+    Holds 400 bytes a template.
     """
     values = np.concatenate([_levels(block) for block in blocks])
     return len(values) - len(np.unique(values.view(f"V{values.shape[1]}")))
 
 
 def _levels(small: NDArray[np.float32]) -> NDArray[np.int8]:
-    """(n, 8, 8, 3) in [0, 1] as whole levels of 255, less 128: (n, 192)."""
+    """(n, 192) templates (n, 8, 8, 3) in [0, 1] in whole levels of 255, minus 128."""
     return np.ascontiguousarray(np.round(np.clip(small.reshape(len(small), -1), 0, 1) * 255) - 128).astype(np.int8)
 
 
 class _Compared:
-    """values: (N, K) int8."""
+    """Templates that can be compared.
+
+    values: (N, K) int8, levels of px.
+    levels: root mean square difference up to which two are near-duplicates.
+    """
 
     def __init__(self, values: NDArray[np.int8], levels: float) -> None:
         self._values = values
         self._sums = values.sum(1, dtype=np.int64)
-        self._window = levels * values.shape[1]  # of sums: means differ by no more than px do, root mean square
+        self._window = levels * values.shape[1]  # of sums: means differ at most by the root mean square of px
         self._radius = levels**2 * values.shape[1]  # of squared distances
 
     def among(self, members: NDArray[np.int64]) -> NDArray[np.bool_]:
-        """(n, n): which of the members are within the distance of each other."""
+        """(n, n) whether two of the members are near-duplicates."""
         return self._near(members, members).numpy()
 
     def first_within(self, members: NDArray[np.int64], kept: NDArray[np.int64]) -> NDArray[np.int64]:
-        """(n,): for each member the first of `kept` within the distance, the member itself where there is none."""
+        """(n,) for each member the first of `kept` that it is a near-duplicate of; the member itself where none is."""
         first = np.full(len(members), len(self._values))
         kept = kept[np.argsort(self._sums[kept], kind="stable")]
         theirs = self._sums[kept]
@@ -85,7 +93,7 @@ class _Compared:
 
 
 def _settle(members: NDArray[np.int64], compared: _Compared, first: NDArray[np.int64]) -> None:
-    """Fill `first` at the members, ascending indices that nothing before them takes in."""
+    """Fill `first` at the members: ascending numbers of templates that are no near-duplicates of earlier ones."""
     if len(members) <= _LEAF:
         near = compared.among(members)
         for here, index in enumerate(members):

@@ -1,5 +1,6 @@
-"""From a folder of pictures to a template set: each file decoded once, in parallel, and mapped from the cache
-afterwards.
+"""From a folder of pictures to a template set.
+
+Each file is decoded once, in parallel; afterwards the set is mapped from the cache.
 """
 
 import hashlib
@@ -21,27 +22,27 @@ from numpy.typing import NDArray
 
 from hirez_mosaic.errors import DiskSpaceError, SourceError, TemplateError
 from hirez_mosaic.files.fresh import remove_whole
-from hirez_mosaic.files.listing import told, walk
+from hirez_mosaic.files.listing import summary, walk
 from hirez_mosaic.pixels.vips import fetch
 from hirez_mosaic.settings.parsing import format_bytes
 from hirez_mosaic.sources import open_whole, reason, size_of
 from hirez_mosaic.templates.cropping import Crop, cropping, cut
-from hirez_mosaic.templates.kept import SMALL_BYTES, Decoded, File, Kept
 from hirez_mosaic.templates.quick import quick_jpeg
+from hirez_mosaic.templates.template_cache import SMALL_BYTES, Decoded, File, TemplateCache
 from hirez_mosaic.templates.template_set import TemplateSet, area_averages, release
 
 _VERSION = [4, pyvips.version(0), pyvips.version(1), int(PIL.__version__.split(".")[0])]
-"""Of the cached form, and of the way templates are decoded and shrunk."""
-_KEPT = 24 * 3600  # seconds after which px of files that are gone are forgotten, where they are the greater part
-_BATCH = 1024  # files handed to the threads at once, at most
-_BATCH_BYTES = 64 << 20  # of decoded templates that wait for their turn, about
+"""Version of the cached form, and of the way in which templates are decoded and shrunk."""
+_STALE_AFTER = 24 * 3600  # seconds without use after which a cache is made anew if most of its files are gone
+_BATCH = 1024  # files that the threads get at once, at most
+_BATCH_BYTES = 64 << 20  # of decoded templates that wait to be written, about
 
 Bar = Callable[[int], AbstractContextManager[Callable[[int], None]]]
-"""Entered with the number of files when decoding begins; gives what to call with each number of files done."""
+"""A context that is entered with the number of files when decoding begins; yields what to call with files done."""
 
 
 @contextmanager
-def _unheard(_: int) -> Iterator[Callable[[int], None]]:
+def _no_bar(_: int) -> Iterator[Callable[[int], None]]:
     yield lambda done: None
 
 
@@ -55,20 +56,25 @@ def load_templates(
     only: frozenset[str] | None = None,
     cache: Path,
     jobs: int,
-    stage: Bar = _unheard,
+    stage: Bar = _no_bar,
 ) -> TemplateSet:
-    """The pictures below `folder` (subfolders too, hidden and side files not) as templates of `tile` (width, height)
-    px.
+    """The pictures below a folder as a template set, in the order of their paths.
 
     Each is turned upright, converted to sRGB, cut to the tile's shape, shrunk (or enlarged) by Lanczos, and flattened
-    over `background`; of an animation or a document the first page counts. Order is that of the paths.
+    over the background. Of an animation or a document the first page counts.
 
-    crop: where a picture of another shape is cut, one of `spec.CROPS`. exclude: patterns of files that are left out.
-    only: names below the folder of those that are wanted; all where None.
-    cache: folder that decoded templates are kept in, from the first seconds on: whoever is broken off goes on there.
-    jobs: threads that decode. stage: entered only if there is anything to decode.
-    Raises TemplateError when there is no folder or not one readable picture in it, DiskSpaceError when the cache's disk
-    is too small, SettingError and WeightsError when the detector of faces is not to be had.
+    folder: subfolders count; hidden files and side files do not.
+    tile: (width, height) of a template, px.
+    background: sRGB.
+    crop: where a picture of another shape is cut, one of `settings.parsing.CROPS`.
+    exclude: patterns of files to leave out.
+    only: names below the folder of the files that are wanted; all where None.
+    cache: folder for decoded templates; a run that is broken off goes on from what it holds.
+    jobs: threads that decode.
+    stage: entered only if there is anything to decode.
+
+    Raises TemplateError where there is no folder or no readable picture in it, DiskSpaceError where the cache's disk is
+    too small, SettingError and WeightsError where the detector of faces cannot be used.
     """
     if not folder.is_dir():
         what = "is a file; name the folder it is in" if folder.exists() else "is not there"
@@ -76,7 +82,7 @@ def load_templates(
     left_out = Counter[str]()
     files = list_files(folder, exclude, left_out)
     if not files:
-        others = told(left_out)
+        others = summary(left_out)
         raise TemplateError(f"The folder of templates {folder} holds no files{' but ' + others if others else ''}.")
     if only is not None:
         files = [file for file in files if file[0] in only]
@@ -84,10 +90,10 @@ def load_templates(
             raise TemplateError(f"The folder of templates {folder} has none of the {len(only)} that are wanted.")
     home = cache / _digest(str(folder.resolve()), tile, background, crop)
     try:
-        kept = Kept(home, tile, _VERSION)
-        if any(file not in kept.known for file in files):
-            kept = _complete(home, folder, files, tile, background, cropping(crop), jobs, stage)
-        return replace(_chosen(kept, folder, files), left_out=told(left_out))
+        cached = TemplateCache(home, tile, _VERSION)
+        if any(file not in cached.known for file in files):
+            cached = _complete(home, folder, files, tile, background, cropping(crop), jobs, stage)
+        return replace(_chosen(cached, folder, files), left_out=summary(left_out))
     except OSError as error:
         raise TemplateError(f"The templates cannot be kept in {home.parent}: {error.strerror}.") from error
 
@@ -101,27 +107,28 @@ def _complete(
     crop: Crop,
     jobs: int,
     stage: Bar,
-) -> Kept:
-    """Decode what is not kept yet; another process that does so is waited for."""
+) -> TemplateCache:
+    """Decode the files that the cache does not hold, after any other process that does so; returns the cache."""
     home.parent.mkdir(parents=True, exist_ok=True)
     with FileLock(home.with_name(f".{home.name}.lock")):
-        kept = Kept(home, tile, _VERSION)
-        stale = len(kept.known.keys() - set(files))
-        if 2 * stale > len(kept.known) and kept.unused_for() > _KEPT:
+        cached = TemplateCache(home, tile, _VERSION)
+        stale = len(cached.known.keys() - set(files))
+        if 2 * stale > len(cached.known) and cached.unused_for() > _STALE_AFTER:
             remove_whole(home)
-            kept = Kept(home, tile, _VERSION)
-        missing = [file for file in files if file not in kept.known]
+            cached = TemplateCache(home, tile, _VERSION)
+        missing = [file for file in files if file not in cached.known]
         _check_space(home.parent, len(missing), tile)
-        with kept.adding() as adding, stage(len(missing)) as progress:
+        with cached.appending() as appender, stage(len(missing)) as progress:
             for file, made in _decode_all(
                 missing, lambda name: _decode(folder / name, tile, background, crop), jobs, tile
             ):
-                adding.add(file, made)
+                appender.add(file, made)
                 progress(1)
-    return kept
+    return cached
 
 
 def _check_space(cache: Path, count: int, tile: tuple[int, int]) -> None:
+    """Raise DiskSpaceError where the cache's disk is too small for so many templates."""
     needed, free = count * (tile[0] * tile[1] * 3 + SMALL_BYTES), shutil.disk_usage(cache).free
     if needed > free:
         raise DiskSpaceError(
@@ -130,9 +137,9 @@ def _check_space(cache: Path, count: int, tile: tuple[int, int]) -> None:
         )
 
 
-def _chosen(kept: Kept, folder: Path, files: list[File]) -> TemplateSet:
-    """The set of those files, all of which are known."""
-    found = [(file[0], kept.known[file]) for file in files]
+def _chosen(cached: TemplateCache, folder: Path, files: list[File]) -> TemplateSet:
+    """The set of these files, all of which the cache knows. Raises TemplateError where none is a picture."""
+    found = [(file[0], cached.known[file]) for file in files]
     skipped = tuple(
         (name.encode(errors="backslashreplace").decode(), reason) for name, reason in found if isinstance(reason, str)
     )
@@ -140,17 +147,18 @@ def _chosen(kept: Kept, folder: Path, files: list[File]) -> TemplateSet:
     if not len(rows):
         name, reason = skipped[0]
         raise TemplateError(f"None of the {len(files)} files in {folder} is a readable picture ({name}: {reason}).")
-    pixels, small = kept.mapped()
+    pixels, small = cached.mapped()
     as_it_lies = len(rows) == len(pixels) and bool((rows[1:] > rows[:-1]).all())
-    last, content = kept.told(), _digest(files)
+    last, content = cached.read_last_set(), _digest(files)
     if last.get("content") != content or not isinstance(last.get("fingerprint"), str):
         last = {"content": content, "fingerprint": _fingerprint(pixels, rows)}
-        kept.tell(last)
+        cached.write_last_set(last)
     names = tuple(name for name, row in found if isinstance(row, int))
     return TemplateSet(folder, names, pixels, last["fingerprint"], skipped, small, None if as_it_lies else rows)
 
 
 def _fingerprint(pixels: NDArray[np.uint8], rows: NDArray[np.int64]) -> str:
+    """BLAKE2b of the tile's size and of these rows."""
     digest = hashlib.blake2b(repr(pixels.shape[2:0:-1]).encode(), digest_size=16)
     step = max(1, _BATCH_BYTES // pixels[0].nbytes)
     for start in range(0, len(rows), step):
@@ -160,7 +168,7 @@ def _fingerprint(pixels: NDArray[np.uint8], rows: NDArray[np.int64]) -> str:
 
 
 def list_files(folder: Path, exclude: Sequence[str] = (), left_out: Counter[str] | None = None) -> list[File]:
-    """(path below the folder, size, time of change) of every file that may be a picture, see `walk`, sorted by path."""
+    """The files below a folder that may be pictures, sorted by path. left_out: counts the others, see `walk`."""
     files = []
     for name in walk(folder, exclude, left_out):
         path = os.path.join(folder, name)  # see `walk`
@@ -170,14 +178,15 @@ def list_files(folder: Path, exclude: Sequence[str] = (), left_out: Counter[str]
     return sorted(files)
 
 
-def _digest(*told: object) -> str:
-    return hashlib.blake2b(json.dumps(told).encode(), digest_size=16).hexdigest()
+def _digest(*values: object) -> str:
+    """BLAKE2b of JSON values."""
+    return hashlib.blake2b(json.dumps(values).encode(), digest_size=16).hexdigest()
 
 
 def _decode_all(
     files: list[File], decode: Callable[[str], Decoded | str], jobs: int, tile: tuple[int, int]
 ) -> Iterator[tuple[File, Decoded | str]]:
-    """(file, px or the reason there are none) in the order of `files`."""
+    """(file, px or the reason why there are none) in the order of `files`."""
     step = max(jobs, min(_BATCH, _BATCH_BYTES // (3 * tile[0] * tile[1])))
     with ThreadPoolExecutor(jobs) as pool:
         for start in range(0, len(files), step):
@@ -194,8 +203,9 @@ def _decode(path: Path, tile: tuple[int, int], background: tuple[int, int, int],
 
 
 def open_template(path: Path, least: tuple[int, int], background: tuple[int, int, int]) -> NDArray[np.uint8]:
-    """(height, width, 3) sRGB of a picture, upright, over `background`; perhaps shrunk, to twice `least` (width,
-    height) px at least.
+    """(height, width, 3) uint8 sRGB of a picture, upright, over `background`; perhaps shrunk.
+
+    least: (width, height), px; a picture is not shrunk below twice this size.
 
     Raises TemplateError, whose text is the reason alone.
     """
@@ -211,10 +221,11 @@ def open_template(path: Path, least: tuple[int, int], background: tuple[int, int
 def enlarged(
     path: Path, tile: tuple[int, int], most: int, background: tuple[int, int, int], crop: Crop
 ) -> NDArray[np.uint8] | None:
-    """A template as (height, width, 3) uint8 sRGB with `most` px on its longer side, or as many as its file has; cut as
-    at `tile`.
+    """A template larger than in the mosaic, (height, width, 3) uint8 sRGB; None where its file has no more px.
 
-    None where its file has no more than `tile` (width, height) px.
+    path: of its file.
+    tile: (width, height) in the mosaic, px; it is cut to the same shape.
+    most: px of the longer side, or as many as the file has.
 
     Raises TemplateError where the file is gone or cannot be read any more.
     """

@@ -1,4 +1,4 @@
-"""Files that name templates, a line each: those to ban, and those to prefer."""
+"""Text files that name templates, one a line: those to ban, and those to prefer."""
 
 import unicodedata
 from collections.abc import Collection
@@ -11,8 +11,11 @@ from hirez_mosaic.templates import TemplateSet
 
 
 def read_names(path: Path, which: str) -> frozenset[str]:
-    """Paths of templates, one a line, as they are; see `named` for what a line may mean. which: "banned", say. Raises
-    SettingError.
+    """The lines of a text file that are not blank; see `named` for what a line may mean.
+
+    which: "banned" or "preferred", for the message.
+
+    Raises SettingError for a file that is missing or no text.
     """
     try:
         lines = path.read_text("utf-8-sig").splitlines()
@@ -24,15 +27,15 @@ def read_names(path: Path, which: str) -> frozenset[str]:
 
 
 def read_ban(path: Path) -> frozenset[str]:
-    """Of templates that are left out, see `read_names`."""
+    """The lines of a file of banned templates, see `read_names`."""
     return read_names(path, "banned")
 
 
 def named(templates: Collection[str], lines: frozenset[str]) -> tuple[frozenset[str], list[str]]:
     """(the templates that lines mean, the lines that mean none and are no comments).
 
-    A line is a name as it is, whether it begins with # or a blank; else that name without blanks around it, or with
-    accents in one character or two, as other systems write them. What else begins with # is a comment.
+    A line may be the name itself, even one that begins with # or a blank. It may also have blanks around the name, or
+    accents in one character or two, as other systems write them. Any other line that begins with # is a comment.
     """
     known, alike = set(templates), {unicodedata.normalize("NFC", name): name for name in templates}
     found, unknown = set[str](), []
@@ -52,7 +55,7 @@ def named(templates: Collection[str], lines: frozenset[str]) -> tuple[frozenset[
 
 
 def check_names(templates: TemplateSet, names: frozenset[str], which: str) -> None:
-    """Raise SettingError for a template that is not there."""
+    """Raise SettingError for names of templates that are not in the set. which: "banned" or "preferred"."""
     unknown = named(templates.names, names)[1]
     if unknown:
         some = ", ".join(unknown[:5])
@@ -62,7 +65,10 @@ def check_names(templates: TemplateSet, names: frozenset[str], which: str) -> No
 
 
 def without(templates: TemplateSet, banned: frozenset[str]) -> TemplateSet:
-    """The templates that are not banned. Raises SettingError for a banned one that is not there, or when none is left."""
+    """The templates that are not banned.
+
+    Raises SettingError for a banned one that is not in the set, and where no template is left.
+    """
     if not banned:
         return templates
     check_names(templates, banned, "banned")

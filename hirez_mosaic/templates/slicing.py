@@ -1,4 +1,4 @@
-"""Template sets cut out of pictures as they are: the sprites of sheets, and random crops; transparency stays.
+"""Template sets cut out of pictures: the sprites of sheets, and random crops. Colours and transparency stay.
 
 Of an animation or a document the first page counts. Pictures are opened one at a time.
 """
@@ -20,9 +20,11 @@ from hirez_mosaic.templates.making import Named
 
 @dataclass(frozen=True)
 class Grid:
-    """How sprites lie in a sheet, px: `margin` left of and above the first, `spacing` between two.
+    """How sprites lie in a sheet; what is left over at the right and at the bottom is no sprite.
 
-    sprite: (width, height). What is left over at the right and at the bottom is no sprite.
+    sprite: (width, height), px.
+    margin: px left of and above the first sprite.
+    spacing: px between two sprites.
     """
 
     sprite: tuple[int, int]
@@ -41,8 +43,9 @@ class Grid:
         )
         if rows < 1 or columns < 1:
             raise TemplateError(
-                f"The sheet {sheet} is {size[0]} x {size[1]} px, too small for a sprite of {self.sprite[0]} x {self.sprite[1]} px "
-                f"and a margin of {self.margin} px; use a smaller --grid or --margin."
+                f"The sheet {sheet} is {size[0]} x {size[1]} px, too small for a sprite of "
+                f"{self.sprite[0]} x {self.sprite[1]} px and a margin of {self.margin} px; "
+                "use a smaller --grid or --margin."
             )
         return rows, columns
 
@@ -50,12 +53,13 @@ class Grid:
 def sprites(
     sheets: Sequence[Path], grid: Grid, *, tile: tuple[int, int] | None = None, keep_empty: bool = False
 ) -> Iterator[Named]:
-    """(name, (height, width, 3 or 4) uint8) of each sprite, row by row; empty ones, transparent or of one colour all
-    over, are left out.
+    """(name, (height, width, 3 or 4) uint8) of each sprite, row by row.
 
-    tile: size to scale them to: whole multiples repeat px, all else is cut to the tile's shape around its centre and
-        resampled by Lanczos.
-    Raises TemplateError for a sheet that cannot be read, is too small, or holds empty sprites only.
+    tile: (width, height), px, to scale sprites to; as they are where None. Whole multiples repeat px; other sizes are
+        cut to the tile's shape around the centre and resampled by Lanczos.
+    keep_empty: whether sprites that are transparent or of one colour count.
+
+    Raises TemplateError for a sheet that cannot be read, is too small, or holds only empty sprites.
     """
     for number, sheet in enumerate(sheets):
         rows, columns = grid.counts(sheet)
@@ -72,17 +76,21 @@ def sprites(
                     yield f"{number:03d}-{row:04d}-{column:04d}.png", pixels if tile is None else _at_tile(sprite, tile)
         if not full:
             raise TemplateError(
-                f"All {rows * columns} sprites of {width} x {height} px in {sheet} are empty, transparent or of one colour; "
-                "use another --grid, or --keep-empty."
+                f"All {rows * columns} sprites of {width} x {height} px in {sheet} are empty, "
+                "transparent or of one colour; use another --grid, or --keep-empty."
             )
 
 
 def random_crops(pictures: Sequence[Path], tile: tuple[int, int], count: int, seed: int) -> Iterator[Named]:
-    """(name, (height, width, 3 or 4) uint8) of `count` crops of the tile's shape at random places, as many of each
-    picture, about.
+    """(name, (height, width, 3 or 4) uint8) of crops at random places, about as many of each picture.
 
-    They are from the tile's own size up to half the picture, log-uniform; a picture below the tile is enlarged. The
-    same seed gives the same crops. Raises TemplateError for a picture that cannot be read.
+    Crops are from the tile's own size up to half the picture, log-uniform; a picture smaller than the tile is enlarged.
+    The same seed gives the same crops.
+
+    tile: (width, height) of a crop, px.
+    count: crops in all.
+
+    Raises TemplateError for a picture that cannot be read.
     """
     for first, path in enumerate(pictures):
         with _opened(path) as image:
@@ -97,6 +105,7 @@ def random_crops(pictures: Sequence[Path], tile: tuple[int, int], count: int, se
 
 @contextmanager
 def _opened(path: Path) -> Iterator[pyvips.Image]:
+    """The picture with its transparency. Raises TemplateError where it cannot be read."""
     try:
         yield open_whole(path, background=None)
     except SourceError as error:

@@ -1,4 +1,4 @@
-"""TemplateSet: ordered templates of one size, each in one pose or several, with a fingerprint."""
+"""TemplateSet: templates of one size in a fixed order, each in one pose or several, with a fingerprint."""
 
 import hashlib
 import mmap
@@ -14,31 +14,34 @@ from hirez_mosaic.pixels.geometry import CELL
 from hirez_mosaic.settings.parsing import check_turnable
 
 RESIDENT = 256 << 20
-"""Bytes of px that a reader of a larger set keeps mapped at most, about; the rest stays on disk."""
+"""Bytes of px that a reader of a larger set keeps mapped, about; the rest stays on disk."""
 _BLOCK_BYTES = 16 << 20
 
 
 @dataclass(frozen=True)
 class Pose:
-    """How a template lies in its cell: mirrored left to right first, then turned `turns` quarters to the left."""
+    """How a template lies in its cell.
+
+    mirrored: left to right, before it is turned.
+    turns: quarters to the left, 0 to 3.
+    """
 
     mirrored: bool = False
     turns: int = 0
 
     def of(self, pixels: NDArray[np.generic]) -> NDArray[np.generic]:
-        """(n, height, width, 3) in this pose."""
+        """Upright templates (n, height, width, 3) in this pose."""
         return np.rot90(pixels[:, :, ::-1] if self.mirrored else pixels, self.turns, axes=(1, 2))
 
     def part(self, lines: range, tile: tuple[int, int]) -> tuple[slice, slice]:
-        """(rows, columns) of an upright template of `tile` (width, height) px that become these lines in this pose."""
+        """(rows, columns) of an upright template that become these lines in this pose. tile: (width, height), px."""
         width, height = tile
         whole = slice(None)
+        forwards = slice(lines.start, lines.stop)
         if self.turns % 2 == 0:
-            return (
-                slice(height - lines.stop, height - lines.start) if self.turns == 2 else slice(lines.start, lines.stop)
-            ), whole
+            return slice(height - lines.stop, height - lines.start) if self.turns == 2 else forwards, whole
         from_right = (self.turns == 1) != self.mirrored
-        return whole, (slice(width - lines.stop, width - lines.start) if from_right else slice(lines.start, lines.stop))
+        return whole, slice(width - lines.stop, width - lines.start) if from_right else forwards
 
 
 UPRIGHT = Pose()
@@ -46,17 +49,19 @@ UPRIGHT = Pose()
 
 @dataclass(frozen=True)
 class TemplateSet:
-    """The templates of one job; their order is part of the contract, an index map means nothing without it.
+    """The templates of one job. An index map means nothing without their order.
 
-    What an index map holds is a *choice*: number of the template x number of poses + number of the pose.
+    An index map holds *choices*: number of the template x number of poses + number of the pose.
 
     folder: where they came from.
     names: path of each below the folder, with forward slashes, sorted.
     pixels: (rows, height, width, 3) uint8 sRGB, mapped from disk.
     fingerprint: BLAKE2b of size, order, pixels and poses, 32 hexadecimal digits.
-    skipped: (name, reason) of each file that could not be read. left_out: what is no picture by its name, for people.
-    small: (rows, 8, 8, 3) float32 as `at_cell_size`, mapped from disk; made where None.
-    rows: where each template lies in these; all, in order, where None.
+    skipped: (name, reason) of each file that could not be read.
+    small: (rows, 8, 8, 3) float32 as `at_cell_size`, mapped from disk; computed from `pixels` where None.
+    rows: (templates,) the row of each template in `pixels` and `small`; all rows, in order, where None.
+    poses: of each template.
+    left_out: for people, what was left out because by its name it is no picture.
     """
 
     folder: Path
@@ -70,7 +75,7 @@ class TemplateSet:
     left_out: str = ""
 
     def __len__(self) -> int:
-        """Choices: templates x poses."""
+        """Number of choices: templates x poses."""
         return len(self.names) * len(self.poses)
 
     @property
@@ -84,7 +89,7 @@ class TemplateSet:
         return self.names[number], self.poses[pose]
 
     def subset(self, kept: NDArray[np.int64]) -> "TemplateSet":
-        """Those templates alone, by number, in their order."""
+        """The set of these templates alone. kept: (n,) their numbers, ascending."""
         if len(kept) == len(self.names):
             return self
         rows = kept if self.rows is None else self.rows[kept]
@@ -92,8 +97,9 @@ class TemplateSet:
         return replace(self, names=names, rows=rows, fingerprint=_digest(self.fingerprint, "rows", kept.tobytes()))
 
     def in_poses(self, *, mirror: bool, rotate: bool) -> "TemplateSet":
-        """Each template also mirrored, turned, or both: 2, 4 or 8 poses. Raises SettingError for turns of tiles that
-        are not square.
+        """The set with each template also mirrored, turned by quarters, or both: 2, 4 or 8 poses.
+
+        Raises SettingError for turns of tiles that are not square.
         """
         if not mirror and not rotate:
             return self
@@ -107,10 +113,13 @@ class TemplateSet:
     def take(
         self, choices: NDArray[np.integer], lines: slice = slice(None), out: NDArray[np.uint8] | None = None
     ) -> NDArray[np.uint8]:
-        """(lines, n, width, 3) uint8: those lines of px of each choice (n,), side by side. out: of that shape, where
-        they are put.
+        """(lines, n, width, 3) uint8: lines of px of choices, side by side.
 
-        Raises IndexError for what is no choice.
+        choices: (n,).
+        lines: of px, of each.
+        out: array of that shape to put them in.
+
+        Raises IndexError for a number that is no choice.
         """
         if len(choices) and (most := choices.max()) >= len(self):
             raise IndexError(f"The choice {most} is out of bounds: there are {len(self)}.")
@@ -128,23 +137,23 @@ class TemplateSet:
         return taken
 
     def release(self) -> None:
-        """Let go of mapped px where the set is a large one; they are read again when they are wanted."""
+        """Free the memory of mapped px of a large set; they are read again when they are needed."""
         if self.pixels.nbytes > RESIDENT:
             release(self.pixels)
 
     def shrunk(self) -> "TemplateSet":
-        """The same choices with px of 8 x 8 alone."""
+        """The same choices, with px of 8 x 8 alone."""
         small = [
             np.round(block * 255).astype(np.uint8) for block in replace(self, rows=None, poses=(UPRIGHT,)).blocks()
         ]
         return replace(self, pixels=np.concatenate(small), small=None)
 
     def mean_colours(self) -> NDArray[np.uint8]:
-        """(choices, 3) uint8 sRGB."""
+        """(choices, 3) uint8 sRGB mean colour of each choice."""
         return np.concatenate([np.round(block.mean((1, 2)) * 255).astype(np.uint8) for block in self.blocks()])
 
     def at_cell_size(self) -> NDArray[np.float32]:
-        """The choices as a cell sees them: (templates x poses, 8, 8, 3) float32 in [0, 1], area averages."""
+        """(choices, 8, 8, 3) float32 in [0, 1]: the choices as a cell sees them, area averages."""
         count = len(self.pixels if self.rows is None else self.rows) * len(self.poses)
         small, start = np.empty((count, CELL, CELL, 3), np.float32), 0
         for block in self.blocks():
@@ -153,7 +162,7 @@ class TemplateSet:
         return small
 
     def blocks(self) -> Iterator[NDArray[np.float32]]:
-        """The same in blocks of (n, 8, 8, 3), made from 16 MiB or one template at a time, whatever the size of the set."""
+        """`at_cell_size` in blocks of (n, 8, 8, 3), each computed from 16 MiB or from one template at a time."""
         rows = np.arange(len(self.pixels)) if self.rows is None else self.rows
         width, height = (CELL, CELL) if self.small is not None else self.tile
         step = max(1, _BLOCK_BYTES // (4 * width * height * 3 * len(self.poses)))
@@ -164,7 +173,7 @@ class TemplateSet:
 
 
 def release(array: NDArray[Any]) -> None:
-    """Let the system take back the memory of an array that is mapped from a file; what was changed is written first."""
+    """Free the memory of an array that is mapped from a file; changes are written first."""
     mapping = getattr(array, "_mmap", None)
     if mapping is not None and hasattr(mmap, "MADV_DONTNEED"):
         if array.flags.writeable:
@@ -173,17 +182,17 @@ def release(array: NDArray[Any]) -> None:
 
 
 def area_averages(pixels: NDArray[np.uint8], size: tuple[int, int] = (CELL, CELL)) -> NDArray[np.float32]:
-    """(n, height, width, 3) uint8 -> the same at `size` (width, height) px, float32 in [0, 1]."""
+    """Pictures (n, height, width, 3) uint8 at another size, float32 in [0, 1]. size: (width, height), px."""
     across, down = (_area_average(length, wanted) for length, wanted in zip(pixels.shape[2:0:-1], size, strict=True))
     rows = np.tensordot(pixels.astype(np.float32), down, axes=([1], [1]))  # (n, width, 3, wanted height)
     return np.ascontiguousarray(np.tensordot(rows, across, axes=([1], [1])).transpose(0, 2, 3, 1) / np.float32(255))
 
 
 def _digest(*parts: str | bytes) -> str:
-    sha = hashlib.blake2b(digest_size=16)
+    digest = hashlib.blake2b(digest_size=16)
     for part in parts:
-        sha.update(part if isinstance(part, bytes) else part.encode())
-    return sha.hexdigest()
+        digest.update(part if isinstance(part, bytes) else part.encode())
+    return digest.hexdigest()
 
 
 def _area_average(length: int, wanted: int) -> NDArray[np.float32]:

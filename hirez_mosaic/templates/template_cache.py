@@ -1,14 +1,13 @@
-"""The decoded templates of one folder, kept as they come: whoever is killed loses seconds of work, and no file is
-decoded twice.
+"""The decoded templates of one folder, stored one by one: a killed run loses seconds of work, no file is decoded twice.
 
 cache/templates/<key>/    key: folder, tile, background, crop
-├── files.jsonl           the version, then a line for each file: name, size, time of change, and its row or why it has none
+├── files.jsonl           the version, then a line a file: name, size, time of change; its row, or why it has none
 ├── pixels                (rows, height, width, 3) uint8, raw
 ├── small                 (rows, 8, 8, 3) float32, raw: the same as a cell sees them
 └── set.json              the fingerprint of the set that was last loaded
 
-Lines and rows are added at the end alone, so what another process has mapped stays as it is. A line is written when its
-row is on the disk. What stands behind the last whole line is dropped by the next who adds.
+Lines and rows are only added at the end, so what another process has mapped stays as it is. A line is written when its
+row is on the disk. The next process that adds drops what stands behind the last whole line.
 """
 
 import json
@@ -26,19 +25,24 @@ from hirez_mosaic.files.fresh import fresh, remove_whole
 from hirez_mosaic.pixels.geometry import CELL
 
 File = tuple[str, int, int]
-"""Path below the folder, size in bytes, time of change in ns: what tells whether a file is the one that was decoded."""
+"""(path below the folder, size in bytes, time of change in ns): while all are the same, so is the file."""
 Decoded = tuple[NDArray[np.uint8], NDArray[np.float32]]
-"""(height, width, 3) px of a template, and (1, 8, 8, 3) as a cell sees it."""
+"""((height, width, 3) uint8 px of a template, (1, 8, 8, 3) float32 as a cell sees it)."""
 
 SMALL_BYTES = CELL * CELL * 3 * 4
-_EXTRA = "pip install"  # in a reason: what it asks for may be there by now, so the file is tried again
+# A reason with these words asks for a package, which may be installed by now, so such a file is tried again.
+_EXTRA = "pip install"
 _EVERY = 2.0  # seconds of work that may be lost, about
 
 
-class Kept:
-    """What the folder `home` of the cache holds, as it was when it was opened.
+class TemplateCache:
+    """What the cache holds of one folder of templates, as it was when it was opened.
 
-    known: what became of each file: its row, or the reason why it has none.
+    home: folder of the cache.
+    tile: (width, height), px.
+    version: what the first line of files.jsonl must be.
+    known: of each file its row, or the reason why it has none.
+    rows: how many there are.
     """
 
     def __init__(self, home: Path, tile: tuple[int, int], version: list[int]) -> None:
@@ -50,14 +54,15 @@ class Kept:
         self.rows = sum(isinstance(one, int) for one in self.known.values())
 
     def _read(self) -> int:
+        """Fill `known`; returns the bytes of the whole lines that can be used."""
         good = 0
         with suppress(FileNotFoundError, NotADirectoryError), (self.home / "files.jsonl").open("rb") as file:
             for number, line in enumerate(file):
-                told = _parsed(line)
-                if told is None or (number == 0 and told != self._version):
+                values = _parsed(line)
+                if values is None or (number == 0 and values != self._version):
                     break
                 if number:
-                    name, size, changed, found = told
+                    name, size, changed, found = values
                     if isinstance(found, int) and found >= self._stored:
                         break
                     if isinstance(found, int) or _EXTRA not in found:
@@ -66,14 +71,14 @@ class Kept:
         return good
 
     def mapped(self) -> tuple[NDArray[np.uint8], NDArray[np.float32]]:
-        """((rows, height, width, 3), (rows, 8, 8, 3)) of all that is kept, one row at least."""
+        """((rows, height, width, 3) uint8, (rows, 8, 8, 3) float32) of all rows, of which there must be one or more."""
         width, height = self._tile
         pixels = np.memmap(self.home / "pixels", np.uint8, mode="r", shape=(self.rows, height, width, 3))
         return pixels, np.memmap(self.home / "small", np.float32, mode="r", shape=(self.rows, CELL, CELL, 3))
 
     @contextmanager
-    def adding(self) -> "Iterator[_Adding]":
-        """Within, files are added; nobody else may do so meanwhile. Raises OSError."""
+    def appending(self) -> "Iterator[_Appender]":
+        """Open the cache to add files; nobody else may do so at the same time. Raises OSError."""
         if not self._bytes and self.home.exists():  # of another version
             remove_whole(self.home)
         self.home.mkdir(parents=True, exist_ok=True)
@@ -86,60 +91,60 @@ class Kept:
             files = [stack.enter_context((self.home / name).open("ab")) for name in lengths]
             for file, length in zip(files, lengths.values(), strict=True):
                 file.truncate(length)
-            adding = _Adding(self, *files)
+            appender = _Appender(self, *files)
             if not self._bytes:
-                adding.write_line(self._version)
+                appender.write_line(self._version)
             try:
-                yield adding
+                yield appender
             finally:
-                adding.flush()
+                appender.flush()
 
-    def told(self) -> dict[str, Any]:
-        """What `tell` has written; nothing where it cannot be read."""
+    def read_last_set(self) -> dict[str, Any]:
+        """What `write_last_set` has written; empty where it cannot be read. Counts as a use of the cache."""
         with suppress(OSError, ValueError):
-            told = json.loads((self.home / "set.json").read_text())
+            facts = json.loads((self.home / "set.json").read_text())
             os.utime(self.home / "set.json")
-            return told if isinstance(told, dict) else {}
+            return facts if isinstance(facts, dict) else {}
         return {}
 
-    def tell(self, told: dict[str, Any]) -> None:
-        """Keep facts of the set that was loaded last, where the cache may be written to."""
+    def write_last_set(self, facts: dict[str, Any]) -> None:
+        """Write facts of the set that was loaded last, where the cache may be written to."""
         with suppress(OSError), fresh(self.home / "set.json") as made:
-            made.write_text(json.dumps(told))
+            made.write_text(json.dumps(facts))
 
     def unused_for(self) -> float:
-        """Seconds since a set was last loaded."""
+        """Seconds since a set was last loaded; 0 where that is not known."""
         with suppress(OSError):
             return time.time() - (self.home / "set.json").stat().st_mtime
         return 0.0
 
 
-class _Adding:
-    """Files that are open at their ends."""
+class _Appender:
+    """The files of a cache, open at their ends."""
 
-    def __init__(self, kept: Kept, pixels: BinaryIO, small: BinaryIO, lines: BinaryIO) -> None:
-        self._kept, self._pixels, self._small, self._lines = kept, pixels, small, lines
+    def __init__(self, cache: TemplateCache, pixels: BinaryIO, small: BinaryIO, lines: BinaryIO) -> None:
+        self._cache, self._pixels, self._small, self._lines = cache, pixels, small, lines
         self._waiting: list[bytes] = []
         self._flushed = time.monotonic()
 
     def add(self, file: File, made: Decoded | str) -> None:
-        """What became of a file: its px, or the reason why it has none."""
-        found: int | str = made if isinstance(made, str) else self._kept.rows
+        """Add a file. made: its px, or the reason why it has none."""
+        found: int | str = made if isinstance(made, str) else self._cache.rows
         if not isinstance(made, str):
             self._pixels.write(made[0].data)
             self._small.write(made[1].data)
-            self._kept.rows += 1
-        self._kept.known[file] = found
+            self._cache.rows += 1
+        self._cache.known[file] = found
         self.write_line([*file, found])
         if time.monotonic() - self._flushed > _EVERY:
             self.flush()
 
-    def write_line(self, told: list[Any]) -> None:
-        """Lines wait for their rows to be on the disk."""
-        self._waiting.append(json.dumps(told).encode() + b"\n")
+    def write_line(self, values: list[Any]) -> None:
+        """Add a line, which waits until its row is on the disk."""
+        self._waiting.append(json.dumps(values).encode() + b"\n")
 
     def flush(self) -> None:
-        """Rows first, then lines."""
+        """Write what waits, rows first, then lines; it is on the disk when this returns."""
         for file in (self._pixels, self._small):
             file.flush()
             os.fsync(file.fileno())
@@ -151,16 +156,17 @@ class _Adding:
 
 
 def _rows(path: Path, row_bytes: int) -> int:
+    """How many whole rows a file holds."""
     with suppress(OSError):
         return path.stat().st_size // row_bytes
     return 0
 
 
 def _parsed(line: bytes) -> list[Any] | None:
-    """A whole line, or None."""
+    """The values of a whole line; None where it is cut off or no list."""
     if not line.endswith(b"\n"):
         return None
     with suppress(ValueError):
-        told = json.loads(line)
-        return told if isinstance(told, list) else None
+        values = json.loads(line)
+        return values if isinstance(values, list) else None
     return None
