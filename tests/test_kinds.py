@@ -130,8 +130,42 @@ def masked(path, value, dtype, px):
     tiff(path, px, extratags=[(42113, 2, 0, str(value), True)])
 
 
+def subsampled(path, compression=1):
+    """YCbCr with colour of half the resolution, as scanners and old programs write it: Y Y Y Y Cb Cr for each 2 x 2 px."""
+    ycbcr = in_ycbcr(BLOCKS).reshape(24, 2, 32, 2, 3).transpose(0, 2, 1, 3, 4).reshape(24, 32, 4, 3)
+    data = np.concatenate([ycbcr[..., 0], ycbcr[..., 0, 1:]], -1).tobytes()
+    data = zlib.compress(data) if compression == 8 else data
+    tiff(path, BLOCKS, photometric="ycbcr", subsampling=(1, 1), rowsperstrip=48)
+    with tifffile.TiffFile(path, mode="r+b") as file:
+        page = file.pages[0]
+        page.tags["YCbCrSubSampling"].overwrite((2, 2))
+        page.tags["StripByteCounts"].overwrite(len(data))
+        page.tags["Compression"].overwrite(compression)
+        file.filehandle.seek(page.dataoffsets[0])
+        file.filehandle.write(data)
+
+
+def with_mask(path, px, smaller=False, **settings):
+    """A mask page that leaves the right half, as GDAL writes it; perhaps with a smaller version of both."""
+    mask = np.zeros((48, 64), bool)
+    mask[:, 32:] = True
+    with tifffile.TiffWriter(path) as file:
+        file.write(px, **settings)
+        file.write(mask, photometric="mask", subfiletype=4, compression="deflate")
+        if smaller:
+            file.write(np.ascontiguousarray(px[::2, ::2]), subfiletype=1, **settings)
+            file.write(mask[::2, ::2], photometric="mask", subfiletype=5, compression="deflate")
+
+
+def fax(path, compression):
+    Image.fromarray(GREY > 127).save(path, format="tiff", compression=compression)
+
+
+BLOCKS = photo(24, 32).repeat(2, 0).repeat(2, 1)
 LEFT_WHITE = GREYS.copy()
 LEFT_WHITE[:, :32] = 255
+RIGHT_HALF = PX.copy()
+RIGHT_HALF[:, :32] = 255
 OME = {"ome": True, "photometric": "minisblack"}
 TWO = np.stack([GREY, 255 - GREY])
 FOUR = np.stack([GREY, 255 - GREY, GREY // 2, GREY // 3])
@@ -157,11 +191,12 @@ def ome_zarr(path):
     zarr.create_group(path, attributes={"ome": {"version": "0.5", "multiscales": scales}}).create_array("0", data=FOUR)
 
 
+COMPRESSIONS = ("none", "lzw", "deflate", "zstd", "lzma", "packbits", "lerc", "jpeg2000", "jpegxl", "png", "webp")
 # what writes it, the right px, levels of 255 by which any px may be off
 KINDS = {
     **{
         f"tiff {name}": (lambda path, name=name: tiff(path, PX, compression=name, rowsperstrip=48), PX, 0)
-        for name in ("none", "lzw", "deflate", "zstd", "lzma", "packbits", "lerc", "jpeg2000", "jpegxl", "png", "webp")
+        for name in COMPRESSIONS
     },
     "tiff float 0 to 1": (lambda path: tiff(path, GREY.astype("f4") / 255), GREYS, 0),
     "tiff half float": (lambda path: tiff(path, np.ones((48, 64, 3), "f2")), np.full_like(PX, 255), 0),
@@ -213,6 +248,20 @@ KINDS = {
         PX,
         0,
     ),
+    "tiff ycbcr of half resolution": (subsampled, BLOCKS, 3),
+    "tiff ycbcr of half resolution, deflate": (lambda path: subsampled(path, 8), BLOCKS, 3),
+    **{
+        f"tiff {name}": (lambda path, name=name: fax(path, name), (GREYS > 127) * np.uint8(255), 0)
+        for name in ("group3", "group4", "tiff_ccitt")
+    },
+    "mask page": (lambda path: with_mask(path, PX, smaller=True, photometric="rgb", tile=(16, 16)), RIGHT_HALF, 0),
+    "mask page, strips of grey": (lambda path: with_mask(path, GREY, rowsperstrip=5), LEFT_WHITE, 0),
+    "mask page, planar": (
+        lambda path: with_mask(path, PX.transpose(2, 0, 1), photometric="rgb", planarconfig="separate"),
+        RIGHT_HALF,
+        0,
+    ),
+    "mask page, floats": (lambda path: with_mask(path, GREY.astype("f4") / 255), LEFT_WHITE, 0),
     "nodata": (lambda path: masked(path, 0, "u1", np.maximum(GREY, 1)), np.maximum(LEFT_WHITE, 1), 0),
     "nodata below all": (lambda path: masked(path, -9999, "f4", GREY.astype("f4")), LEFT_WHITE, 0),
     "nodata nan": (lambda path: masked(path, np.nan, "f4", GREY / 255), LEFT_WHITE, 0),
@@ -364,14 +413,21 @@ def test_a_stretch_makes_12_bits_in_16_visible(tmp_path):
     assert np.corrcoef(made[..., 0].ravel(), GREY.ravel())[0, 1] > 0.99
 
 
-@pytest.mark.parametrize("compression", ["zstd", "lzma", "deflate"])
-def test_a_high_strip_is_decoded_or_refused_when_damaged(tmp_path, compression, monkeypatch):
+NOISE = np.random.default_rng(0).integers(0, 256, (200, 300, 3), dtype="u1")
+
+
+@pytest.mark.parametrize("compression", [*COMPRESSIONS, "jpegxr"])
+def test_a_high_strip_is_decoded(tmp_path, compression, monkeypatch):
     monkeypatch.setattr(tiff_module, "_BAND_BYTES", 1000)  # so that the strip is high
-    noise = np.random.default_rng(0).integers(0, 256, (200, 300, 3), dtype="u1")
-    tiff(tmp_path / "a.tif", noise, compression=compression, rowsperstrip=200)
-    np.testing.assert_array_equal(read(tmp_path / "a.tif")[0], noise)
-    if compression == "zstd":  # without a checksum, as TIFF has it, not all damage can be seen
-        return
+    tiff(tmp_path / "a.tif", NOISE, compression=compression, rowsperstrip=200)
+    np.testing.assert_array_equal(read(tmp_path / "a.tif")[0], NOISE)
+
+
+@pytest.mark.parametrize("compression", ["lzma", "deflate"])
+def test_damage_in_a_high_strip_is_an_error(tmp_path, compression, monkeypatch):
+    """Where the format has a checksum; ZSTD as TIFF has it, LZW and px that are not compressed have none."""
+    monkeypatch.setattr(tiff_module, "_BAND_BYTES", 1000)
+    tiff(tmp_path / "a.tif", NOISE, compression=compression, rowsperstrip=200)
     data = bytearray((tmp_path / "a.tif").read_bytes())
     data[len(data) // 2 : len(data) // 2 + 100] = bytes(100)
     (tmp_path / "a.tif").write_bytes(data)
