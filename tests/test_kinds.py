@@ -105,9 +105,29 @@ def exr(path, px):
     OpenEXR.File({"compression": OpenEXR.ZIP_COMPRESSION}, {"RGB": np.ascontiguousarray(px, "f4")}).write(str(path))
 
 
-def psd(path, px):
-    header = b"8BPS" + struct.pack(">H6xHIIHH", 1, 3, *px.shape[:2], 8, 3)
-    path.write_bytes(header + bytes(12) + bytes(2) + px.transpose(2, 0, 1).tobytes())
+def psd(path, px, mode=3, depth=8, version=1, packed=False, opacity=False, palette=b""):
+    """A flat picture as Photoshop lays it: each channel from top to bottom, after the sections that few readers need."""
+    planes = np.atleast_3d(px).transpose(2, 0, 1)
+    height, width = px.shape[:2] if depth > 1 else (px.shape[0], px.shape[1] * 8)
+    header = b"8BPS" + struct.pack(">H6xHIIHH", version, len(planes), height, width, depth, mode)
+    wide = ">Q" if version == 2 else ">I"
+    layers = struct.pack(wide, 2) + struct.pack(">h", -1) if opacity else b""
+    rows = [row.tobytes() for plane in planes for row in plane]
+    if packed:
+        rows = [imagecodecs.packbits_encode(row) for row in rows]
+        rows.insert(0, struct.pack(f">{len(rows)}{'I' if version == 2 else 'H'}", *map(len, rows)))
+    sections = struct.pack(">I", len(palette)) + palette + bytes(4) + struct.pack(wide, len(layers)) + layers
+    path.write_bytes(header + sections + struct.pack(">H", packed) + b"".join(rows))
+
+
+def dng(path, **settings):
+    """A raw picture of one grey, as a camera sees it under a colour filter array."""
+    tags = [(33421, 3, 2, (2, 2)), (33422, 1, 4, bytes([0, 1, 1, 2])), (50706, 1, 4, bytes([1, 4, 0, 0]))]
+    matrix = tuple(part for value in (1, 0, 0, 0, 1, 0, 0, 0, 1) for part in (value, 1))
+    tags += [(50721, 10, 9, matrix), (50728, 5, 3, (1, 1, 1, 1, 1, 1)), (50778, 3, 1, 21), (50717, 4, 1, 65535)]
+    tags += [(50708, 2, 0, "made here")]
+    bayer = np.full((96, 128), 20000, "u2")
+    tiff(path, bayer, photometric=32803, extratags=[(*tag, True) for tag in tags], **settings)
 
 
 def ppm(path, px, most=255):
@@ -293,6 +313,23 @@ KINDS = {
     "pgm": (lambda path: pil(path, GREY, format="ppm"), GREYS, 0),
     "pgm 16-bit": (lambda path: Image.fromarray(GREY.astype("u2") * 257).save(path, format="ppm"), GREYS, 0),
     "psd": (lambda path: psd(path, PX), PX, 0),
+    "psd packed": (lambda path: psd(path, PX, packed=True), PX, 0),
+    "psd 16-bit": (lambda path: psd(path, PX.astype(">u2") * 257, depth=16, packed=True), PX, 0),
+    "psd floats": (lambda path: psd(path, LINEAR.astype(">f4"), depth=32), PX, 0),
+    "psd bitmap": (
+        lambda path: psd(path, np.packbits(GREY <= 127, axis=1), mode=0, depth=1),
+        (GREYS > 127) * np.uint8(255),
+        0,
+    ),
+    "psd indexed": (lambda path: psd(path, GREY, mode=2, palette=bytes(range(256)) * 3), GREYS, 0),
+    "psd cielab": (lambda path: psd(path, in_lab(PX, 8, offset=True), mode=9), PX, 14),
+    "psd with opacity over white": (
+        lambda path: psd(path, np.dstack([np.maximum(PX, 200), np.full_like(GREY, 100)]), opacity=True),
+        np.maximum(PX, 200),
+        1,
+    ),
+    "psd with a channel beside": (lambda path: psd(path, np.dstack([PX, GREY])), PX, 0),
+    "psb": (lambda path: psd(path, PX, version=2, packed=True), PX, 0),
     "jpeg xl": (lambda path: pil(path, PX, format="jxl", lossless=True), PX, 0),
     "jpeg 2000": (
         lambda path: path.write_bytes(imagecodecs.jpeg2k_encode(PX, level=0, reversible=True, codecformat="jp2")),
@@ -454,7 +491,7 @@ REFUSED = {
     "pdf": (lambda path: path.write_bytes(b"%PDF-1.7\n"), "is a PDF; export its page"),
     "film": (lambda path: path.write_bytes(b"\0\0\0\x18ftypqt  \0\0\0\0qt  "), r"is a film \(MP4 or QuickTime\)"),
     "fits": (lambda path: path.write_bytes(b"SIMPLE  =                    T"), "is FITS; convert it to TIFF"),
-    "psb": (lambda path: path.write_bytes(b"8BPS\0\2" + bytes(30)), "is a PSB"),
+    "psd of inks": (lambda path: psd(path, PX, mode=7), "is a PSD of many inks, which is not supported"),
     "lfs": (
         lambda path: path.write_bytes(b"version https://git-lfs.github.com/spec/v1\n"),
         "is a pointer to a file of Git LFS",
@@ -483,6 +520,21 @@ def test_a_missing_extra_is_named(tmp_path, monkeypatch, kind, package, extra):
     monkeypatch.setitem(sys.modules, package, None)
     with pytest.raises(SourceError, match=rf"install what reads it with pip install 'hirez-mosaic\[{extra}\]'"):
         read(tmp_path / "a")
+
+
+def test_a_raw_picture_is_developed_and_a_truncated_one_refused(tmp_path):
+    """LibRaw makes up what lacks, black or noise, and tells nobody."""
+    dng(tmp_path / "a.dng")
+    made = read(tmp_path / "a.dng")[0]
+    assert made.shape == (96, 128, 3)
+    assert np.ptp(made[8:-8, 8:-8], axis=(0, 1)).max() <= 2
+    assert made.mean() > 50
+    data = (tmp_path / "a.dng").read_bytes()
+    for kept in (len(data) - 100, len(data) // 2):
+        (tmp_path / "a.dng").write_bytes(data[:kept])
+        for reader in (read, open_whole):
+            with pytest.raises(SourceError, match="is truncated: it lacks px of its 128 x 96"):
+                reader(tmp_path / "a.dng")
 
 
 @pytest.mark.parametrize("orientation", [1, 3, 6, 8])
