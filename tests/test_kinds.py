@@ -105,9 +105,29 @@ def exr(path, px):
     OpenEXR.File({"compression": OpenEXR.ZIP_COMPRESSION}, {"RGB": np.ascontiguousarray(px, "f4")}).write(str(path))
 
 
-def psd(path, px):
-    header = b"8BPS" + struct.pack(">H6xHIIHH", 1, 3, *px.shape[:2], 8, 3)
-    path.write_bytes(header + bytes(12) + bytes(2) + px.transpose(2, 0, 1).tobytes())
+def psd(path, px, mode=3, depth=8, version=1, packed=False, opacity=False, palette=b""):
+    """A flat picture as Photoshop lays it: each channel from top to bottom, after the sections that few readers need."""
+    planes = np.atleast_3d(px).transpose(2, 0, 1)
+    height, width = px.shape[:2] if depth > 1 else (px.shape[0], px.shape[1] * 8)
+    header = b"8BPS" + struct.pack(">H6xHIIHH", version, len(planes), height, width, depth, mode)
+    wide = ">Q" if version == 2 else ">I"
+    layers = struct.pack(wide, 2) + struct.pack(">h", -1) if opacity else b""
+    rows = [row.tobytes() for plane in planes for row in plane]
+    if packed:
+        rows = [imagecodecs.packbits_encode(row) for row in rows]
+        rows.insert(0, struct.pack(f">{len(rows)}{'I' if version == 2 else 'H'}", *map(len, rows)))
+    sections = struct.pack(">I", len(palette)) + palette + bytes(4) + struct.pack(wide, len(layers)) + layers
+    path.write_bytes(header + sections + struct.pack(">H", packed) + b"".join(rows))
+
+
+def dng(path, **settings):
+    """A raw picture of one grey, as a camera sees it under a colour filter array."""
+    tags = [(33421, 3, 2, (2, 2)), (33422, 1, 4, bytes([0, 1, 1, 2])), (50706, 1, 4, bytes([1, 4, 0, 0]))]
+    matrix = tuple(part for value in (1, 0, 0, 0, 1, 0, 0, 0, 1) for part in (value, 1))
+    tags += [(50721, 10, 9, matrix), (50728, 5, 3, (1, 1, 1, 1, 1, 1)), (50778, 3, 1, 21), (50717, 4, 1, 65535)]
+    tags += [(50708, 2, 0, "made here")]
+    bayer = np.full((96, 128), 20000, "u2")
+    tiff(path, bayer, photometric=32803, extratags=[(*tag, True) for tag in tags], **settings)
 
 
 def ppm(path, px, most=255):
@@ -130,8 +150,42 @@ def masked(path, value, dtype, px):
     tiff(path, px, extratags=[(42113, 2, 0, str(value), True)])
 
 
+def subsampled(path, compression=1):
+    """YCbCr with colour of half the resolution, as scanners and old programs write it: Y Y Y Y Cb Cr for each 2 x 2 px."""
+    ycbcr = in_ycbcr(BLOCKS).reshape(24, 2, 32, 2, 3).transpose(0, 2, 1, 3, 4).reshape(24, 32, 4, 3)
+    data = np.concatenate([ycbcr[..., 0], ycbcr[..., 0, 1:]], -1).tobytes()
+    data = zlib.compress(data) if compression == 8 else data
+    tiff(path, BLOCKS, photometric="ycbcr", subsampling=(1, 1), rowsperstrip=48)
+    with tifffile.TiffFile(path, mode="r+b") as file:
+        page = file.pages[0]
+        page.tags["YCbCrSubSampling"].overwrite((2, 2))
+        page.tags["StripByteCounts"].overwrite(len(data))
+        page.tags["Compression"].overwrite(compression)
+        file.filehandle.seek(page.dataoffsets[0])
+        file.filehandle.write(data)
+
+
+def with_mask(path, px, smaller=False, **settings):
+    """A mask page that leaves the right half, as GDAL writes it; perhaps with a smaller version of both."""
+    mask = np.zeros((48, 64), bool)
+    mask[:, 32:] = True
+    with tifffile.TiffWriter(path) as file:
+        file.write(px, **settings)
+        file.write(mask, photometric="mask", subfiletype=4, compression="deflate")
+        if smaller:
+            file.write(np.ascontiguousarray(px[::2, ::2]), subfiletype=1, **settings)
+            file.write(mask[::2, ::2], photometric="mask", subfiletype=5, compression="deflate")
+
+
+def fax(path, compression):
+    Image.fromarray(GREY > 127).save(path, format="tiff", compression=compression)
+
+
+BLOCKS = photo(24, 32).repeat(2, 0).repeat(2, 1)
 LEFT_WHITE = GREYS.copy()
 LEFT_WHITE[:, :32] = 255
+RIGHT_HALF = PX.copy()
+RIGHT_HALF[:, :32] = 255
 OME = {"ome": True, "photometric": "minisblack"}
 TWO = np.stack([GREY, 255 - GREY])
 FOUR = np.stack([GREY, 255 - GREY, GREY // 2, GREY // 3])
@@ -157,11 +211,12 @@ def ome_zarr(path):
     zarr.create_group(path, attributes={"ome": {"version": "0.5", "multiscales": scales}}).create_array("0", data=FOUR)
 
 
+COMPRESSIONS = ("none", "lzw", "deflate", "zstd", "lzma", "packbits", "lerc", "jpeg2000", "jpegxl", "png", "webp")
 # what writes it, the right px, levels of 255 by which any px may be off
 KINDS = {
     **{
         f"tiff {name}": (lambda path, name=name: tiff(path, PX, compression=name, rowsperstrip=48), PX, 0)
-        for name in ("none", "lzw", "deflate", "zstd", "lzma", "packbits", "lerc", "jpeg2000", "jpegxl", "png", "webp")
+        for name in COMPRESSIONS
     },
     "tiff float 0 to 1": (lambda path: tiff(path, GREY.astype("f4") / 255), GREYS, 0),
     "tiff half float": (lambda path: tiff(path, np.ones((48, 64, 3), "f2")), np.full_like(PX, 255), 0),
@@ -213,6 +268,20 @@ KINDS = {
         PX,
         0,
     ),
+    "tiff ycbcr of half resolution": (subsampled, BLOCKS, 3),
+    "tiff ycbcr of half resolution, deflate": (lambda path: subsampled(path, 8), BLOCKS, 3),
+    **{
+        f"tiff {name}": (lambda path, name=name: fax(path, name), (GREYS > 127) * np.uint8(255), 0)
+        for name in ("group3", "group4", "tiff_ccitt")
+    },
+    "mask page": (lambda path: with_mask(path, PX, smaller=True, photometric="rgb", tile=(16, 16)), RIGHT_HALF, 0),
+    "mask page, strips of grey": (lambda path: with_mask(path, GREY, rowsperstrip=5), LEFT_WHITE, 0),
+    "mask page, planar": (
+        lambda path: with_mask(path, PX.transpose(2, 0, 1), photometric="rgb", planarconfig="separate"),
+        RIGHT_HALF,
+        0,
+    ),
+    "mask page, floats": (lambda path: with_mask(path, GREY.astype("f4") / 255), LEFT_WHITE, 0),
     "nodata": (lambda path: masked(path, 0, "u1", np.maximum(GREY, 1)), np.maximum(LEFT_WHITE, 1), 0),
     "nodata below all": (lambda path: masked(path, -9999, "f4", GREY.astype("f4")), LEFT_WHITE, 0),
     "nodata nan": (lambda path: masked(path, np.nan, "f4", GREY / 255), LEFT_WHITE, 0),
@@ -244,6 +313,23 @@ KINDS = {
     "pgm": (lambda path: pil(path, GREY, format="ppm"), GREYS, 0),
     "pgm 16-bit": (lambda path: Image.fromarray(GREY.astype("u2") * 257).save(path, format="ppm"), GREYS, 0),
     "psd": (lambda path: psd(path, PX), PX, 0),
+    "psd packed": (lambda path: psd(path, PX, packed=True), PX, 0),
+    "psd 16-bit": (lambda path: psd(path, PX.astype(">u2") * 257, depth=16, packed=True), PX, 0),
+    "psd floats": (lambda path: psd(path, LINEAR.astype(">f4"), depth=32), PX, 0),
+    "psd bitmap": (
+        lambda path: psd(path, np.packbits(GREY <= 127, axis=1), mode=0, depth=1),
+        (GREYS > 127) * np.uint8(255),
+        0,
+    ),
+    "psd indexed": (lambda path: psd(path, GREY, mode=2, palette=bytes(range(256)) * 3), GREYS, 0),
+    "psd cielab": (lambda path: psd(path, in_lab(PX, 8, offset=True), mode=9), PX, 14),
+    "psd with opacity over white": (
+        lambda path: psd(path, np.dstack([np.maximum(PX, 200), np.full_like(GREY, 100)]), opacity=True),
+        np.maximum(PX, 200),
+        1,
+    ),
+    "psd with a channel beside": (lambda path: psd(path, np.dstack([PX, GREY])), PX, 0),
+    "psb": (lambda path: psd(path, PX, version=2, packed=True), PX, 0),
     "jpeg xl": (lambda path: pil(path, PX, format="jxl", lossless=True), PX, 0),
     "jpeg 2000": (
         lambda path: path.write_bytes(imagecodecs.jpeg2k_encode(PX, level=0, reversible=True, codecformat="jp2")),
@@ -364,14 +450,21 @@ def test_a_stretch_makes_12_bits_in_16_visible(tmp_path):
     assert np.corrcoef(made[..., 0].ravel(), GREY.ravel())[0, 1] > 0.99
 
 
-@pytest.mark.parametrize("compression", ["zstd", "lzma", "deflate"])
-def test_a_high_strip_is_decoded_or_refused_when_damaged(tmp_path, compression, monkeypatch):
+NOISE = np.random.default_rng(0).integers(0, 256, (200, 300, 3), dtype="u1")
+
+
+@pytest.mark.parametrize("compression", [*COMPRESSIONS, "jpegxr"])
+def test_a_high_strip_is_decoded(tmp_path, compression, monkeypatch):
     monkeypatch.setattr(tiff_module, "_BAND_BYTES", 1000)  # so that the strip is high
-    noise = np.random.default_rng(0).integers(0, 256, (200, 300, 3), dtype="u1")
-    tiff(tmp_path / "a.tif", noise, compression=compression, rowsperstrip=200)
-    np.testing.assert_array_equal(read(tmp_path / "a.tif")[0], noise)
-    if compression == "zstd":  # without a checksum, as TIFF has it, not all damage can be seen
-        return
+    tiff(tmp_path / "a.tif", NOISE, compression=compression, rowsperstrip=200)
+    np.testing.assert_array_equal(read(tmp_path / "a.tif")[0], NOISE)
+
+
+@pytest.mark.parametrize("compression", ["lzma", "deflate"])
+def test_damage_in_a_high_strip_is_an_error(tmp_path, compression, monkeypatch):
+    """Where the format has a checksum; ZSTD as TIFF has it, LZW and px that are not compressed have none."""
+    monkeypatch.setattr(tiff_module, "_BAND_BYTES", 1000)
+    tiff(tmp_path / "a.tif", NOISE, compression=compression, rowsperstrip=200)
     data = bytearray((tmp_path / "a.tif").read_bytes())
     data[len(data) // 2 : len(data) // 2 + 100] = bytes(100)
     (tmp_path / "a.tif").write_bytes(data)
@@ -398,7 +491,7 @@ REFUSED = {
     "pdf": (lambda path: path.write_bytes(b"%PDF-1.7\n"), "is a PDF; export its page"),
     "film": (lambda path: path.write_bytes(b"\0\0\0\x18ftypqt  \0\0\0\0qt  "), r"is a film \(MP4 or QuickTime\)"),
     "fits": (lambda path: path.write_bytes(b"SIMPLE  =                    T"), "is FITS; convert it to TIFF"),
-    "psb": (lambda path: path.write_bytes(b"8BPS\0\2" + bytes(30)), "is a PSB"),
+    "psd of inks": (lambda path: psd(path, PX, mode=7), "is a PSD of many inks, which is not supported"),
     "lfs": (
         lambda path: path.write_bytes(b"version https://git-lfs.github.com/spec/v1\n"),
         "is a pointer to a file of Git LFS",
@@ -427,6 +520,21 @@ def test_a_missing_extra_is_named(tmp_path, monkeypatch, kind, package, extra):
     monkeypatch.setitem(sys.modules, package, None)
     with pytest.raises(SourceError, match=rf"install what reads it with pip install 'hirez-mosaic\[{extra}\]'"):
         read(tmp_path / "a")
+
+
+def test_a_raw_picture_is_developed_and_a_truncated_one_refused(tmp_path):
+    """LibRaw makes up what lacks, black or noise, and tells nobody."""
+    dng(tmp_path / "a.dng")
+    made = read(tmp_path / "a.dng")[0]
+    assert made.shape == (96, 128, 3)
+    assert np.ptp(made[8:-8, 8:-8], axis=(0, 1)).max() <= 2
+    assert made.mean() > 50
+    data = (tmp_path / "a.dng").read_bytes()
+    for kept in (len(data) - 100, len(data) // 2):
+        (tmp_path / "a.dng").write_bytes(data[:kept])
+        for reader in (read, open_whole):
+            with pytest.raises(SourceError, match="is truncated: it lacks px of its 128 x 96"):
+                reader(tmp_path / "a.dng")
 
 
 @pytest.mark.parametrize("orientation", [1, 3, 6, 8])

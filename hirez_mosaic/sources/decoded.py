@@ -15,6 +15,7 @@ from typing import Any
 import imagecodecs
 import numpy as np
 import pi_heif
+import tifffile
 from numpy.typing import NDArray
 from PIL import Image
 
@@ -24,6 +25,7 @@ from hirez_mosaic.pixels.profiles import coded_profile
 from hirez_mosaic.sources.source import Bands, Level, Source, check_size
 
 _BAND_PX = 1 << 20
+_RAW_PX = 32  # px of a camera in a byte, at most: even lossy ones take a tenth of a byte and more
 _MODES = {
     "1": "L",
     "P": "RGB",
@@ -293,6 +295,8 @@ def open_raw(path: Path, max_px: int) -> Source:
     with _opened(path, fresh) as raw:
         sizes = raw.sizes
     width, height = sizes.iwidth or sizes.width, sizes.iheight or sizes.height
+    if path.stat().st_size * _RAW_PX < width * height or _ends_early(path):
+        raise SourceError(f"{path} is truncated: it lacks px of its {width} x {height}.")
     if sizes.flip in (5, 6):
         width, height = height, width
 
@@ -301,3 +305,12 @@ def open_raw(path: Path, max_px: int) -> Source:
             return raw.postprocess(use_camera_wb=True)
 
     return _source(path, "camera raw", (width, height), (3, np.uint8), Colour("rgb"), decode, max_px)
+
+
+def _ends_early(path: Path) -> bool:
+    """Whether a raw file that is built as a TIFF lacks bytes of a picture; LibRaw would make them up."""
+    with suppress(Exception), tifffile.TiffFile(path) as file:  # of what is no TIFF nothing is known
+        pages = [page for first in file.pages for page in (first, *(first.pages or ()))]
+        ends = [sum(one) for page in pages for one in zip(page.dataoffsets, page.databytecounts, strict=False)]
+        return max(ends, default=0) > file.filehandle.size
+    return False

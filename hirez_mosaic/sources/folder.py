@@ -1,51 +1,20 @@
 """A folder of pictures: which of its files are pictures, and what the mosaic of each is called."""
 
 import unicodedata
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from pathlib import Path, PurePath
 
 from hirez_mosaic.errors import SettingError
-from hirez_mosaic.files.listing import is_excluded, is_side_folder, side_kind
+from hirez_mosaic.files.listing import LeftOut, walk
 from hirez_mosaic.sources import open_source
 
-_SUFFIXES = {
-    *(
-        ".tif",
-        ".tiff",
-        ".btf",
-        ".tf8",
-        ".svs",
-        ".ndpi",
-        ".jpg",
-        ".jpeg",
-        ".jpe",
-        ".jfif",
-        ".png",
-        ".webp",
-        ".gif",
-        ".bmp",
-    ),
-    *(
-        ".avif",
-        ".heic",
-        ".heif",
-        ".jp2",
-        ".j2k",
-        ".jxl",
-        ".svg",
-        ".ppm",
-        ".pgm",
-        ".pbm",
-        ".pnm",
-        ".pfm",
-        ".hdr",
-        ".exr",
-        ".psd",
-    ),
-}
-_ZARR = ("zarr.json", ".zgroup", ".zarray")
+_KNOWN = """
+.tif .tiff .btf .tf8 .svs .ndpi .jpg .jpeg .jpe .jfif .png .webp .gif .bmp .avif .heic .heif .jp2 .j2k .jxl .svg .ppm
+.pgm .pbm .pnm .pfm .hdr .exr .psd
+"""
+_SUFFIXES = set(_KNOWN.split())
 _Key = tuple[str, ...]
 
 
@@ -60,61 +29,26 @@ class Listing:
 def list_pictures(
     folder: Path, pattern: str, recursive: bool, without: Collection[Path], exclude: Sequence[str] = ()
 ) -> Listing:
-    """The pictures in a folder, or below it.
+    """The pictures in a folder, or below it, of what `walk` finds.
 
-    A file with a picture's suffix is one, readable or not; any other file is one if it can be opened as such. A Zarr
-    folder is one picture. Hidden files and folders do not count, nor do the folders of file servers, and what is no
-    file. Links to folders are followed, and no folder is entered twice.
-    pattern: of names (`*.jpg`), or where it has a slash of paths relative to the folder (`2024/*`). without: resolved
-        folders to keep out of. exclude: patterns of files that are left out.
+    What has a picture's suffix is one, readable or not; any other file is one if it can be opened as such. A Zarr
+    folder is one picture.
+
+    pattern: of names (`*.jpg`), or where it has a slash of paths relative to the folder (`2024/*`).
+    recursive: whether subfolders are looked into.
+    without: resolved folders to keep out of.
+    exclude: patterns of files and folders that are left out.
     Raises OSError where the folder cannot be read.
     """
     pictures: list[Path] = []
+    unseen: list[LeftOut] = []
     left_out: list[Path] = []
-    for path in _entries(folder, recursive, {folder.resolve(), *without}):
-        name = path.relative_to(folder)
-        if is_excluded(name.as_posix(), exclude) or side_kind(name.name):
-            left_out.append(name)
-        elif fnmatchcase(name.as_posix() if "/" in pattern else name.name, pattern):
-            (pictures if _is_picture(path) else left_out).append(name)
+    for name in walk(folder, exclude, unseen, recursive=recursive, without=without):
+        path = Path(name)
+        if fnmatchcase(name if "/" in pattern else path.name, pattern):
+            (pictures if _is_picture(folder / path) else left_out).append(path)
+    left_out += [Path(name) for kind, name in unseen if not kind.endswith("folder")]
     return Listing(tuple(sorted(pictures)), tuple(sorted(left_out)))
-
-
-def _entries(folder: Path, recursive: bool, seen: set[Path]) -> Iterator[Path]:
-    links: list[Path] = []
-    yield from _within(folder, recursive, seen, links)
-    for link in links:  # which grows meanwhile; last, so that a folder is known by its own name
-        if link.resolve() not in seen:
-            yield from _opened(link, recursive, seen, links)
-
-
-def _within(folder: Path, recursive: bool, seen: set[Path], links: list[Path]) -> Iterator[Path]:
-    for entry in sorted(folder.iterdir()):
-        if entry.name.startswith("."):
-            continue
-        if not entry.is_dir():
-            if (
-                entry.is_file() or not entry.exists()
-            ):  # a link to nowhere is a picture that cannot be read; a pipe would keep us waiting
-                yield entry
-        elif is_side_folder(entry.name):
-            continue
-        elif entry.is_symlink():
-            links.append(entry)
-        elif entry.resolve() not in seen:
-            yield from _opened(entry, recursive, seen, links)
-
-
-def _opened(entry: Path, recursive: bool, seen: set[Path], links: list[Path]) -> Iterator[Path]:
-    """A folder that is one picture, or what lies within any other."""
-    seen.add(entry.resolve())
-    if entry.suffix.lower() == ".zarr" or any((entry / name).exists() for name in _ZARR):
-        yield entry
-    elif recursive:
-        try:
-            yield from _within(entry, recursive, seen, links)
-        except OSError:
-            yield entry  # fails with its name, as a picture would
 
 
 def _is_picture(path: Path) -> bool:

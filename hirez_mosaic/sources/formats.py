@@ -19,6 +19,7 @@ from hirez_mosaic.sources.decoded import (
     open_radiance,
     open_raw,
 )
+from hirez_mosaic.sources.psd import open_psd
 from hirez_mosaic.sources.source import Source
 from hirez_mosaic.sources.tiff import open_tiff
 from hirez_mosaic.sources.with_vips import Loader, open_vips
@@ -30,7 +31,8 @@ _HEAD = 1 << 20  # bytes in which a JPEG's frame header is looked for
 _JP2 = (b"\0\0\0\x0cjP  \r\n\x87\n", b"\xff\x4f\xff\x51")
 _JXL = (b"\xff\x0a", b"\0\0\0\x0cJXL \r\n\x87\n")
 _TIFF = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
-_RAW = (b"IIRO", b"IIRS", b"MMOR", b"IIU\0", b"FUJIFILMCCD-RAW", b"FOVb", b"\0MRM")
+_RAW = (b"IIRO", b"IIRS", b"MMOR", b"IIU\0", b"FUJIFILMCCD-RAW", b"FOVb", b"\0MRM", b"II\x1a\0\0\0HEAPCCDR")
+_RAW_SUFFIXES = {".raw", ".dcr", ".kdc"}  # of cameras whose files LibRaw knows by their size alone
 _HEIF = {b"heic", b"heix", b"hevc", b"hevx", b"heim", b"heis"}
 
 
@@ -65,7 +67,7 @@ _READ: tuple[tuple[tuple[bytes, ...], Opener], ...] = (
     (_JP2, _pillow("JPEG 2000", "JPEG2000")),
     (_JXL, _Paged(open_jpeg_xl)),
     ((b"BM",), _pillow("BMP", "BMP")),
-    ((b"8BPS\0\1",), _pillow("PSD", "PSD")),
+    ((b"8BPS\0\1", b"8BPS\0\2"), _Paged(open_psd)),
     ((b"#?RADIANCE", b"#?RGBE"), _Paged(open_radiance)),
     ((b"v/1\1",), _Paged(open_exr)),
     ((b"qoif",), _pillow("QOI", "QOI")),
@@ -79,7 +81,6 @@ _READ: tuple[tuple[tuple[bytes, ...], Opener], ...] = (
 _REFUSED: tuple[tuple[tuple[bytes, ...], str], ...] = (
     ((b"%PDF",), "a PDF; export its page as PNG or TIFF"),
     ((b"%!PS", b"\xc5\xd0\xd3\xc6"), "PostScript; export it as PNG or TIFF"),
-    ((b"8BPS\0\2",), "a PSB, Photoshop's format for large pictures; save it as TIFF"),
     ((b"gimp xcf",), "GIMP's XCF; export it as PNG or TIFF"),
     ((b"SIMPLE  =",), "FITS; convert it to TIFF"),
     ((b"\x89HDF\r\n\x1a\n",), "HDF5; convert it to TIFF or OME-Zarr"),
@@ -162,4 +163,6 @@ def _by_text(path: Path, head: bytes) -> Opener:
         return open_zarr
     if path.suffix.lower() == ".tga":
         return _pillow("TGA", "TGA")
+    if path.suffix.lower() in _RAW_SUFFIXES:
+        return _Paged(open_raw)
     raise SourceError(f"{path} is not a picture that can be read: not a known file format.")

@@ -17,6 +17,7 @@ from hirez_mosaic.errors import SettingError, SourceError, first_line
 from hirez_mosaic.pixels.colour import CHANNELS, Alpha, Colour, Model
 from hirez_mosaic.pixels.geometry import Box
 from hirez_mosaic.sources.decoded import open_raw
+from hirez_mosaic.sources.mask import Masked, is_mask, mask_of
 from hirez_mosaic.sources.source import (
     TURNS,
     Bands,
@@ -53,25 +54,20 @@ _TO_RGB = (
     50002,
     52546,
 )  # compressions whose decoders turn YCbCr into RGB: JPEG, 2000, XR, XL
-_OF_LIBTIFF = (
-    1,
-    5,
-    7,
-    8,
-    32773,
-    32946,
-)  # compressions that the libtiff within libvips decodes row by row, and finds damage in
+_OF_LIBTIFF = (5, 7, 8, 32773, 32946)  # compressions that libtiff decodes row by row, and finds damage in
+_FAX = (2, 3, 4)  # compressions of which imagecodecs gives half a page in silence, and libtiff the whole
 _NODATA = 42113  # GDAL's tag
 _TIFFLOAD = Loader("tiffload", "TIFF", pages=True)
 
 
 @dataclass(frozen=True)
 class _Found:
-    """A picture in a TIFF. series: tifffile's, or a page alone. number: of its first page in the file, None within
-    SubIFDs.
+    """A picture in a TIFF.
 
-    entries: of axes other than rows, columns and channels. channels: whether its channels have names of their own, as
-        OME's do.
+    series: tifffile's, or a page alone.
+    number: of its page in the file, from 0; None within SubIFDs.
+    entries: of axes other than rows, columns and channels, by letter.
+    channels: whether its channels have names of their own, as OME's do.
     """
 
     series: Any
@@ -116,9 +112,7 @@ def _find(path: Path, file: tifffile.TiffFile, page: int, plane: int) -> _Found 
         if first.photometric in _RAW:
             return None
     scientific = file.is_ome or file.is_imagej or file.is_lsm or file.is_micromanager
-    series = [one for one in file.series if one.keyframe is not None and not one.keyframe.is_reduced] or list(
-        file.series
-    )
+    series = [one for one in file.series if one.keyframe is not None and _is_whole(one.keyframe)] or list(file.series)
     planes = [_planes(one) for one in series]
     total = len(series) if scientific else sum(map(math.prod, (sizes.values() for sizes in planes)))
     if page >= total:
@@ -137,7 +131,18 @@ def _find(path: Path, file: tifffile.TiffFile, page: int, plane: int) -> _Found 
         if sizes
         else {}
     )
-    return _Found(series[at], number if at == 0 else None, entries, "C" in series[at].axes)
+    return _Found(series[at], _page_number(series[at], number), entries, "C" in series[at].axes)
+
+
+def _is_whole(page: Any) -> bool:
+    """Whether a page is neither a smaller version of another nor a mask."""
+    return not page.is_reduced and not is_mask(page)
+
+
+def _page_number(series: Any, plane: int) -> int | None:
+    """Which page of the file, from 0, holds a plane of a series; None where it lies within SubIFDs."""
+    page = series.pages[plane] if plane < len(series.pages) else None
+    return int(page.index) if page is not None and page.treeindex == (page.index,) else None
 
 
 def _largest_within(page: Any) -> Any:
@@ -156,8 +161,9 @@ def _source(path: Path, file: tifffile.TiffFile, found: _Found, max_px: int) -> 
     """The source, or None where libvips decodes a strip of any height row by row."""
     series, page = found.series, found.series.keyframe
     check_size(path, (page.imagewidth, page.imagelength), max_px)
-    colour = _tiff_colour(path, page)
-    for_vips = _is_for_vips(page, found)
+    colour = _tiff_colour(path, page, found)
+    masked = not found.channels and not page.extrasamples and mask_of(file, page) is not None
+    for_vips = _is_for_vips(page, found, masked)
     pyramid = (
         series.levels if colour.palette is None and colour.bits > 1 and colour.nodata is None else [series]
     )  # else no px are averaged
@@ -170,14 +176,25 @@ def _source(path: Path, file: tifffile.TiffFile, found: _Found, max_px: int) -> 
         raise SourceError(f"{path} holds no picture: its axes are {series.axes}.")
     shape = dict(zip(axes, series.shape, strict=True))
     colour, notes = _with_extras(path, colour, page, shape.get("S", 1), found.channels)
+    if masked:
+        colour = replace(colour, alpha="straight", opacity=shape.get("S", 1))
     same = [number for number, level in enumerate(pyramid) if _meaning(level.keyframe) == _meaning(page)]
-    levels = proper_levels([_level(path, found, number, colour) for number in same])
+    masks = [mask_of(file, pyramid[number].keyframe) if masked else None for number in same]
+    levels = proper_levels(
+        [_level(path, found, number, colour, mask) for number, mask in zip(same, masks, strict=True)]
+    )
     kind = "OME-TIFF" if file.is_ome else "BigTIFF" if file.is_bigtiff else "TIFF"
     return Source(path, kind, levels, colour, _orientation(page), file=file, named=found.channels, notes=notes)
 
 
-def _is_for_vips(page: Any, found: _Found) -> bool:
-    """Whether libtiff gives the same px, and rows of a strip that is too high to be decoded as a whole."""
+def _is_for_vips(page: Any, found: _Found, masked: bool) -> bool:
+    """Whether libtiff reads the page: what it alone reads right, and strips too high to be decoded as a whole, of which
+    it gives the same px row by row.
+    """
+    if found.number is None or found.channels:
+        return False
+    if page.compression in _FAX or _is_subsampled(page):
+        return True
     plain = (
         page.bitspersample in (1, 8, 16)
         and page.dtype.kind in "bu"
@@ -185,14 +202,14 @@ def _is_for_vips(page: Any, found: _Found) -> bool:
         and not page.extrasamples
     )
     jpeg = page.photometric == _PHOTOMETRIC.YCBCR and page.compression == tifffile.COMPRESSION.JPEG
-    decoded = page.compression in _OF_LIBTIFF and page.compression != tifffile.COMPRESSION.NONE
-    return bool(
-        _strip_bytes(page) > 4 * _BAND_BYTES
-        and found.number is not None
-        and (plain or jpeg)
-        and decoded
-        and not found.channels
-    )
+    decoded = page.compression in _OF_LIBTIFF and not masked
+    return bool(_strip_bytes(page) > 4 * _BAND_BYTES and (plain or jpeg) and decoded)
+
+
+def _is_subsampled(page: Any) -> bool:
+    """Whether its YCbCr has colour at lower resolution, and no decoder that makes RGB of it."""
+    ycbcr = page.photometric == _PHOTOMETRIC.YCBCR and page.compression not in _TO_RGB
+    return ycbcr and tuple(page.subsampling or (1, 1)) != (1, 1)
 
 
 def _orientation(page: Any) -> int:
@@ -204,8 +221,8 @@ def _orientation(page: Any) -> int:
     return 1
 
 
-def _level(path: Path, found: _Found, number: int, colour: Colour) -> Level:
-    """The level of a series, with bands where it lies in strips."""
+def _level(path: Path, found: _Found, number: int, colour: Colour, mask: Any) -> Level:
+    """The level of a series, with bands where it lies in strips, and a channel more where it has a mask page."""
     one, page = found.series.levels[number], found.series.levels[number].keyframe
     axes = _axes(one)
     shape = dict(zip(axes, one.shape, strict=True))
@@ -213,10 +230,17 @@ def _level(path: Path, found: _Found, number: int, colour: Colour) -> Level:
         level=number, maxworkers=2
     )  # more than 1: decoded in threads of Zarr's, not in its one event loop
     level = Level((shape["X"], shape["Y"]), zarr.open_array(tiles, mode="r"), axes, entries=found.entries)
+    if mask is not None:
+        masked = Masked.of(level.array, mask, axes, colour)
+        level, axes, shape = (
+            replace(level, array=masked, axes=masked.axes),
+            masked.axes,
+            {**shape, "S": 1 + shape.get("S", 1)},
+        )
     if page.is_tiled:
         return level
     channels, dtype = shape.get("S", 1), level.samples.dtype
-    if _lies_as_it_is(page) and not found.entries and axes in ("YX", "YXS"):
+    if mask is None and _lies_as_it_is(page) and not found.entries and axes in ("YX", "YXS"):
         rows = partial(
             _rows_as_they_are,
             path,
@@ -290,8 +314,8 @@ def _tiff_bands(source: Source, rows_per_strip: int, channels: int) -> Iterator[
         yield source.samples(Box(top, min(top + rows, height), 0, width))
 
 
-def _tiff_colour(path: Path, page: Any) -> Colour:
-    """What the samples mean, but for channels beyond the colours."""
+def _tiff_colour(path: Path, page: Any, found: _Found) -> Colour:
+    """What the samples mean, but for channels beyond the colours. Raises SourceError for what nobody here can read."""
     _check_compression(path, page)
     check_samples(path, page.dtype)
     model = _MODELS.get(page.photometric)
@@ -301,9 +325,9 @@ def _tiff_colour(path: Path, page: Any) -> Colour:
     if model == "ycbcr":
         if page.compression in _TO_RGB:
             model = "rgb"
-        elif tuple(page.subsampling or (1, 1)) != (1, 1):
+        elif _is_subsampled(page) and not _is_for_vips(page, found, False):
             raise SourceError(
-                f"{path} has YCbCr of lower resolution without JPEG, which is not supported; convert it to RGB."
+                f"{path} has YCbCr of lower resolution in a SubIFD, which is not supported; convert it to RGB."
             )
     bits = page.bitspersample if page.dtype.kind != "f" else 32
     colour = Colour(model, bits=bits, inverted=page.photometric == _PHOTOMETRIC.MINISWHITE, nodata=_nodata(page))

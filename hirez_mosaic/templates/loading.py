@@ -7,10 +7,9 @@ import hashlib
 import json
 import os
 import shutil
-from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
 
@@ -22,7 +21,7 @@ from numpy.typing import NDArray
 
 from hirez_mosaic.errors import DiskSpaceError, SourceError, TemplateError
 from hirez_mosaic.files.fresh import remove_whole
-from hirez_mosaic.files.listing import summary, walk
+from hirez_mosaic.files.listing import LeftOut, in_words, walk
 from hirez_mosaic.pixels.vips import fetch
 from hirez_mosaic.settings.parsing import format_bytes
 from hirez_mosaic.sources import open_whole, reason, size_of
@@ -79,10 +78,10 @@ def load_templates(
     if not folder.is_dir():
         what = "is a file; name the folder it is in" if folder.exists() else "is not there"
         raise TemplateError(f"The folder of templates {folder} {what}.")
-    left_out = Counter[str]()
+    left_out: list[LeftOut] = []
     files = list_files(folder, exclude, left_out)
     if not files:
-        others = summary(left_out)
+        others = in_words(left_out)
         raise TemplateError(f"The folder of templates {folder} holds no files{' but ' + others if others else ''}.")
     if only is not None:
         files = [file for file in files if file[0] in only]
@@ -93,7 +92,7 @@ def load_templates(
         cached = TemplateCache(home, tile, _VERSION)
         if any(file not in cached.known for file in files):
             cached = _complete(home, folder, files, tile, background, cropping(crop), jobs, stage)
-        return replace(_chosen(cached, folder, files), left_out=summary(left_out))
+        return replace(_chosen(cached, folder, files), left_out=in_words(left_out))
     except OSError as error:
         raise TemplateError(f"The templates cannot be kept in {home.parent}: {error.strerror}.") from error
 
@@ -167,15 +166,23 @@ def _fingerprint(pixels: NDArray[np.uint8], rows: NDArray[np.int64]) -> str:
     return digest.hexdigest()
 
 
-def list_files(folder: Path, exclude: Sequence[str] = (), left_out: Counter[str] | None = None) -> list[File]:
-    """The files below a folder that may be pictures, sorted by path. left_out: counts the others, see `walk`."""
-    files = []
-    for name in walk(folder, exclude, left_out):
-        path = os.path.join(folder, name)  # see `walk`
-        if os.path.isfile(path):  # noqa: PTH113
-            status = os.stat(path)  # noqa: PTH116
-            files.append((name, status.st_size, status.st_mtime_ns))
-    return sorted(files)
+def list_files(folder: Path, exclude: Sequence[str] = (), left_out: list[LeftOut] | None = None) -> list[File]:
+    """(path below the folder, size, time of change) of all that may be a picture, see `walk`, sorted by path.
+
+    exclude: patterns of files and folders that are left out. left_out: gets what is left out, see `walk`.
+    """
+    return sorted((name, *_state(os.path.join(folder, name))) for name in walk(folder, exclude, left_out))  # see `walk`
+
+
+def _state(path: str) -> tuple[int, int]:
+    """(size, time of change in ns) of a file, or of all files of a Zarr folder; zeros of what is not there."""
+    if os.path.isdir(path):  # noqa: PTH112 (see `walk`)
+        files = [_state(os.path.join(place, name)) for place, _, names in os.walk(path) for name in names]
+        return sum(size for size, _ in files), max((changed for _, changed in files), default=0)
+    with suppress(OSError):
+        status = os.stat(path)  # noqa: PTH116
+        return status.st_size, status.st_mtime_ns
+    return 0, 0
 
 
 def _digest(*values: object) -> str:

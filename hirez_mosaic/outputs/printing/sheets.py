@@ -115,8 +115,8 @@ def _plan(
     across, down = (float(side) / length for side, length in zip(size, whole, strict=True))
     placed = [(name, *_corners(box, place, across, down)) for name, box in parts()]
     for wide, grey in ((0.5, 1.0), (0.2, 0.0)):  # black that is seen on black, too
-        for _, *corners in placed:
-            drawing.lines.extend(_outline(*corners, wide, grey))
+        for _, left, top, right, bottom in placed:
+            drawing.lines.extend(_outline(left, top, right, bottom, wide, grey))
     for name, x, y, right, bottom in placed:
         high = fitted(name, 0.7 * (right - x), min(5.0, 0.5 * (bottom - y)))
         drawing.texts.append(Text((x + right) / 2, (y + bottom + high) / 2, high, name, centred=True, boxed=True))
