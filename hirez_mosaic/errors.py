@@ -117,7 +117,7 @@ def sentence(error: Exception) -> str:
     if isinstance(error, HirezMosaicError):
         return str(error)
     if isinstance(error, MemoryError):
-        return "The machine is out of memory; use a smaller --memory."
+        return "The machine is out of memory; use a smaller `memory`."
     if isinstance(error, OSError):
         return f"{error.strerror or error}{f' ({error.filename})' if error.filename else ''}."
     return f"unexpected {type(error).__name__}: {(str(error).strip().splitlines() or ['no message'])[0]}"

@@ -22,6 +22,7 @@ from rich.progress import (
 from rich.table import Table
 from rich.text import Text
 
+from hirez_mosaic.cli.words import spelled
 from hirez_mosaic.jobs.batch import BatchListener, BatchResult, Outcome
 from hirez_mosaic.jobs.job import Job
 from hirez_mosaic.jobs.listener import Listener
@@ -95,10 +96,10 @@ class ConsoleListener(Listener):
         self._task = TaskID(0)
 
     def note(self, line: str) -> None:
-        self.console.print(Text(line, style="yellow"))
+        self.console.print(Text(spelled(line), style="yellow"))
 
     def unreadable(self, folder: Path, files: Sequence[tuple[str, str]]) -> None:
-        self._unreadable += [f"{folder / name} {why}" for name, why in files]
+        self._unreadable += [f"{folder / name} {spelled(why)}" for name, why in files]
 
     def print_unreadable(self) -> None:
         """The pictures that could not be read, with the reason, at the end of a command."""
@@ -180,7 +181,7 @@ class BatchConsole(ConsoleListener, BatchListener):
     def ended(self, outcome: Outcome) -> None:
         self._whole.advance(self._pictures)
         if outcome.error is not None:
-            self.console.print(Text(f"{outcome.source}: {outcome.error}", style="red"))
+            self.console.print(Text(f"{outcome.source}: {spelled(outcome.error)}", style="red"))
 
 
 class _OnePicture(Listener):
@@ -227,7 +228,7 @@ def _report_row(one: Outcome) -> list[Text]:
     """The cells of a picture's line."""
     begin = [Text(one.source), Text(one.status, style="red" if one.error else "")]
     if one.size is None or one.cells is None or one.bytes is None:
-        return [*begin, *5 * [Text()], Text(one.error or "")]
+        return [*begin, *5 * [Text()], Text(spelled(one.error or ""))]
     figures = (
         f"{one.size[0]:,} x {one.size[1]:,}",
         f"{one.cells[0] * one.cells[1]:,}",

@@ -10,6 +10,7 @@ from typing import Any
 
 import click
 
+from hirez_mosaic.cli.words import spelled
 from hirez_mosaic.errors import OutputError, sentence
 
 _FIELDS = ("picture", "stage", "chunk", "bytes", "seconds")
@@ -82,7 +83,7 @@ def logged(log_file: str | None, verbose: bool) -> Iterator[None]:
     try:
         yield
     except Exception as error:
-        _LOG.error(error.format_message() if isinstance(error, click.ClickException) else sentence(error))
+        _LOG.error(error.format_message() if isinstance(error, click.ClickException) else spelled(sentence(error)))
         raise
     except (KeyboardInterrupt, SystemExit):  # a job of a recipe ends with SystemExit
         _LOG.error("interrupted")

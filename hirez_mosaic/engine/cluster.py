@@ -76,7 +76,7 @@ class Cluster:
             self._client = Client(address, timeout=_PATIENCE, set_as_default=False)
         except (OSError, ValueError, TimeoutError) as error:
             raise ClusterError(
-                f"No Dask scheduler answers at {address}; start one, or name another --scheduler."
+                f"No Dask scheduler answers at {address}; start one, or name another `scheduler`."
             ) from error
         try:
             self._client.wait_for_workers(1, timeout=_PATIENCE)
@@ -120,7 +120,7 @@ class Cluster:
         if graph(stages, _on_worker):
             raise ClusterError(
                 f"Workers of {self._address} finished chunks that are not in the workspace as it is seen from here; "
-                "name a --workspace that all of them share."
+                "name a `workspace` that all of them share."
             )
 
     def dismiss(self, place: str) -> None:

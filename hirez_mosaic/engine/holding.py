@@ -109,10 +109,10 @@ def _is_empty(folder: Path) -> bool:
 
 
 def _foreign(place: str | Path) -> WorkspaceError:
-    return WorkspaceError(f"{place} is not empty and not a workspace of hirez-mosaic; name another --workspace.")
+    return WorkspaceError(f"{place} is not empty and not a workspace of hirez-mosaic; name another `workspace`.")
 
 
 def _taken(place: str | Path) -> WorkspaceError:
     return WorkspaceError(
-        f"Another render is at work in the workspace {place}; wait for it, or name another --workspace."
+        f"Another render is at work in the workspace {place}; wait for it, or name another `workspace`."
     )

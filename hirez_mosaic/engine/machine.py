@@ -89,12 +89,12 @@ def memory_errors() -> Iterator[None]:
         if not isinstance(error, torch.cuda.OutOfMemoryError | MemoryError) and "DefaultCPUAllocator" not in str(error):
             raise
         place, other = (
-            ("The GPU's memory", ", or --device cpu")
+            ("The GPU's memory", ", or `device=cpu`")
             if isinstance(error, torch.cuda.OutOfMemoryError)
             else ("Memory", "")
         )
         raise BudgetError(
-            f"{place} ran out in spite of the plan; to render, use --restart with a smaller --chunk, to train, a smaller --batch{other}."
+            f"{place} ran out in spite of the plan; to render, use `restart` with a smaller `chunk`, to train, a smaller `batch`{other}."
         ) from error
 
 

@@ -71,7 +71,7 @@ def load_checkpoint(path: Path, decoder: LearnedDecoder, settings: dict[str, Any
     try:
         metadata, tensors = read_whole(path, _FORMAT)
     except OSError as error:
-        raise TrainingError(f"The checkpoint {path} is damaged; begin anew with --overwrite.") from error
+        raise TrainingError(f"The checkpoint {path} is damaged; begin anew with `overwrite`.") from error
     _check_settings(path, metadata.get("settings", {}), settings)
     recipe: dict[str, Any] = {
         name: tuple(value) if isinstance(value, list) else value for name, value in metadata["recipe"].items()
@@ -88,7 +88,7 @@ def _check_settings(path: Path, before: dict[str, Any], now: dict[str, Any]) -> 
     if different:
         raise TrainingError(
             f"The checkpoint {path} is of a training with {', '.join(different)}; "
-            "name the same settings, or begin anew with --overwrite."
+            "name the same settings, or begin anew with `overwrite`."
         )
 
 

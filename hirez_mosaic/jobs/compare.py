@@ -261,11 +261,11 @@ def _check_outputs(folder: Path, sources: Sequence[Path], overwrite: bool) -> No
         twice = next(stem for stem in stems if stems.count(stem) > 1)
         raise SettingError(f"Two sources are called {twice}, and so would be their figures; rename one.")
     if folder.exists() and not folder.is_dir():
-        raise OutputError(f"{folder} is a file; name a folder with -o.")
+        raise OutputError(f"{folder} is a file; name a folder with `output`.")
     resolved = {source.resolve() for source in sources}
     for path in (folder / _TABLE, *(folder / f"{stem}.png" for stem in stems)):
         if path.resolve() in resolved:
-            raise SettingError(f"The figure {path} would replace a source; name another folder with -o.")
+            raise SettingError(f"The figure {path} would replace a source; name another folder with `output`.")
         if folder.exists():
             check_output(path, overwrite)
 

@@ -33,7 +33,7 @@ class DiskNeeded:
                 raise DiskSpaceError(
                     f"The disk of {folder} has {format_bytes(free)} free and the job takes about {format_bytes(wanted)} "
                     f"(workspace {format_bytes(self.work)}, mosaic {format_bytes(self.mosaic)}){others}: "
-                    f"{wanted + promised - free:,} bytes are missing; free some, or name other disks with --workspace and -o."
+                    f"{wanted + promised - free:,} bytes are missing; free some, or name other disks with `workspace` and `output`."
                 )
 
 

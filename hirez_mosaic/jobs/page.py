@@ -132,7 +132,7 @@ def _check_mosaics(mosaics: Sequence[Path], templates: str | Path | None, source
             check_tile_map(path)
             if templates is None:
                 raise SettingError(
-                    f"The tile map {path} names templates; give the folder that they are in with --templates."
+                    f"The tile map {path} names templates; give the folder that they are in with `templates`."
                 )
         elif templates is not None or source is not None:
             raise SettingError(

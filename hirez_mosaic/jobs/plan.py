@@ -122,8 +122,8 @@ def make_plan(setup: Setup, left: tuple[int, int] | None = None) -> Plan:
             plan = Plan(grid, chunk, workers, overlaps, replace(room, budget=budget), held)
             if plan.projected <= budget:
                 return plan
-    fewer = "or fewer --jobs" if room.shares > 1 else ""
-    raise _too_small(plan, fewer or ("or --restart" if left else "or a smaller --chunk" if spec.chunk else ""))
+    fewer = "or fewer `jobs`" if room.shares > 1 else ""
+    raise _too_small(plan, fewer or ("or `restart`" if left else "or a smaller `chunk`" if spec.chunk else ""))
 
 
 def _added(workers: int, tensors: int) -> int:
@@ -134,8 +134,9 @@ def _added(workers: int, tensors: int) -> int:
 def _too_small(plan: Plan, chunk_remedy: str) -> BudgetError:
     room, stage = plan.room, max(plan.stage_bytes, key=lambda name: plan.stage_bytes[name])
     wanted = plan.projected * 1.05 / (OF_LIMIT if room.of_workers else 1)
-    more = f"{'start them with --memory-limit' if room.of_workers else 'use --memory'} {format_bytes(wanted).replace(' ', '')}"
-    remedy = f"or --{stage} 0" if stage in ("fit", "refine") else chunk_remedy
+    size = format_bytes(wanted).replace(" ", "")
+    more = f"start them with --memory-limit {size}" if room.of_workers else f"use `memory={size}`"
+    remedy = f"or `{stage}=0`" if stage in ("fit", "refine") else chunk_remedy
     return BudgetError(
         f"{room.told.format(format_bytes(room.budget))} is too small: with one chunk of {plan.chunk[1]} x {plan.chunk[0]} cells at a "
         f"time the job takes {format_bytes(plan.projected)}, {format_bytes(room.process)} of it this process as it stands and "

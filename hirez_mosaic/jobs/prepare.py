@@ -174,7 +174,7 @@ def make_engine(scheduler: str | None, device: str, at_once: int = 1) -> Engine:
         cluster = import_module("hirez_mosaic.engine.cluster")  # of what need not be installed
     except ModuleNotFoundError as error:
         raise ClusterError(
-            "--scheduler takes the package distributed; install it with pip install 'hirez-mosaic[cluster]'."
+            "`scheduler` takes the package distributed; install it with pip install 'hirez-mosaic[cluster]'."
         ) from error
     made: Engine = cluster.Cluster(scheduler or cluster.one_worker_each(gpus), device)
     return made

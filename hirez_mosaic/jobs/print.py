@@ -256,12 +256,12 @@ class _Wanted:
         self._check_size()
         self._check_places()
         if self.overlap and self.bleed:
-            raise SettingError("--overlap is for sheets that are glued and --bleed for sheets that are cut; give one.")
+            raise SettingError("`overlap` is for sheets that are glued and `bleed` for sheets that are cut; give one.")
         if self.cells and (self.overlap or self.bleed):
-            raise SettingError("--overlap and --bleed are of sheets and --cells prints stickers; leave them out.")
+            raise SettingError("`overlap` and `bleed` are of sheets and `cells` prints stickers; leave them out.")
         if self.is_map and self.templates is None:
             raise SettingError(
-                f"The tile map {self.mosaic} names templates; give the folder that they are in with --templates."
+                f"The tile map {self.mosaic} names templates; give the folder that they are in with `templates`."
             )
         if not self.is_map and (self.cells or self.templates is not None):
             raise SettingError(
@@ -285,19 +285,19 @@ class _Wanted:
         if not self.is_map and self.dpi is not None:
             told.append(Fraction(1))
         if len(told) != 1:
-            others = "" if self.is_map else ", or --dpi, which settle each other for a picture's px"
+            others = "" if self.is_map else ", or `dpi`, which settle each other for a picture's px"
             raise SettingError(
-                f"The size of the print is told {len(told)} times; give one of --width and --height{others}."
+                f"The size of the print is told {len(told)} times; give one of `width` and `height`{others}."
             )
         if min(told) == 0:
-            raise SettingError("The print is 0 mm wide or high; use for example --width 2m.")
+            raise SettingError("The print is 0 mm wide or high; use for example `width=2m`.")
 
     def _check_places(self) -> None:
         if self.form not in FORMATS:
             raise SettingError(f"The format is {self.form!r}; use one of {', '.join(FORMATS)}.")
         if self.form == "pdf" and self.output.suffix.lower() != ".pdf":
             raise SettingError(
-                f"The output {self.output} is no .pdf; name it so, or use --format tif for a folder with a file a sheet."
+                f"The output {self.output} is no .pdf; name it so, or use `format=tif` for a folder with a file a sheet."
             )
         if self.form == "tif" and (self.output.suffix.lower() in (".pdf", ".tif", ".tiff") or self.output.is_file()):
             raise SettingError(f"The output {self.output} is called as a file is, or is one; name a folder.")
@@ -407,7 +407,7 @@ def _tile(wanted: _Wanted, columns: int, rows: int) -> tuple[tuple[int, int], Fr
     if max(width, height) > MAX_TILE:
         raise SettingError(
             f"A template would be {width:,} x {height:,} px and {MAX_TILE:,} a side are the most; "
-            "use a smaller print, or a smaller --dpi."
+            "use a smaller print, or a smaller `dpi`."
         )
     if wanted.width:
         return (width, height), width / cell

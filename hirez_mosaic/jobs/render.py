@@ -212,7 +212,7 @@ def run_render(
             raise
         except (Exception, KeyboardInterrupt) as error:
             listener.note(
-                f"What is finished is kept in {job.place}: the same command goes on from there, --restart begins anew."
+                f"What is finished is kept in {job.place}: the same command goes on from there, `restart` begins anew."
             )
             if isinstance(error, DiskSpaceError) or (
                 isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)

@@ -26,7 +26,7 @@ def chosen_templates(spec: RenderSpec, listener: Listener) -> TemplateSet:
     found = without(every, banned)
     if spec.dedupe is None and (copies := count_copies(found.blocks())):
         listener.note(
-            f"{copies:,} of {len(found):,} templates are the same as others in a cell; --dedupe 0 leaves them out."
+            f"{copies:,} of {len(found):,} templates are the same as others in a cell; `dedupe=0` leaves them out."
         )
     if spec.dedupe is not None:
         first = near_duplicates(found.at_cell_size(), spec.dedupe)
@@ -81,6 +81,6 @@ def check_readable(folder: Path, unreadable: Sequence[tuple[str, str]], listener
     if unreadable and strict:
         name, why = unreadable[0]
         raise TemplateError(
-            f"{len(unreadable)} of the files in {folder} cannot be read, {name} for one ({why}); remove them, or leave out --strict."
+            f"{len(unreadable)} of the files in {folder} cannot be read, {name} for one ({why}); remove them, or leave out `strict`."
         )
     listener.unreadable(folder, unreadable)

@@ -262,12 +262,12 @@ def _check_places(output: Path, home: Path, inputs: Sequence[Path], resume: bool
             )
     checkpoint = home / _CHECKPOINT
     if resume and not checkpoint.exists():
-        raise TrainingError(f"There is no checkpoint {checkpoint} to go on from; leave --resume out.")
+        raise TrainingError(f"There is no checkpoint {checkpoint} to go on from; leave `resume` out.")
     if not resume and not overwrite:
         for path in (output, checkpoint):
             if path.exists():
                 raise OutputExistsError(
-                    f"{path} is there already; use --resume to go on with it, or --overwrite to begin anew."
+                    f"{path} is there already; use `resume` to go on with it, or `overwrite` to begin anew."
                 )
 
 
@@ -277,7 +277,7 @@ def _publish(decoder: LearnedDecoder, output: Path, reason: str, listener: Liste
     if reason:
         listener.note(
             f"Renders will not take this decoder by themselves, because {reason}; "
-            f"name it to them with --decoder {output}."
+            f"name it to them with `decoder={output}`."
         )
     else:
         decoder.save(trained_path(cache_folder("decoders"), decoder.fingerprint))
@@ -400,13 +400,13 @@ class _Training:
         self._warned = True
         self._listener.note(
             f"The selection is collapsing: {distinct} distinct templates on the pictures kept for judging, "
-            f"{at_start} at the start. A smaller --rate helps; the best decoder so far is kept."
+            f"{at_start} at the start. A smaller `rate` helps; the best decoder so far is kept."
         )
 
     def _not_finite(self, what: str, step: int) -> TrainingError:
         return TrainingError(
             f"Step {step} ended with {what}; the last good checkpoint is {self._home / _CHECKPOINT} "
-            f"(step {(step - 1) // EVERY * EVERY}). Begin anew with a smaller --rate, or another --seed."
+            f"(step {(step - 1) // EVERY * EVERY}). Begin anew with a smaller `rate`, or another `seed`."
         )
 
 

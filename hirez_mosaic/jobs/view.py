@@ -95,7 +95,7 @@ def served(path: Path, port: int | None = None) -> Iterator[Served]:
         except (OSError, OverflowError) as error:
             reason = getattr(error, "strerror", None) or error
             raise SettingError(
-                f"The port {port} cannot be had: {reason}; name another with --port, or none."
+                f"The port {port} cannot be had: {reason}; name another with `port`, or none."
             ) from error
         with server:
             yield Served(f"http://127.0.0.1:{server.server_port}/index.html", server)

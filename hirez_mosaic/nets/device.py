@@ -24,7 +24,7 @@ def resolve_device(wanted: str) -> torch.device:
         count = torch.cuda.device_count() if torch.cuda.is_available() else 0
         if (device.index or 0) >= count:
             raise DeviceError(
-                f"The device {wanted} was asked for and PyTorch sees {count} CUDA devices; use --device cpu."
+                f"The device {wanted} was asked for and PyTorch sees {count} CUDA devices; use `device=cpu`."
             )
     return device
 

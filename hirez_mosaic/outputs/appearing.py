@@ -47,7 +47,7 @@ def check_space(folder: Path, wanted: int, what: str) -> None:
     if free < wanted:
         raise DiskSpaceError(
             f"The disk of the {what} has {format_bytes(free)} free and the {what} takes about {format_bytes(wanted)}; "
-            "free some, or name another disk with -o."
+            "free some, or name another disk with `output`."
         )
 
 
@@ -60,9 +60,7 @@ def check_output(output: Path, overwrite: bool) -> None:
         raise OutputError(f"The output folder {folder} cannot be written to.")
     for path in parts_of(output):
         if path.exists() and not overwrite:
-            raise OutputExistsError(
-                f"{path} is there already; use --overwrite (in Python overwrite=True) to replace it."
-            )
+            raise OutputExistsError(f"{path} is there already; use `overwrite` to replace it.")
         if path.is_dir() and not _is_mosaic(path):
             raise OutputError(f"{path} is a folder that no mosaic was written to; name another place.")
 

@@ -212,7 +212,7 @@ def read_tile_map(path: Path, templates: TemplateSet, banned: frozenset[str], ti
         strength = cell.tint if tint is None else tint
         if strength and cell.colour is None:
             raise TileMapError(
-                f"{cell.place} of the tile map {path} has no colour to be tinted towards; name it there, or use --tint 0."
+                f"{cell.place} of the tile map {path} has no colour to be tinted towards; name it there, or use `tint=0`."
             )
         colours[cell.row, cell.column], strengths[cell.row, cell.column] = cell.colour or (0, 0, 0), strength
         seen[cell.row, cell.column] = True

@@ -126,13 +126,13 @@ class CellGrid:
         if scale <= 0 or width * scale < 1 or height * scale < 1:
             raise SettingError(
                 f"A source of {width} x {height} px at scale {float(scale):g} gives no cell of "
-                f"{tile_width} x {tile_height} px; use a larger --scale, or --columns."
+                f"{tile_width} x {tile_height} px; use a larger `scale`, or `columns`."
             )
         grid = cls(-(-height * scale // tile_height), -(-width * scale // tile_width), tile, scale)
         if max(grid.mosaic_size) > 10_000_000:
             raise SettingError(
                 f"The mosaic would be {grid.mosaic_size[0]} x {grid.mosaic_size[1]} px, "
-                "and 10000000 px a side is the most; use fewer --columns, or a smaller --scale or --tile."
+                "and 10000000 px a side is the most; use fewer `columns`, or a smaller `scale` or `tile`."
             )
         return grid
 

@@ -47,7 +47,7 @@ class Rules:
             )
             raise TemplateError(
                 f"{templates} templates with each used {uses} at least{apart} take {wanted} cells and there are {cells}, "
-                f"{wanted - cells} too few; use more --columns, or ban or dedupe templates."
+                f"{wanted - cells} too few; use more `columns`, or ban or dedupe templates."
             )
         needed = self.needed(rows, columns)
         if templates >= needed:
@@ -58,5 +58,5 @@ class Rules:
         apart = f" and {self.min_distance} cells between two uses" if self.min_distance else ""
         raise TemplateError(
             f"{rows * columns} cells{uses}{apart} take {needed} templates and there are {templates}, {needed - templates} too few; "
-            "add templates, allow more uses or less distance, or use fewer --columns."
+            "add templates, allow more uses or less distance, or use fewer `columns`."
         )

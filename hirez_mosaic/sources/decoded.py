@@ -169,7 +169,7 @@ def open_heif(path: Path, max_px: int, page: int = 0) -> Source:
 
     file = _opened(path, fresh)
     if page >= len(file):
-        raise SettingError(f"--source-page is {page + 1} and {path} has {len(file)}; use 1 to {len(file)}.")
+        raise SettingError(f"`source_page` is {page + 1} and {path} has {len(file)}; use 1 to {len(file)}.")
     number = page or file.primary_index
     image = file[number]
     grey, deep = image.mode.startswith(("L", "I")), ";" in image.mode

@@ -46,7 +46,7 @@ class _Paged:
     def __call__(self, path: Path, max_px: int, page: int, plane: int) -> Source:
         if plane or (page and not self.pages):
             raise SourceError(
-                f"{path} holds one picture in one plane; leave out {'--plane' if plane else '--source-page'}."
+                f"{path} holds one picture in one plane; leave out {'`plane`' if plane else '`source_page`'}."
             )
         return self.read(path, max_px, page=page) if self.pages else self.read(path, max_px)
 

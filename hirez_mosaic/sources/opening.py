@@ -62,7 +62,7 @@ def _settled(source: Source, wanted: Reading) -> Source:
     if wanted.channel is not None:
         source = replace(one_channel(source, wanted.channel), notes=())
     elif source.named and source.channels not in (1, 3):
-        note = f"has {source.channels} channels, of which the first is shown; choose another by --channel"
+        note = f"has {source.channels} channels, of which the first is shown; choose another by `channel`"
         source = replace(one_channel(source, 1), notes=(*source.notes, note))
     if source.colour.icc is not None and not fits(source.colour):
         note = "has a colour profile that is damaged or of another colour model; it is taken for sRGB, or CMYK as libvips knows it"

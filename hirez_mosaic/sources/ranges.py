@@ -41,7 +41,7 @@ def ranged(source: Source, stretch: bool = False) -> Source:
     white = _white(samples, kind)
     if kind.kind == "f" and white == 1:
         clipped = float((samples > 1).mean())
-        note = f"is brighter than white in {clipped:.0%} of its samples; try --stretch" if clipped >= 0.01 else ""
+        note = f"is brighter than white in {clipped:.0%} of its samples; try `stretch`" if clipped >= 0.01 else ""
         return _noted(source, (0.0, 1.0), note)
     return _noted(
         source, (0.0, white), f"has samples of type {kind}, from {least:g} to {most:g}: {white:g} is taken for white"
@@ -67,9 +67,9 @@ def flat_note(source: Source) -> str:
         else (1, 0)
     )
     return (
-        "is nearly all black; try --stretch"
+        "is nearly all black; try `stretch`"
         if dark < _FLAT
-        else "is nearly all white; try --stretch"
+        else "is nearly all white; try `stretch`"
         if light > 1 - _FLAT
         else ""
     )

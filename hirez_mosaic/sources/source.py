@@ -377,7 +377,7 @@ def check_size(path: Path, size: tuple[int, int], most: int) -> None:
     if size[0] * size[1] > most:
         raise SourceError(
             f"{path} claims to have {size[0]:,} x {size[1]:,} px, and more than {most:,} px are not believed; "
-            "raise --max-source-px if there are as many."
+            "raise `max_source_px` if there are as many."
         )
 
 
@@ -398,7 +398,7 @@ def for_channels(path: Path, colour: Colour, channels: int) -> Colour:
     if channels == CHANNELS[colour.model]:
         return colour
     raise SourceError(
-        f"{path} has {channels} channels; use grey or RGB with or without opacity, or choose one by --channel."
+        f"{path} has {channels} channels; use grey or RGB with or without opacity, or choose one by `channel`."
     )
 
 
@@ -406,7 +406,7 @@ def one_channel(source: Source, number: int) -> Source:
     """The source of which one channel, from 1, is shown, as grey. Raises SettingError where it has fewer."""
     if number > source.channels:
         raise SettingError(
-            f"--channel is {number} and {source.path} has {source.channels}; use 1 to {source.channels}."
+            f"`channel` is {number} and {source.path} has {source.channels}; use 1 to {source.channels}."
         )
     colour = replace(source.colour, model="grey", alpha="none", icc=None, palette=None, opacity=None)
     return replace(source, levels=tuple(_channel_of(level, number - 1) for level in source.levels), colour=colour)

@@ -116,7 +116,7 @@ def _find(path: Path, file: tifffile.TiffFile, page: int, plane: int) -> _Found 
     planes = [_planes(one) for one in series]
     total = len(series) if scientific else sum(map(math.prod, (sizes.values() for sizes in planes)))
     if page >= total:
-        raise SettingError(f"--source-page is {page + 1} and {path} has {total}; use 1 to {total}.")
+        raise SettingError(f"`source_page` is {page + 1} and {path} has {total}; use 1 to {total}.")
     at = page if scientific else 0
     while not scientific and page >= math.prod(planes[at].values()):
         page, at = page - math.prod(planes[at].values()), at + 1
@@ -124,7 +124,7 @@ def _find(path: Path, file: tifffile.TiffFile, page: int, plane: int) -> _Found 
     number = plane if scientific or plane else page
     if number >= math.prod(sizes.values()):
         raise SettingError(
-            f"--plane is {number + 1} and {path} has {math.prod(sizes.values())}; use 1 to {math.prod(sizes.values())}."
+            f"`plane` is {number + 1} and {path} has {math.prod(sizes.values())}; use 1 to {math.prod(sizes.values())}."
         )
     entries = (
         dict(zip(sizes, (int(index) for index in np.unravel_index(number, tuple(sizes.values()))), strict=True))

@@ -29,7 +29,7 @@ def open_zarr(path: Path, max_px: int, page: int = 0, plane: int = 0) -> Source:
     if isinstance(node, zarr.Group):
         node = _picture_of(path, node, page)
     elif page:
-        raise SettingError(f"--source-page is {page + 1} and {path} has 1; leave it out.")
+        raise SettingError(f"`source_page` is {page + 1} and {path} has 1; leave it out.")
     scales = _multiscales(node) if isinstance(node, zarr.Group) else {}
     try:
         if isinstance(node, zarr.Array):
@@ -69,11 +69,11 @@ def _picture_of(path: Path, group: zarr.Group, page: int) -> zarr.Group:
     told = attributes.get("ome", attributes)
     if not isinstance(told, dict) or "bioformats2raw.layout" not in told:
         if page:
-            raise SettingError(f"--source-page is {page + 1} and {path} has 1; leave it out.")
+            raise SettingError(f"`source_page` is {page + 1} and {path} has 1; leave it out.")
         return group
     found = group.get(str(page))
     if not isinstance(found, zarr.Group):
-        raise SettingError(f"--source-page is {page + 1} and {path} has no such picture; use a smaller one.")
+        raise SettingError(f"`source_page` is {page + 1} and {path} has no such picture; use a smaller one.")
     return found
 
 
@@ -81,7 +81,7 @@ def _entries(path: Path, sizes: dict[str, int], plane: int) -> dict[str, int]:
     """Which entry of every other axis a plane, from 0, is."""
     planes = math.prod(sizes.values())
     if plane >= planes:
-        raise SettingError(f"--plane is {plane + 1} and {path} has {planes}; use 1 to {planes}.")
+        raise SettingError(f"`plane` is {plane + 1} and {path} has {planes}; use 1 to {planes}.")
     return (
         dict(zip(sizes, (int(index) for index in np.unravel_index(plane, tuple(sizes.values()))), strict=True))
         if sizes

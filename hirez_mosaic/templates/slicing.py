@@ -45,7 +45,7 @@ class Grid:
             raise TemplateError(
                 f"The sheet {sheet} is {size[0]} x {size[1]} px, too small for a sprite of "
                 f"{self.sprite[0]} x {self.sprite[1]} px and a margin of {self.margin} px; "
-                "use a smaller --grid or --margin."
+                "use a smaller `grid` or `margin`."
             )
         return rows, columns
 
@@ -77,7 +77,7 @@ def sprites(
         if not full:
             raise TemplateError(
                 f"All {rows * columns} sprites of {width} x {height} px in {sheet} are empty, "
-                "transparent or of one colour; use another --grid, or --keep-empty."
+                "transparent or of one colour; use another `grid`, or `keep_empty`."
             )
 
 

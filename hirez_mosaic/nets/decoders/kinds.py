@@ -52,7 +52,7 @@ def load_decoder(path: Path, templates: int, fingerprint: str) -> LearnedDecoder
     Raises DecoderError where the file is not there, is damaged, or was made for other templates.
     """
     if not path.is_file():
-        raise DecoderError(f"There is no decoder file {path}; --decoder takes {', '.join(('auto', *KINDS))} or a file.")
+        raise DecoderError(f"There is no decoder file {path}; `decoder` takes {', '.join(('auto', *KINDS))} or a file.")
     try:
         described, state = read_whole(path, FORMAT)
     except OSError as error:
@@ -64,7 +64,7 @@ def load_decoder(path: Path, templates: int, fingerprint: str) -> LearnedDecoder
         raise DecoderError(
             f"The decoder {path} was made for {described.get('templates')} other templates (fingerprint "
             f"{described.get('fingerprint', '')[:12]}, these {templates}: {fingerprint[:12]}); use its templates and "
-            f"tile without --ban, --dedupe, --mirror and --rotate, or --decoder {DEFAULT}."
+            f"tile without `ban`, `dedupe`, `mirror` and `rotate`, or `decoder={DEFAULT}`."
         )
     decoder = _learned_class(kind).empty(templates, fingerprint)
     try:

@@ -98,7 +98,7 @@ def check_room(paper: Paper) -> None:
     if min(paper.room) <= 0:
         raise SettingError(
             f"The paper of {told(paper.size)} is smaller than its margins of {float(paper.margin):g} mm on every side; "
-            "use larger paper, or a smaller --margin."
+            "use larger paper, or a smaller `margin`."
         )
 
 

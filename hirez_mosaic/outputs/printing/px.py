@@ -152,7 +152,7 @@ def check_sides(size: tuple[int, int], compression: str) -> None:
     if compression == "jpeg" and max(size) > _JPEG_SIDE:
         raise OutputError(
             f"A sheet has {size[0]:,} x {size[1]:,} px and JPEG ends at {_JPEG_SIDE:,} a side; "
-            "use --compression deflate, or smaller paper."
+            "use `compression=deflate`, or smaller paper."
         )
 
 
