@@ -191,7 +191,7 @@ class _OnePicture(Listener):
         self._bars, self._task, self._source, self._stage = bars, task, source, ""
 
     def note(self, line: str) -> None:
-        self._bars.console.print(Text(f"{self._source}: {line}", style="yellow"))
+        self._bars.console.print(Text(f"{self._source}: {spelled(line)}", style="yellow"))
 
     def status(self, line: str) -> None:
         self._bars.update(self._task, status=f"{self._source}  {line}")
