@@ -49,7 +49,7 @@ def test_a_preview_that_nobody_asked_for_replaces_no_file(spec: RenderSpec) -> N
     notes, preview = Notes(), spec.output.with_name("wall.preview.jpg")
     preview.write_text("mine")
     assert with_preview(spec, LARGE, "source", notes).preview is None
-    assert "is there already and stays as it is; --overwrite replaces it" in notes.lines[0]
+    assert "is there already and stays as it is; `overwrite` replaces it" in notes.lines[0]
     assert with_preview(replace(spec, overwrite=True), LARGE, "source", notes).preview == preview
     own = replace(spec, source=preview, overwrite=True)
     assert with_preview(own, LARGE, "source", notes).preview is None
@@ -138,9 +138,9 @@ def test_a_result_makes_and_shows_its_page(
 
 def test_a_page_that_cannot_be_made_is_told(render: Callable[..., RenderResult], tmp_path: Path) -> None:
     result = render("wall.dzi")
-    with pytest.raises(SettingError, match=r"No page can be made of .* afterwards; render with page='FOLDER'"):
+    with pytest.raises(SettingError, match=r"No page can be made of .* afterwards; render with `page`"):
         result.page()
-    with pytest.raises(SettingError, match="needs the tile map; render with tile_map="):
+    with pytest.raises(SettingError, match="needs the tile map; render with `tile_map`"):
         result.page(templates=tmp_path / "templates-30")
     assert not (tmp_path / "wall.page").exists()
     written = render("b.dzi", page=tmp_path / "b")

@@ -63,24 +63,24 @@ def test_an_option_that_a_format_does_not_take_is_an_error(one, option, value):
     if option in one.options:
         check_options(output, {option: value})
     else:
-        with pytest.raises(SettingError, match=rf"The output a\.\w+ takes no --{option}; leave it out, or name"):
+        with pytest.raises(SettingError, match=rf"The output a\.\w+ takes no `{option}`; leave it out, or name"):
             check_options(output, {option: value})
 
 
 @pytest.mark.parametrize(
     ("output", "settings", "message"),
     [
-        ("a.tif", {"compression": "lzw", "quality": 80}, "--quality is of jpeg or webp and --compression is lzw"),
+        ("a.tif", {"compression": "lzw", "quality": 80}, "`quality` is of jpeg or webp and `compression` is lzw"),
         ("a.png", {"dpi": 0}, "The resolution is 0 dots an inch; use 1 to 100000"),
         ("a.png", {"dpi": math.nan}, "The resolution is nan dots"),
-        ("a.iiif", {"iiif": "wall"}, "--iiif is 'wall'; give the address of a folder, such as http"),
-        ("a.png", {"iiif": "http://a.org"}, r"takes no --iiif; leave it out, or name an output that ends in \.iiif"),
+        ("a.iiif", {"iiif": "wall"}, "`iiif` is 'wall'; give the address of a folder, such as http"),
+        ("a.png", {"iiif": "http://a.org"}, r"takes no `iiif`; leave it out, or name an output that ends in \.iiif"),
         (
             "a.png",
             {"quality": 80},
-            r"takes no --quality; leave it out, or name .* \.tif, \.dzi, \.jpg, \.webp or \.iiif",
+            r"takes no `quality`; leave it out, or name .* \.tif, \.dzi, \.jpg, \.webp or \.iiif",
         ),
-        ("a.png", {"preview": Path("b.png"), "no_preview": True}, "--preview asks for one and --no-preview for none"),
+        ("a.png", {"preview": Path("b.png"), "no_preview": True}, "`preview` asks for one and `no_preview` for none"),
     ],
 )
 def test_wrong_options_of_outputs(output, settings, message):
@@ -304,3 +304,10 @@ def test_every_setting_is_in_the_record_or_named_as_of_the_run():
     names = {one.name for one in fields(RenderSpec)}
     assert names >= _OF_THE_RUN
     assert {"source", "templates", "tile", "scale", "columns", "decoder", "tint", "max_uses"} <= names - _OF_THE_RUN
+
+
+def test_every_suffix_and_option_stands_in_the_documents():
+    text = (Path(formats.__file__).parents[2] / "docs" / "formats.md").read_text("utf-8")
+    for one in FORMATS:
+        assert all(f"`{suffix}`" in text for suffix in one.suffixes)
+        assert all(f"`--{option}`" in text for option in one.options)

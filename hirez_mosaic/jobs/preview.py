@@ -25,12 +25,12 @@ def with_preview(spec: RenderSpec, size: tuple[int, int], source: str, listener:
         return spec
     preview = default_preview(spec.output)
     if preview.is_dir() or (preview.exists() and not spec.overwrite):
-        listener.note(f"{preview} is there already and stays as it is; --overwrite replaces it.")
+        listener.note(f"{preview} is there already and stays as it is; `overwrite` replaces it.")
         return spec
     try:
         wanted = replace(spec, preview=preview)
         wanted.check_places(source)
     except SettingError:
-        listener.note(f"There is no preview: {preview} would be in the way; name another place with --preview.")
+        listener.note(f"There is no preview: {preview} would be in the way; name another place with `preview`.")
         return spec
     return wanted

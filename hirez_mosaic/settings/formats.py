@@ -132,7 +132,7 @@ def check_options(output: Path, given: Mapping[str, object]) -> None:
     for name in asked:
         if name not in found.options:
             raise SettingError(
-                f"The output {output} takes no --{name}; leave it out, or name an output that ends in {taking(name)}."
+                f"The output {output} takes no `{name}`; leave it out, or name an output that ends in {taking(name)}."
             )
     compression, quality, dpi = asked.get("compression"), asked.get("quality"), asked.get("dpi")
     if compression is not None and compression not in COMPRESSIONS:
@@ -140,11 +140,11 @@ def check_options(output: Path, given: Mapping[str, object]) -> None:
     if isinstance(quality, int) and not 1 <= quality <= 100:
         raise SettingError(f"The quality is {quality}; use 1 to 100.")
     if quality is not None and compression is not None and compression not in LOSSY:
-        raise SettingError(f"--quality is of {_or(LOSSY)} and --compression is {compression}; leave one of them out.")
+        raise SettingError(f"`quality` is of {_or(LOSSY)} and `compression` is {compression}; leave one of them out.")
     if isinstance(dpi, int | float) and not 1 <= dpi <= MOST_DPI:
         raise SettingError(f"The resolution is {dpi:g} dots an inch; use 1 to {MOST_DPI:g}.")
     if isinstance(iiif := asked.get("iiif"), str) and not re.fullmatch(r"https?://[^\s?#\"]+", iiif):
-        raise SettingError(f"--iiif is {iiif!r}; give the address of a folder, such as {IIIF}.")
+        raise SettingError(f"`iiif` is {iiif!r}; give the address of a folder, such as {IIIF}.")
 
 
 def check_mosaic_size(output: Path, size: tuple[int, int]) -> None:

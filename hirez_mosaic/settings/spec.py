@@ -177,7 +177,7 @@ class RenderSpec:
         if self.preview is not None and self.preview.suffix.lower() not in PREVIEWS:
             raise SettingError(f"The preview {self.preview} has no known suffix; use .png, .jpg or .webp.")
         if self.preview is not None and self.no_preview:
-            raise SettingError("--preview asks for one and --no-preview for none; leave one of them out.")
+            raise SettingError("`preview` asks for one and `no_preview` for none; leave one of them out.")
         if self.page is not None:
             check_page(self.page)
         if self.thumbnails is not None and self.thumbnails < 1:
