@@ -256,7 +256,8 @@ def bench(
                 made = apart(
                     render,
                     *(source, place / "templates", shape, place / "mosaic.tif"),
-                    **{"scale": factor, "workspace": place / "workspace", "overwrite": True} | settings,
+                    **{"scale": factor, "workspace": place / "workspace", "overwrite": True, "no_preview": True}
+                    | settings,
                     environment=cache,
                 )
                 start_up = time.perf_counter() - start - made.total_seconds

@@ -135,6 +135,7 @@ def compare(
                 workspace=str(workspace),
                 restart=True,
                 overwrite=True,
+                no_preview=True,
                 memory=psutil.Process().memory_info().rss + free_memory(),
                 background=colour,
                 crop=crop,
