@@ -134,7 +134,7 @@ def render_command(picture: Path, templates: Path, tile: int, output: Path, *mor
         "--fit",
         0,
     ]
-    return [str(word) for word in [*words, "-o", output, "--overwrite", "--quiet", "--json", *more]]
+    return [str(word) for word in [*words, "-o", output, "--no-preview", "--overwrite", "--quiet", "--json", *more]]
 
 
 def judged(source: Path, mosaic: Path, columns: int) -> float:

@@ -146,9 +146,9 @@ def test_a_result_makes_and_shows_its_page(
 
 def test_a_page_that_cannot_be_made_is_told(render: Callable[..., RenderResult], tmp_path: Path) -> None:
     result = render("wall.dzi")
-    with pytest.raises(SettingError, match=r"No page can be made of .* afterwards; render with page='FOLDER'"):
+    with pytest.raises(SettingError, match=r"No page can be made of .* afterwards; render with `page`"):
         result.page()
-    with pytest.raises(SettingError, match="needs the tile map; render with tile_map="):
+    with pytest.raises(SettingError, match="needs the tile map; render with `tile_map`"):
         result.page(templates=tmp_path / "templates-30")
     assert not (tmp_path / "wall.page").exists()
     written = render("b.dzi", page=tmp_path / "b")

@@ -297,3 +297,10 @@ def test_a_record_holds_no_path_and_nothing_of_the_run(tmp_path):
     )
     expected = {"source": "photo.jpg", "templates": "album", "tile": "32x16", "mirror": "true", "tint": "0.25"}
     assert record_of(spec) == expected
+
+
+def test_every_suffix_and_option_stands_in_the_documents():
+    text = (Path(formats.__file__).parents[2] / "docs" / "formats.md").read_text("utf-8")
+    for one in FORMATS:
+        assert all(f"`{suffix}`" in text for suffix in one.suffixes)
+        assert all(f"`--{option}`" in text for option in one.options)

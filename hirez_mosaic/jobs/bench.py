@@ -167,6 +167,7 @@ class _Bench:
             scale=self.scale,
             workspace=workspace,
             overwrite=True,
+            no_preview=True,
             fit=self.fit,
             device=self.device,
             precision=self.precision,

@@ -141,6 +141,7 @@ def compare(
                 workspace=str(workspace),
                 restart=True,
                 overwrite=True,
+                no_preview=True,
                 memory=psutil.Process().memory_info().rss + free_memory(),
                 background=under,
                 crop=crop,

@@ -136,10 +136,10 @@ def page_of(
     made = output.with_name(f"{output.stem}.page") if folder is None else Path(folder)
     if templates is not None:
         if tile_map is None:
-            raise SettingError("A page that knows its templates needs the tile map; render with tile_map='NAME.csv'.")
+            raise SettingError("A page that knows its templates needs the tile map; render with `tile_map`.")
         make_pages([tile_map], made, templates, tile, overwrite=overwrite)
     elif format_of(output).name in _UNREADABLE:
-        raise SettingError(f"No page can be made of {output} afterwards; render with page='FOLDER'.")
+        raise SettingError(f"No page can be made of {output} afterwards; render with `page`.")
     else:
         make_pages([output], made, overwrite=overwrite)
     return made
