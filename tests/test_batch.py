@@ -30,7 +30,7 @@ from hirez_mosaic.engine.store import bytes_below
 from hirez_mosaic.errors import OutputError, OutputExistsError, SettingError, SourceNotFoundError
 from hirez_mosaic.files.fresh import remove
 from hirez_mosaic.jobs import batch as batching
-from hirez_mosaic.jobs import clock, plan
+from hirez_mosaic.jobs import clock, disk, plan
 from hirez_mosaic.jobs import render as rendering
 from hirez_mosaic.jobs.batch import BatchListener, BatchResult, batch
 from hirez_mosaic.jobs.journal import Journal, digest, open_journal
@@ -875,13 +875,13 @@ def test_pictures_at_a_time_wait_for_room_on_the_disk(
     written: bool, call: Call, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     needed = []
-    check = plan.DiskNeeded.check
+    check = disk.DiskNeeded.check
 
-    def checked(self: plan.DiskNeeded, beside: Any) -> None:
+    def checked(self: disk.DiskNeeded, beside: Any) -> None:
         needed.append(sum(self.places.values()))
         check(self, beside)
 
-    monkeypatch.setattr(plan.DiskNeeded, "check", checked)
+    monkeypatch.setattr(disk.DiskNeeded, "check", checked)
     assert call(jobs=3).counts["made"] == 3
     most = max(needed)
     running: list[int] = []

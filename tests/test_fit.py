@@ -35,16 +35,16 @@ Weights = dict[str, torch.Tensor]
 
 
 @pytest.fixture
-def picture(random_weights: Weights) -> Picture:
+def picture(thin_vgg: None, thin_weights: Weights) -> Picture:
     pixels = photo(96, 128, seed=3)
-    features = encode(VGG16("pool3").load(random_weights), pixels)[0].permute(1, 2, 0)
+    features = encode(VGG16("pool3").load(thin_weights), pixels)[0].permute(1, 2, 0)
     return Picture(pixels, features.numpy(), torch.from_numpy(second_moments(features)))
 
 
 @pytest.fixture
-def objective(random_weights: Weights) -> Objective:
+def objective(thin_vgg: None, thin_weights: Weights) -> Objective:
     templates = torch.from_numpy(np.stack([photo(8, 8, seed=number) for number in range(50)])).float() / 255
-    return Objective(MultiScaleLoss(VGG16("conv5_1").load(random_weights), edge="replicate"), templates, 1.0)
+    return Objective(MultiScaleLoss(VGG16("conv5_1").load(thin_weights), edge="replicate"), templates, 1.0)
 
 
 def test_the_papers_recipe_is_the_papers() -> None:
