@@ -37,16 +37,16 @@ Weights = dict[str, torch.Tensor]
 
 
 @pytest.fixture
-def picture(random_weights: Weights) -> Picture:
+def picture(thin_vgg: None, thin_weights: Weights) -> Picture:
     pixels = photo(96, 128, seed=3)
-    features = encode(VGG16("pool3").load(random_weights), pixels)[0].permute(1, 2, 0)
+    features = encode(VGG16("pool3").load(thin_weights), pixels)[0].permute(1, 2, 0)
     return Picture(pixels, features.numpy(), torch.from_numpy(second_moments(features)))
 
 
 @pytest.fixture
-def objective(random_weights: Weights) -> Objective:
+def objective(thin_vgg: None, thin_weights: Weights) -> Objective:
     templates = torch.from_numpy(np.stack([photo(8, 8, seed=number) for number in range(50)])).float() / 255
-    return Objective(MultiScaleLoss(VGG16("conv5_1").load(random_weights), edge="replicate"), templates, 1.0)
+    return Objective(MultiScaleLoss(VGG16("conv5_1").load(thin_weights), edge="replicate"), templates, 1.0)
 
 
 def test_the_papers_recipe_is_the_papers() -> None:
@@ -277,7 +277,7 @@ def test_fit_and_refine_do_not_depend_on_chunks(
     for chunk in (4, 100):
         work, output = tmp_path / f"work-{chunk}", tmp_path / f"{chunk}.png"
         result = render(
-            source, folder, 8, output, fit=4, refine=3, chunk=chunk, workspace=work, precision="float32", device="cpu"
+            source, folder, 8, output, fit=2, refine=2, chunk=chunk, workspace=work, precision="float32", device="cpu"
         )
         assert {"fit", "refine"} <= set(result.seconds)
         assert (work / "decoder.safetensors").exists()
@@ -288,7 +288,7 @@ def test_fit_and_refine_do_not_depend_on_chunks(
         folder,
         8,
         tmp_path / "plain.png",
-        fit=4,
+        fit=2,
         workspace=tmp_path / "plain",
         precision="float32",
         device="cpu",
