@@ -29,14 +29,14 @@ ABANDONED = [(HERE, GONE, 0.0), (HERE, os.getpid(), 30 * DAY), ("other-host", 1,
 KEPT = [(HERE, os.getpid(), 0.0), ("other-host", GONE, 6 * DAY)]
 
 
-@pytest.mark.parametrize(("host", "process", "age"), ABANDONED)
+@pytest.mark.parametrize(("host", "process", "age"), ABANDONED, ids=range(len(ABANDONED)))
 def test_what_was_abandoned_is_removed(host: str, process: int, age: float, tmp_path: Path) -> None:
     made = left(tmp_path, host, process, age + time.time() - psutil.boot_time() if process == os.getpid() else age)
     private(tmp_path / "m.tif")
     assert not made.exists()
 
 
-@pytest.mark.parametrize(("host", "process", "age"), KEPT)
+@pytest.mark.parametrize(("host", "process", "age"), KEPT, ids=range(len(KEPT)))
 def test_what_somebody_may_still_write_stays(host: str, process: int, age: float, tmp_path: Path) -> None:
     made = left(tmp_path, host, process, age)
     other = tmp_path / f".{HERE}-{GONE}-0123abcd.other.tif"
