@@ -17,7 +17,7 @@ from test_kinds import KINDS, SUFFIXES
 from hirez_mosaic.errors import HirezMosaicError
 from hirez_mosaic.sources import open_whole
 
-HANG = 30.0  # seconds
+HANG = 30.0  # seconds of processor time
 MOST_PX = 50_000_000
 FILES = [kind for kind in KINDS if kind not in ("bioformats2raw", "ome-zarr of four channels")]
 
@@ -55,7 +55,7 @@ def trouble(whole: dict[str, bytes], seed: int, folder: Path) -> str:
     kind = FILES[seed % len(FILES)]
     path = folder / f"mutant{SUFFIXES.get(kind, '')}"
     path.write_bytes(mutated(whole[kind], seed))
-    start = time.perf_counter()
+    start = time.process_time()
     try:
         image = open_whole(path, most_px=MOST_PX)
     except HirezMosaicError as error:
@@ -63,7 +63,7 @@ def trouble(whole: dict[str, bytes], seed: int, folder: Path) -> str:
         return "" if said.count("\n") == 0 and str(path) in said else f"{kind}, seed {seed}: says {said!r}"
     except Exception as error:
         return f"{kind}, seed {seed}: {type(error).__name__}: {error}"
-    took = time.perf_counter() - start
+    took = time.process_time() - start
     if took > HANG:
         return f"{kind}, seed {seed}: {took:.0f} s"
     if image.bands != 3 or image.format != "uchar":

@@ -30,7 +30,7 @@ from hirez_mosaic.engine.store import bytes_below
 from hirez_mosaic.errors import OutputError, OutputExistsError, SettingError, SourceNotFoundError
 from hirez_mosaic.files.fresh import remove
 from hirez_mosaic.jobs import batch as batching
-from hirez_mosaic.jobs import clock, plan
+from hirez_mosaic.jobs import clock, disk, plan
 from hirez_mosaic.jobs import render as rendering
 from hirez_mosaic.jobs.batch import BatchListener, BatchResult, batch
 from hirez_mosaic.jobs.journal import Journal, digest, open_journal
@@ -457,11 +457,10 @@ def test_the_next_picture_is_ingested_while_one_is_worked_on(
     def patient(*given: Any) -> None:
         following = {"a": "b", "b": "c"}.get(str(given[2].store_path)[str(given[2].store_path).index(".tif") - 1])
         marks = tmp_path / "out" / f".{following}.tif.workspace" / "done" / "ingest" / "c"
-        for _ in range(100 if following else 0):
-            if marks.exists():
-                waited.append(following)
-                break
-            time.sleep(0.05)
+        if following:
+            while not marks.exists():
+                time.sleep(0.01)
+            waited.append(following)
         encode(*given)
 
     monkeypatch.setattr(stages, "encode_chunk", patient)
@@ -875,13 +874,13 @@ def test_pictures_at_a_time_wait_for_room_on_the_disk(
     written: bool, call: Call, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     needed = []
-    check = plan.DiskNeeded.check
+    check = disk.DiskNeeded.check
 
-    def checked(self: plan.DiskNeeded, beside: Any) -> None:
+    def checked(self: disk.DiskNeeded, beside: Any) -> None:
         needed.append(sum(self.places.values()))
         check(self, beside)
 
-    monkeypatch.setattr(plan.DiskNeeded, "check", checked)
+    monkeypatch.setattr(disk.DiskNeeded, "check", checked)
     assert call(jobs=3).counts["made"] == 3
     most = max(needed)
     running: list[int] = []

@@ -77,6 +77,7 @@ class Visit:
 
     def __init__(self, browser: Any, address: str, **settings: Any) -> None:
         self.context = browser.new_context(**settings)
+        self.context.set_default_timeout(300_000)
         self.page, self.asked, self.wrong = self.context.new_page(), list[str](), list[str]()
         self.page.on("request", lambda request: self.asked.append(request.url))
         self.page.on("requestfailed", lambda request: self.wrong.append(request.url))
@@ -190,8 +191,14 @@ def test_nothing_is_loaded_that_is_not_looked_at(visit: Any, wall: tuple[Path, l
     assert all(address.startswith(("file:", "data:")) for address in looking.asked)
     looking.page.mouse.move(*looking.point(10, 10))
     looking.shows("Column 10, row 10")
+
+    def asked_since() -> list[str]:
+        return [address.split("/page/")[1] for address in looking.asked[len(below) :] if "/page/" in address]
+
+    while len(asked_since()) < 4:
+        looking.page.wait_for_timeout(50)
     looking.page.wait_for_timeout(300)
-    more = [address.split("/page/")[1] for address in looking.asked[len(below) :] if "/page/" in address]
+    more = asked_since()
     assert {name.split("/")[0] for name in more} == {"index", "names", "uses", "templates"}
     assert len(more) == 4
 

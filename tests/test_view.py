@@ -206,5 +206,5 @@ def test_ctrl_c_ends_it(page: Path) -> None:
         assert ask(int(address.split(":")[2].split("/")[0]), "/index.html")[0] == 200
         time.sleep(0.1)
         process.send_signal(signal.SIGINT)
-        _, errors = process.communicate(timeout=60)
+        _, errors = process.communicate()
     assert (process.returncode, errors) == (0, "")
