@@ -2,18 +2,43 @@
 own.
 """
 
+import os
 import struct
 import zlib
 from collections.abc import Callable, Iterator
 from pathlib import Path
+
+if "PYTEST_XDIST_WORKER" in os.environ:  # the workers share the cores: one thread each, set before torch and numba load
+    os.environ.update(OMP_NUM_THREADS="1", NUMBA_NUM_THREADS="1")
 
 import click
 import numpy as np
 import pytest
 import pyvips
 import torch
+from hypothesis import HealthCheck, settings
 
+from hirez_mosaic.files.cache import cache_folder
+from hirez_mosaic.nets import vgg
 from hirez_mosaic.nets.vgg import VGG16
+from hirez_mosaic.nets.weights import resolve_weights
+
+settings.register_profile("at any speed", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("at any speed")
+
+JOBS = {"with_random_weights", "with_wide_weights", "thin_child", "workers", "s3", "browser"}
+"""Fixtures of tests that do whole jobs, or start processes."""
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark tests by what they ask for."""
+    for item in items:
+        asked = set(getattr(item, "fixturenames", ()))
+        if asked & JOBS:
+            item.add_marker(pytest.mark.job)
+        if "real_weights" in asked:
+            item.add_marker(pytest.mark.weights)
 
 
 def save(path: Path, pixels: np.ndarray) -> Path:
@@ -50,6 +75,22 @@ def leaves(group: click.Group, above: str = "") -> Iterator[tuple[str, click.Com
             yield f"{above}{name}", command
 
 
+@pytest.fixture(scope="session", autouse=True)
+def _cache_of_this_process(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """A cache that no other process has, and in it the user's weights."""
+    cache = tmp_path_factory.mktemp("cache")
+    (cache / "weights").symlink_to(cache_folder("weights"))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("HIREZ_MOSAIC_CACHE", str(cache))
+        yield
+
+
+@pytest.fixture(scope="session")
+def real_weights(_cache_of_this_process: None) -> dict[str, torch.Tensor]:
+    """The real ImageNet weights, from the user's cache, fetched once."""
+    return resolve_weights(None, cache_folder("weights"))
+
+
 @pytest.fixture
 def own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """An empty cache for this test alone."""
@@ -58,11 +99,8 @@ def own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path / "cache"
 
 
-@pytest.fixture(scope="session")
-def random_weights() -> dict[str, torch.Tensor]:
-    """RANDOM weights in VGG-16's shapes, with activations of about 1 in every layer; for tests of arithmetic, not of
-    pictures.
-    """
+def random_vgg() -> dict[str, torch.Tensor]:
+    """RANDOM weights in the shapes of VGG16 as it is at present."""
     with torch.random.fork_rng():
         torch.manual_seed(1)
         net = VGG16()
@@ -76,6 +114,47 @@ def random_weights() -> dict[str, torch.Tensor]:
 
 
 @pytest.fixture(scope="session")
+def random_weights() -> dict[str, torch.Tensor]:
+    """RANDOM weights in VGG-16's shapes, with activations of about 1 in every layer; for tests of arithmetic, not of
+    pictures.
+    """
+    return random_vgg()
+
+
+RESOLVING = ("hirez_mosaic.jobs.prepare", "hirez_mosaic.jobs.train", "hirez_mosaic.jobs.compare")
+"""The modules that look for the weights."""
+THIN = ((8, 8), (16, 16), (32, 32, 256), (32, 32, 32), (32, 32, 32))
+"""Channels of VGG-16's layers where a test has no use for so many; the encoder ends with its 256."""
+
+
+@pytest.fixture(scope="session")
+def thin_weights() -> dict[str, torch.Tensor]:
+    """RANDOM weights of a VGG-16 with the channels `THIN`; for a test that asks for `thin_vgg`."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(vgg, "_BLOCKS", THIN)
+        return random_vgg()
+
+
+@pytest.fixture
+def thin_vgg(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let VGG16 have few channels, so that it takes a thirtieth of the time."""
+    monkeypatch.setattr(vgg, "_BLOCKS", THIN)
+
+
+@pytest.fixture(scope="session")
+def thin_child(thin_weights: dict[str, torch.Tensor], tmp_path_factory: pytest.TempPathFactory) -> str:
+    """Lines of Python with which a program of its own renders and trains with the weights of `with_random_weights`."""
+    file = tmp_path_factory.mktemp("weights") / "thin.pt"
+    torch.save(thin_weights, file)
+    return (
+        "import importlib, torch, hirez_mosaic.nets.vgg as vgg\n"
+        f"vgg._BLOCKS, weights = {THIN}, torch.load({str(file)!r})\n"
+        f"for name in {RESOLVING}:\n"
+        "    importlib.import_module(name).resolve_weights = lambda *given, **named: weights\n"
+    )
+
+
+@pytest.fixture(scope="session")
 def random_alexnet() -> dict[str, torch.Tensor]:
     """RANDOM weights in AlexNet's shapes, by torchvision's names."""
     from torchvision.models import alexnet
@@ -84,10 +163,17 @@ def random_alexnet() -> dict[str, torch.Tensor]:
 
 
 @pytest.fixture
-def with_random_weights(monkeypatch: pytest.MonkeyPatch, random_weights: dict[str, torch.Tensor]) -> None:
-    """Let `render` use the RANDOM weights."""
-    for module in ("jobs.prepare", "jobs.train", "jobs.compare"):
-        monkeypatch.setattr(f"hirez_mosaic.{module}.resolve_weights", lambda *_, **__: random_weights)
+def with_random_weights(monkeypatch: pytest.MonkeyPatch, thin_vgg: None, thin_weights: dict[str, torch.Tensor]) -> None:
+    """Let `render`, `train` and `compare` use RANDOM weights, in a VGG-16 of few channels."""
+    for module in RESOLVING:
+        monkeypatch.setattr(f"{module}.resolve_weights", lambda *_, **__: thin_weights)
+
+
+@pytest.fixture
+def with_wide_weights(monkeypatch: pytest.MonkeyPatch, random_weights: dict[str, torch.Tensor]) -> None:
+    """The same with all of VGG-16's channels."""
+    for module in RESOLVING:
+        monkeypatch.setattr(f"{module}.resolve_weights", lambda *_, **__: random_weights)
 
 
 @pytest.fixture

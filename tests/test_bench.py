@@ -32,7 +32,7 @@ def here(
     monkeypatch: pytest.MonkeyPatch,
     own_cache: Path,
     with_random_weights: None,
-    random_weights: dict[str, Any],
+    thin_weights: dict[str, Any],
 ) -> Path:
     """An empty current folder; what is measured runs in this process, since another would not know of the RANDOM
     weights.
@@ -49,7 +49,7 @@ def here(
     monkeypatch.setattr("hirez_mosaic.jobs.bench.apart", near)
     monkeypatch.setattr("hirez_mosaic.jobs.synthetic._BASE", 128)
     for module in ("jobs.bench", "jobs.floor"):
-        monkeypatch.setattr(f"hirez_mosaic.{module}.resolve_weights", lambda *_, **__: random_weights)
+        monkeypatch.setattr(f"hirez_mosaic.{module}.resolve_weights", lambda *_, **__: thin_weights)
     folder = tmp_path / "here"
     folder.mkdir()
     monkeypatch.chdir(folder)

@@ -5,8 +5,6 @@ import os
 import signal
 import subprocess
 import sys
-import time
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -271,52 +269,40 @@ def test_a_workspace_is_kept_and_replaced_when_asked(here: Path) -> None:
 
 @pytest.mark.skipif(sys.platform == "win32", reason="sends a POSIX signal")
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_an_interrupted_render_goes_on_at_the_next_start(
-    number: signal.Signals, tmp_path: Path, make_templates: Callable[[int], Path], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    (tmp_path / "out").mkdir()
-    source = save(tmp_path / "big.png", photo(1600, 1600))
-    command = [
-        sys.executable,
-        "-m",
-        "hirez_mosaic",
-        "render",
-        source,
-        "--templates",
-        make_templates(20),
-        "--tile",
-        "8",
-        "-o",
-        "out/m.tif",
-    ]
-    command += ["--chunk", "16", "--decoder", "paper"]
-    monkeypatch.chdir(tmp_path)
-    child = subprocess.Popen(
-        [*map(str, command)],
-        cwd=tmp_path,
-        stderr=subprocess.PIPE,
-        text=True,
-        preexec_fn=lambda: signal.signal(
-            signal.SIGINT, signal.SIG_DFL
-        ),  # a shell ignores it for what it starts in the background
+def test_an_interrupted_render_goes_on_at_the_next_start(number: signal.Signals, here: Path, thin_child: str) -> None:
+    """In a process of its own, to which the signal comes with its second encoded chunk, the others waiting."""
+    (here / "out").mkdir()
+    words = ["render", "starry.png", "--templates", "templates", "--tile", "8", "-o", "out/m.tif"]
+    words += ["--chunk", "2", "--decoder", "paper"]
+    code = (
+        "import os, runpy, signal, sys, threading, hirez_mosaic.stages.tasks as stages\n"
+        "begun, heard, encode, interrupt = [], threading.Event(), stages.encode_chunk, signal.default_int_handler\n"
+        "def hear(*given):\n"
+        "    heard.set()\n"
+        "    interrupt(*given)\n"
+        "def second(*given, **named):\n"
+        "    begun.append(1)\n"
+        "    if len(begun) == 2:\n"
+        f"        os.kill(os.getpid(), {int(number)})\n"
+        "    if len(begun) > 1:\n"
+        "        heard.wait()\n"
+        "    encode(*given, **named)\n"
+        "signal.default_int_handler, stages.encode_chunk = hear, second\n"
+        "signal.signal(signal.SIGINT, hear)  # a shell ignores it for what it starts in the background\n"
+        "runpy.run_module('hirez_mosaic', run_name='__main__', alter_sys=True)\n"
     )
-    deadline = time.monotonic() + 120
-    while (
-        not list((tmp_path / "out").glob(".m.tif.workspace/done/encode/c"))
-        and time.monotonic() < deadline
-        and child.poll() is None
-    ):
-        time.sleep(0.05)  # until a chunk is encoded
-    child.send_signal(number)
-    _, said = child.communicate(timeout=120)
+    child = subprocess.run(
+        [sys.executable, "-c", thin_child + code, *words], stderr=subprocess.PIPE, text=True, check=False
+    )
+    said = child.stderr
     assert child.returncode == 130, said
     assert "Interrupted; nothing is left half-written." in said
     assert "What is finished is kept in out/.m.tif.workspace: the same command goes on from there" in said
     assert "Traceback" not in said
-    assert listing(tmp_path / "out") == {".m.tif.workspace"}
-    result = call(*map(str, command[3:]), "--overwrite", "--quiet")
+    assert listing(here / "out") == {".m.tif.workspace"}
+    result = call(*words, "--overwrite", "--quiet")
     assert result.exit_code == 0, result.stderr
-    assert listing(tmp_path / "out") == {"m.tif"}
+    assert listing(here / "out") == {"m.tif"}
 
 
 def test_weights_verifies_what_is_there(tmp_path: Path, own_cache: Path) -> None:

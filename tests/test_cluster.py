@@ -182,8 +182,7 @@ def test_a_cluster_that_lost_all_workers_says_so(monkeypatch: pytest.MonkeyPatch
         monkeypatch.setattr(cluster, "_PATIENCE", 0.5)
         with engine._watched(said.append):
             local.scale(0)
-            deadline = time.monotonic() + 60
-            while not said and time.monotonic() < deadline:
+            while not said:
                 time.sleep(0.1)
             time.sleep(1)
         engine.close()

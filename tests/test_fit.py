@@ -35,16 +35,16 @@ Weights = dict[str, torch.Tensor]
 
 
 @pytest.fixture
-def picture(random_weights: Weights) -> Picture:
+def picture(thin_vgg: None, thin_weights: Weights) -> Picture:
     pixels = photo(96, 128, seed=3)
-    features = encode(VGG16("pool3").load(random_weights), pixels)[0].permute(1, 2, 0)
+    features = encode(VGG16("pool3").load(thin_weights), pixels)[0].permute(1, 2, 0)
     return Picture(pixels, features.numpy(), torch.from_numpy(second_moments(features)))
 
 
 @pytest.fixture
-def objective(random_weights: Weights) -> Objective:
+def objective(thin_vgg: None, thin_weights: Weights) -> Objective:
     templates = torch.from_numpy(np.stack([photo(8, 8, seed=number) for number in range(50)])).float() / 255
-    return Objective(MultiScaleLoss(VGG16("conv5_1").load(random_weights), edge="replicate"), templates, 1.0)
+    return Objective(MultiScaleLoss(VGG16("conv5_1").load(thin_weights), edge="replicate"), templates, 1.0)
 
 
 def test_the_papers_recipe_is_the_papers() -> None:
@@ -275,7 +275,7 @@ def test_fit_and_refine_do_not_depend_on_chunks(
     for chunk in (4, 100):
         work, output = tmp_path / f"work-{chunk}", tmp_path / f"{chunk}.png"
         result = render(
-            source, folder, 8, output, fit=4, refine=3, chunk=chunk, workspace=work, precision="float32", device="cpu"
+            source, folder, 8, output, fit=2, refine=2, chunk=chunk, workspace=work, precision="float32", device="cpu"
         )
         assert {"fit", "refine"} <= set(result.seconds)
         assert (work / "decoder.safetensors").exists()
@@ -286,7 +286,7 @@ def test_fit_and_refine_do_not_depend_on_chunks(
         folder,
         8,
         tmp_path / "plain.png",
-        fit=4,
+        fit=2,
         workspace=tmp_path / "plain",
         precision="float32",
         device="cpu",
@@ -295,7 +295,7 @@ def test_fit_and_refine_do_not_depend_on_chunks(
     assert "refine" not in plain.seconds
 
 
-@pytest.mark.usefixtures("with_random_weights")
+@pytest.mark.usefixtures("with_wide_weights")
 def test_a_fit_is_cached_by_source_templates_and_settings(
     tmp_path: Path, own_cache: Path, make_templates: Callable[[int], Path]
 ) -> None:

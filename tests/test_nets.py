@@ -238,31 +238,23 @@ def test_named_weights_must_be_imagenets(tmp_path: Path, random_weights: Weights
         resolve_weights(tmp_path / "none.safetensors", tmp_path)
 
 
-def test_torchvisions_state_dictionary_is_understood(tmp_path: Path, own_cache: Path) -> None:
-    from hirez_mosaic.files.cache import cache_folder
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.delenv("HIREZ_MOSAIC_CACHE")
-        real = resolve_weights(None, cache_folder("weights"))
+def test_torchvisions_state_dictionary_is_understood(tmp_path: Path, own_cache: Path, real_weights: Weights) -> None:
     convs = [name.removesuffix(".weight") for name in shapes() if name.endswith(".weight")]
     numbers = [0, 2, 5, 7, 10, 12, 14, 17, 19, 21, 24, 26, 28]
     state = {
-        f"features.{n}.{part}": real[f"{conv}.{part}"]
+        f"features.{n}.{part}": real_weights[f"{conv}.{part}"]
         for n, conv in zip(numbers, convs, strict=True)
         for part in ("weight", "bias")
     }
     torch.save({**state, "classifier.0.weight": torch.zeros(3)}, tmp_path / "vgg16.pth")
     loaded = resolve_weights(tmp_path / "vgg16.pth", tmp_path)
-    assert all((loaded[name] == real[name]).all() for name in shapes())
+    assert all((loaded[name] == real_weights[name]).all() for name in shapes())
 
 
-def test_damaged_cached_weights_are_noticed(tmp_path: Path, own_cache: Path) -> None:
-    from hirez_mosaic.files.cache import cache_folder
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.delenv("HIREZ_MOSAIC_CACHE")
-        real = resolve_weights(None, cache_folder("weights"))
-    weights_module._keep(real, tmp_path / "vgg16-imagenet.safetensors", {"sha256": weights_module.digest(real)})
+def test_damaged_cached_weights_are_noticed(tmp_path: Path, own_cache: Path, real_weights: Weights) -> None:
+    weights_module._keep(
+        real_weights, tmp_path / "vgg16-imagenet.safetensors", {"sha256": weights_module.digest(real_weights)}
+    )
     data = bytearray((tmp_path / "vgg16-imagenet.safetensors").read_bytes())
     data[-1] ^= 0x40
     (tmp_path / "vgg16-imagenet.safetensors").write_bytes(data)

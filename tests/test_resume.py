@@ -56,8 +56,8 @@ Job = Callable[..., RenderResult]
 
 @pytest.fixture
 def job(tmp_path: Path, make_templates: Callable[[int], Path], monkeypatch: pytest.MonkeyPatch) -> Job:
-    """Renders a picture of 30 x 36 cells, in 9 chunks, blocks or refining windows, to out/m.png."""
-    source, folder = save(tmp_path / "s.png", photo(240, 288)), make_templates(9)
+    """Renders a picture of 24 x 24 cells, in 4 chunks, blocks or refining windows, to out/m.png."""
+    source, folder = save(tmp_path / "s.png", photo(192, 192)), make_templates(9)
     for shape in ("_REFINED", "_BLOCK"):
         monkeypatch.setattr(rendering, shape, (12, 12))
     for module in (select, together):
@@ -197,7 +197,7 @@ def test_another_source_version_or_schema_is_another_job(
         later.setattr(job_module, "__version__", "99")
         with pytest.raises(WorkspaceError, match="version differ"):
             job(workspace=place)
-    save(tmp_path / "s.png", photo(240, 288, seed=9))
+    save(tmp_path / "s.png", photo(192, 192, seed=9))
     with pytest.raises(WorkspaceError, match="source differ"):
         job(workspace=place)
     zarr.open_group(place).attrs["hirez_mosaic_schema"] = 1

@@ -136,7 +136,7 @@ def broken(rules: Rules, index_map: np.ndarray, poses: int, templates: int = 0) 
     return ""
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=60)
 @given(
     rows=st.integers(1, 14),
     columns=st.integers(1, 14),
@@ -176,7 +176,7 @@ def test_no_rule_is_ever_broken_and_no_cell_left_empty(
         rules.check(rows, columns, rules.needed(rows, columns) - 1)
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=60)
 @given(
     rows=st.integers(1, 14),
     columns=st.integers(1, 14),

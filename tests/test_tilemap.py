@@ -3,6 +3,7 @@
 import csv
 import json
 import re
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -48,6 +49,18 @@ def rewrite(path: Path, rows: list[dict[str, str]]) -> None:
 def made(tmp_path: Path, make_templates: Callable[[int], Path]) -> tuple[Path, Path]:
     """(source, templates)."""
     return save(tmp_path / "source.png", photo(50, 66)), make_templates(30)
+
+
+@pytest.fixture(scope="module")
+def mapped(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    """(templates, tile map) of a render of 5 x 6 cells."""
+    place = tmp_path_factory.mktemp("mapped")
+    (place / "templates").mkdir()
+    for number in range(8):
+        save(place / "templates" / f"{number}.png", photo(24, 24, seed=number))
+    source, table = save(place / "source.png", photo(50, 66)), place / "map.csv"
+    render(source, place / "templates", 12, place / "a.png", decoder="l2", tile_map=table)
+    return place / "templates", table
 
 
 @pytest.mark.parametrize("suffix", ["csv", "json", "parquet"])
@@ -136,16 +149,14 @@ BAD = {
 
 
 @pytest.mark.parametrize("case", BAD)
-def test_a_wrong_map_is_one_sentence(tmp_path: Path, made: tuple[Path, Path], case: str) -> None:
-    source, folder = made
+def test_a_wrong_map_is_one_sentence(tmp_path: Path, mapped: tuple[Path, Path], case: str) -> None:
+    folder, whole = mapped
     change, said = BAD[case]
     table = tmp_path / (change if isinstance(change, str) else "map.csv")
-    if change is not None:
-        render(source, folder, 12, tmp_path / "a.png", fit=0, tile_map=tmp_path / "map.csv")
-        if isinstance(change, str):
-            (tmp_path / "map.csv").rename(table)
-        else:
-            rewrite(table, change(rows_of(table)))
+    if isinstance(change, str):
+        shutil.copy(whole, table)
+    elif change is not None:
+        rewrite(table, change(rows_of(whole)))
     with pytest.raises((TileMapError, SettingError), match=said):
         assemble_tile_map(table, folder, tmp_path / "b.png", 12)
     assert not (tmp_path / "b.png").exists()
@@ -162,10 +173,10 @@ def test_a_wrong_map_is_one_sentence(tmp_path: Path, made: tuple[Path, Path], ca
         ("m.csv", b"\xff\xfe\x00"),
     ],
 )
-def test_a_damaged_map_is_one_sentence(tmp_path: Path, made: tuple[Path, Path], name: str, content: bytes) -> None:
+def test_a_damaged_map_is_one_sentence(tmp_path: Path, mapped: tuple[Path, Path], name: str, content: bytes) -> None:
     (tmp_path / name).write_bytes(content)
     with pytest.raises(TileMapError):
-        assemble_tile_map(tmp_path / name, made[1], tmp_path / "b.png", 12)
+        assemble_tile_map(tmp_path / name, mapped[0], tmp_path / "b.png", 12)
 
 
 def test_bans_are_checked(tmp_path: Path, made: tuple[Path, Path]) -> None:
