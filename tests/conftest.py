@@ -27,7 +27,7 @@ from hirez_mosaic.nets.weights import resolve_weights
 settings.register_profile("at any speed", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("at any speed")
 
-JOBS = {"with_random_weights", "thin_child", "workers", "s3", "browser"}
+JOBS = {"with_random_weights", "with_wide_weights", "thin_child", "workers", "s3", "browser"}
 """Fixtures of tests that do whole jobs, or start processes."""
 
 
@@ -171,6 +171,13 @@ def with_random_weights(monkeypatch: pytest.MonkeyPatch, thin_vgg: None, thin_we
     """Let `render`, `train` and `compare` use RANDOM weights, in a VGG-16 of few channels."""
     for module in RESOLVING:
         monkeypatch.setattr(f"{module}.resolve_weights", lambda *_, **__: thin_weights)
+
+
+@pytest.fixture
+def with_wide_weights(monkeypatch: pytest.MonkeyPatch, random_weights: dict[str, torch.Tensor]) -> None:
+    """The same with all of VGG-16's channels."""
+    for module in RESOLVING:
+        monkeypatch.setattr(f"{module}.resolve_weights", lambda *_, **__: random_weights)
 
 
 @pytest.fixture

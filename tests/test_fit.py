@@ -297,7 +297,7 @@ def test_fit_and_refine_do_not_depend_on_chunks(
     assert "refine" not in plain.seconds
 
 
-@pytest.mark.usefixtures("with_random_weights")
+@pytest.mark.usefixtures("with_wide_weights")
 def test_a_fit_is_cached_by_source_templates_and_settings(
     tmp_path: Path, own_cache: Path, make_templates: Callable[[int], Path]
 ) -> None:
