@@ -2,7 +2,7 @@
 decoded twice.
 
 cache/templates/<key>/    key: folder, tile, background, crop
-├── files.jsonl           the version, then a line for each file: name, size, time of change, and its row or why it has none
+├── files.jsonl           the version, then a line for each file: name, size, time of change, its row or why it has none, a note
 ├── pixels                (rows, height, width, 3) uint8, raw
 ├── small                 (rows, 8, 8, 3) float32, raw: the same as a cell sees them
 └── set.json              the fingerprint of the set that was last loaded
@@ -27,8 +27,8 @@ from hirez_mosaic.pixels.geometry import CELL
 
 File = tuple[str, int, int]
 """Path below the folder, size in bytes, time of change in ns: what tells whether a file is the one that was decoded."""
-Decoded = tuple[NDArray[np.uint8], NDArray[np.float32]]
-"""(height, width, 3) px of a template, and (1, 8, 8, 3) as a cell sees it."""
+Decoded = tuple[NDArray[np.uint8], NDArray[np.float32], str]
+"""(height, width, 3) px of a template, (1, 8, 8, 3) as a cell sees it, and a note of how it was read, or ""."""
 
 SMALL_BYTES = CELL * CELL * 3 * 4
 _EXTRA = "pip install"  # in a reason: what it asks for may be there by now, so the file is tried again
@@ -39,6 +39,7 @@ class Kept:
     """What the folder `home` of the cache holds, as it was when it was opened.
 
     known: what became of each file: its row, or the reason why it has none.
+    notes: what a person should know of how a file was read, where there is anything.
     """
 
     def __init__(self, home: Path, tile: tuple[int, int], version: list[int]) -> None:
@@ -46,6 +47,7 @@ class Kept:
         self._px_bytes = tile[0] * tile[1] * 3
         self._stored = min(_rows(home / "pixels", self._px_bytes), _rows(home / "small", SMALL_BYTES))
         self.known: dict[File, int | str] = {}
+        self.notes: dict[File, str] = {}
         self._bytes = self._read()  # of whole lines
         self.rows = sum(isinstance(one, int) for one in self.known.values())
 
@@ -53,15 +55,17 @@ class Kept:
         good = 0
         with suppress(FileNotFoundError, NotADirectoryError), (self.home / "files.jsonl").open("rb") as file:
             for number, line in enumerate(file):
-                told = _parsed(line)
-                if told is None or (number == 0 and told != self._version):
+                entry = _parsed(line)
+                if entry is None or (number == 0 and entry != self._version):
                     break
                 if number:
-                    name, size, changed, found = told
+                    name, size, changed, found, *note = entry
                     if isinstance(found, int) and found >= self._stored:
                         break
                     if isinstance(found, int) or _EXTRA not in found:
                         self.known[name, size, changed] = found
+                        if note:
+                            self.notes[name, size, changed] = note[0]
                 good += len(line)
         return good
 
@@ -94,18 +98,18 @@ class Kept:
             finally:
                 adding.flush()
 
-    def told(self) -> dict[str, Any]:
-        """What `tell` has written; nothing where it cannot be read."""
+    def facts(self) -> dict[str, Any]:
+        """What `keep_facts` has written; nothing where it cannot be read."""
         with suppress(OSError, ValueError):
-            told = json.loads((self.home / "set.json").read_text())
+            facts = json.loads((self.home / "set.json").read_text())
             os.utime(self.home / "set.json")
-            return told if isinstance(told, dict) else {}
+            return facts if isinstance(facts, dict) else {}
         return {}
 
-    def tell(self, told: dict[str, Any]) -> None:
+    def keep_facts(self, facts: dict[str, Any]) -> None:
         """Keep facts of the set that was loaded last, where the cache may be written to."""
         with suppress(OSError), fresh(self.home / "set.json") as made:
-            made.write_text(json.dumps(told))
+            made.write_text(json.dumps(facts))
 
     def unused_for(self) -> float:
         """Seconds since a set was last loaded."""
@@ -130,13 +134,16 @@ class _Adding:
             self._small.write(made[1].data)
             self._kept.rows += 1
         self._kept.known[file] = found
-        self.write_line([*file, found])
+        note = "" if isinstance(made, str) else made[2]
+        if note:
+            self._kept.notes[file] = note
+        self.write_line([*file, found, *([note] if note else [])])
         if time.monotonic() - self._flushed > _EVERY:
             self.flush()
 
-    def write_line(self, told: list[Any]) -> None:
+    def write_line(self, entry: list[Any]) -> None:
         """Lines wait for their rows to be on the disk."""
-        self._waiting.append(json.dumps(told).encode() + b"\n")
+        self._waiting.append(json.dumps(entry).encode() + b"\n")
 
     def flush(self) -> None:
         """Rows first, then lines."""
@@ -161,6 +168,6 @@ def _parsed(line: bytes) -> list[Any] | None:
     if not line.endswith(b"\n"):
         return None
     with suppress(ValueError):
-        told = json.loads(line)
-        return told if isinstance(told, list) else None
+        entry = json.loads(line)
+        return entry if isinstance(entry, list) else None
     return None

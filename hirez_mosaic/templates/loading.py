@@ -15,10 +15,10 @@ from pathlib import Path
 import numpy as np
 import PIL
 import pyvips
-from filelock import FileLock
+from filelock import FileLock, Timeout
 from numpy.typing import NDArray
 
-from hirez_mosaic.errors import DiskSpaceError, SourceError, TemplateError
+from hirez_mosaic.errors import DiskSpaceError, SourceError, SourceNotFoundError, TemplateError
 from hirez_mosaic.files.fresh import remove_whole
 from hirez_mosaic.files.listing import LeftOut, in_words, walk
 from hirez_mosaic.pixels.vips import fetch
@@ -29,7 +29,7 @@ from hirez_mosaic.templates.kept import SMALL_BYTES, Decoded, File, Kept
 from hirez_mosaic.templates.quick import quick_jpeg
 from hirez_mosaic.templates.template_set import TemplateSet, area_averages, release
 
-_VERSION = [4, pyvips.version(0), pyvips.version(1), int(PIL.__version__.split(".")[0])]
+_VERSION = [5, pyvips.version(0), pyvips.version(1), int(PIL.__version__.split(".")[0])]
 """Of the cached form, and of the way templates are decoded and shrunk."""
 _KEPT = 24 * 3600  # seconds after which px of files that are gone are forgotten, where they are the greater part
 _BATCH = 1024  # files handed to the threads at once, at most
@@ -40,8 +40,12 @@ Bar = Callable[[int], AbstractContextManager[Callable[[int], None]]]
 
 
 @contextmanager
-def _unheard(_: int) -> Iterator[Callable[[int], None]]:
+def _no_bar(_: int) -> Iterator[Callable[[int], None]]:
     yield lambda done: None
+
+
+def _no_note(_: str) -> None:
+    pass
 
 
 def load_templates(
@@ -53,7 +57,8 @@ def load_templates(
     exclude: Sequence[str] = (),
     cache: Path,
     jobs: int,
-    stage: Bar = _unheard,
+    stage: Bar = _no_bar,
+    note: Callable[[str], None] = _no_note,
 ) -> TemplateSet:
     """The pictures below `folder` (subfolders too, hidden and side files not) as templates of `tile` (width, height)
     px.
@@ -64,6 +69,7 @@ def load_templates(
     crop: where a picture of another shape is cut, one of `spec.CROPS`. exclude: patterns of files that are left out.
     cache: folder that decoded templates are kept in, from the first seconds on: whoever is broken off goes on there.
     jobs: threads that decode. stage: entered only if there is anything to decode.
+    note: called with a sentence where another process decodes the same folder, and is waited for.
     Raises TemplateError when there is no folder or not one readable picture in it, DiskSpaceError when the cache's disk
     is too small, SettingError and WeightsError when the detector of faces is not to be had.
     """
@@ -79,7 +85,8 @@ def load_templates(
     try:
         kept = Kept(home, tile, _VERSION)
         if any(file not in kept.known for file in files):
-            kept = _complete(home, folder, files, tile, background, cropping(crop), jobs, stage)
+            with _alone(home, folder, note):
+                kept = _complete(home, folder, files, tile, background, cropping(crop), jobs, stage)
         return replace(_chosen(kept, folder, files), left_out=in_words(left_out))
     except OSError as error:
         raise TemplateError(f"The templates cannot be kept in {home.parent}: {error.strerror}.") from error
@@ -95,23 +102,35 @@ def _complete(
     jobs: int,
     stage: Bar,
 ) -> Kept:
-    """Decode what is not kept yet; another process that does so is waited for."""
-    home.parent.mkdir(parents=True, exist_ok=True)
-    with FileLock(home.with_name(f".{home.name}.lock")):
+    """Decode what is not kept yet."""
+    kept = Kept(home, tile, _VERSION)
+    stale = len(kept.known.keys() - set(files))
+    if 2 * stale > len(kept.known) and kept.unused_for() > _KEPT:
+        remove_whole(home)
         kept = Kept(home, tile, _VERSION)
-        stale = len(kept.known.keys() - set(files))
-        if 2 * stale > len(kept.known) and kept.unused_for() > _KEPT:
-            remove_whole(home)
-            kept = Kept(home, tile, _VERSION)
-        missing = [file for file in files if file not in kept.known]
-        _check_space(home.parent, len(missing), tile)
-        with kept.adding() as adding, stage(len(missing)) as progress:
-            for file, made in _decode_all(
-                missing, lambda name: _decode(folder / name, tile, background, crop), jobs, tile
-            ):
-                adding.add(file, made)
-                progress(1)
+    missing = [file for file in files if file not in kept.known]
+    _check_space(home.parent, len(missing), tile)
+    with kept.adding() as adding, stage(len(missing)) as progress:
+        for file, made in _decode_all(missing, lambda name: _decode(folder / name, tile, background, crop), jobs, tile):
+            adding.add(file, made)
+            progress(1)
     return kept
+
+
+@contextmanager
+def _alone(home: Path, folder: Path, note: Callable[[str], None]) -> Iterator[None]:
+    """While no other process decodes the same folder; one that does so is waited for, with a note."""
+    home.parent.mkdir(parents=True, exist_ok=True)
+    lock = FileLock(home.with_name(f".{home.name}.lock"))
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        note(f"Another process decodes the templates in {folder}; this one waits for it.")
+        lock.acquire()
+    try:
+        yield
+    finally:
+        lock.release()
 
 
 def _check_space(cache: Path, count: int, tile: tuple[int, int]) -> None:
@@ -135,12 +154,14 @@ def _chosen(kept: Kept, folder: Path, files: list[File]) -> TemplateSet:
         raise TemplateError(f"None of the {len(files)} files in {folder} is a readable picture ({name}: {reason}).")
     pixels, small = kept.mapped()
     as_it_lies = len(rows) == len(pixels) and bool((rows[1:] > rows[:-1]).all())
-    last, content = kept.told(), _digest(files)
+    last, content = kept.facts(), _digest(files)
     if last.get("content") != content or not isinstance(last.get("fingerprint"), str):
         last = {"content": content, "fingerprint": _fingerprint(pixels, rows)}
-        kept.tell(last)
+        kept.keep_facts(last)
     names = tuple(name for name, row in found if isinstance(row, int))
-    return TemplateSet(folder, names, pixels, last["fingerprint"], skipped, small, None if as_it_lies else rows)
+    notes = tuple((file[0], kept.notes[file]) for file in files if file in kept.notes)
+    every = None if as_it_lies else rows
+    return TemplateSet(folder, names, pixels, last["fingerprint"], skipped, small, every, notes=notes)
 
 
 def _fingerprint(pixels: NDArray[np.uint8], rows: NDArray[np.int64]) -> str:
@@ -171,8 +192,8 @@ def _state(path: str) -> tuple[int, int]:
     return 0, 0
 
 
-def _digest(*told: object) -> str:
-    return hashlib.blake2b(json.dumps(told).encode(), digest_size=16).hexdigest()
+def _digest(*values: object) -> str:
+    return hashlib.blake2b(json.dumps(values).encode(), digest_size=16).hexdigest()
 
 
 def _decode_all(
@@ -187,24 +208,30 @@ def _decode_all(
 
 
 def _decode(path: Path, tile: tuple[int, int], background: tuple[int, int, int], crop: Crop) -> Decoded | str:
+    notes: list[str] = []
     try:
-        pixels = cut(open_template(path, crop.least(tile), background), tile, crop)
-        return pixels, area_averages(pixels[None])
+        pixels = cut(open_template(path, crop.least(tile), background, notes), tile, crop)
+        return pixels, area_averages(pixels[None]), "; ".join(notes)
     except TemplateError as error:
         return str(error)
 
 
-def open_template(path: Path, least: tuple[int, int], background: tuple[int, int, int]) -> NDArray[np.uint8]:
+def open_template(
+    path: Path, least: tuple[int, int], background: tuple[int, int, int], notes: list[str] | None = None
+) -> NDArray[np.uint8]:
     """(height, width, 3) sRGB of a picture, upright, over `background`; perhaps shrunk, to twice `least` (width,
     height) px at least.
 
+    notes: gets what a person should know of how it is read.
     Raises TemplateError, whose text is the reason alone.
     """
     if (pixels := quick_jpeg(path)) is not None:
         return pixels
     try:
-        image = open_whole(path, least, background)
+        image = open_whole(path, least, background, notes=notes)
         return fetch(image, image.width, image.height)
+    except SourceNotFoundError as error:
+        raise TemplateError("is not there; perhaps it is a link to nowhere") from error
     except SourceError as error:
         raise TemplateError(reason(error, path)) from error
 

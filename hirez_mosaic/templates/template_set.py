@@ -55,6 +55,7 @@ class TemplateSet:
     pixels: (rows, height, width, 3) uint8 sRGB, mapped from disk.
     fingerprint: BLAKE2b of size, order, pixels and poses, 32 hexadecimal digits.
     skipped: (name, reason) of each file that could not be read. left_out: what is no picture by its name, for people.
+    notes: (name, phrase) of each file of which a person should know how it was read.
     small: (rows, 8, 8, 3) float32 as `at_cell_size`, mapped from disk; made where None.
     rows: where each template lies in these; all, in order, where None.
     """
@@ -68,6 +69,7 @@ class TemplateSet:
     rows: NDArray[np.int64] | None = field(default=None, repr=False)
     poses: tuple[Pose, ...] = (UPRIGHT,)
     left_out: str = ""
+    notes: tuple[tuple[str, str], ...] = ()
 
     def __len__(self) -> int:
         """Choices: templates x poses."""
