@@ -1,6 +1,6 @@
 """Files of other people's collections: our px of each, as a source and as a template, against the nearest other reader.
 
-python tests/sweep.py FOLDER...     # prints a line for each file that differs, is refused here alone, or reads in two ways
+python tests/sweep.py FOLDER...     # a line for each file that differs, or is refused
 """
 
 import contextlib

@@ -255,7 +255,7 @@ def jpeg_frame(data: bytes) -> tuple[int, int, int, int, int]:
 
 
 def open_radiance(path: Path, max_px: int) -> Source:
-    """Open Radiance HDR: amounts of light, of which 1 is white. Raises SourceError for a header without a usual size."""
+    """Open Radiance HDR: amounts of light, of which 1 is white. Raises SourceError for a header without a size."""
     with path.open("rb") as file:
         head = file.read(1 << 16)
     found = re.search(rb"\n\n([-+])Y (\d{1,9}) ([-+])X (\d{1,9})\n", head)
