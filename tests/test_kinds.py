@@ -565,6 +565,20 @@ def test_the_profile_of_a_wide_gamut_is_applied_to_heic_and_png_alike(tmp_path):
         assert np.abs(read(tmp_path / name)[0][0, 0].astype(int) - right).max() <= 3, name
 
 
+def test_a_zarr_folder_is_one_template_and_a_link_to_nowhere_is_named(tmp_path):
+    folder = tmp_path / "album"
+    (folder / "old").mkdir(parents=True)
+    pil(folder / "a.png", PX)
+    zarr.create_array(folder / "old" / "b", shape=(48, 64, 3), chunks=(16, 16, 3), dtype="u1")[:] = PX
+    (folder / "gone.jpg").symlink_to("nowhere.jpg")
+    found = load_templates(folder, (64, 48), cache=tmp_path / "cache", jobs=1)
+    assert found.names == ("a.png", "old/b")
+    np.testing.assert_array_equal(found.pixels[0], found.pixels[1])
+    assert found.skipped == (("gone.jpg", "is not there; perhaps it is a link to nowhere"),)
+    listed = list_pictures(folder, "*", True, ())
+    assert [path.as_posix() for path in listed.pictures] == ["a.png", "gone.jpg", "old/b"]
+
+
 def test_side_files_are_counted_links_followed_and_patterns_left_out(tmp_path):
     folder, other = tmp_path / "album", tmp_path / "other"
     for name in ("a.png", "b.png", "old/c.png", "@eaDir/a.png", "._a.png", "draft-d.png"):

@@ -1,4 +1,5 @@
 import os
+import threading
 from contextlib import nullcontext
 from pathlib import Path
 
@@ -7,9 +8,12 @@ import pytest
 import pyvips
 import tifffile
 from conftest import png_claiming
+from filelock import FileLock
 from PIL import Image, ImageOps
 
 from hirez_mosaic.errors import TemplateError
+from hirez_mosaic.jobs.listener import Listener
+from hirez_mosaic.jobs.template_sets import cached_templates
 from hirez_mosaic.templates import TemplateSet, load_templates, loading
 from hirez_mosaic.templates.quick import quick_jpeg
 
@@ -495,3 +499,42 @@ def test_at_cell_size_in_blocks_is_the_same(monkeypatch):
     whole = template_set(px).at_cell_size()
     monkeypatch.setattr("hirez_mosaic.templates.template_set._BLOCK_BYTES", 4 * 16 * 16 * 3 * 2)
     np.testing.assert_array_equal(template_set(px).at_cell_size(), whole)
+
+
+class Heard(Listener):
+    """Keeps the notes."""
+
+    def __init__(self):
+        self.notes = []
+
+    def note(self, line):
+        self.notes.append(line)
+
+
+def test_a_template_with_a_broken_profile_is_noted_each_time(folder, own_cache):
+    flat(folder / "a.png", GREEN)
+    for name in "bc":
+        flat(folder / f"{name}.jpg", RED, icc_profile=b"no profile" * 20)
+    for _ in range(2):
+        heard = Heard()
+        cached_templates(folder, (8, 8), (0, 0, 0), "centre", heard)
+        assert len(heard.notes) == 1
+        assert heard.notes[0].startswith(f"{folder / 'b.jpg'} has a colour profile that is damaged")
+        assert heard.notes[0].endswith("; so it is with 1 more.")
+
+
+def test_another_process_that_decodes_the_same_folder_is_waited_for_with_a_note(folder, load):
+    flat(folder / "a.png", RED)
+    load()
+    (home,) = (path for path in (folder.parent / "cache").iterdir() if path.is_dir())
+    flat(folder / "b.png", GREEN)
+    lock = FileLock(home.with_name(f".{home.name}.lock"))
+    lock.acquire()
+    waits, found = threading.Event(), []
+    thread = threading.Thread(target=lambda: found.append(load(note=lambda line: (found.append(line), waits.set()))))
+    thread.start()
+    assert waits.wait(60)
+    lock.release()
+    thread.join(60)
+    assert found[0] == f"Another process decodes the templates in {folder}; this one waits for it."
+    assert len(found[1]) == 2

@@ -37,7 +37,7 @@ def walk(
     of which is one.
 
     Links to folders are followed, and no folder is entered twice. A link to nowhere, and a folder that cannot be
-    listed, are told like files, so that whoever reads them names them. They are no `Path`s, of which 100,000 take
+    listed, are given like files, so that whoever reads them names them. They are no `Path`s, of which 100,000 take
     longer than all the rest.
 
     exclude: patterns of files and folders to leave out, see `is_excluded`.

@@ -1,6 +1,7 @@
 """The templates a job chooses from: out of the cache or decoded into it, without banned and doubled ones."""
 
-from collections.abc import Sequence
+import re
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +14,8 @@ from hirez_mosaic.settings.spec import RenderSpec
 from hirez_mosaic.templates import TemplateSet, load_templates
 from hirez_mosaic.templates.duplicates import count_copies, near_duplicates
 from hirez_mosaic.templates.names import check_names, read_ban, read_names, without
+
+_MOST_NOTES = 5  # kinds of notes that are told of templates
 
 
 def chosen_templates(spec: RenderSpec, listener: Listener) -> TemplateSet:
@@ -67,11 +70,24 @@ def cached_templates(
         cache=cache_folder("templates"),
         jobs=jobs or cores(),
         stage=lambda total: listener.stage("templates", total, "templates"),
+        note=listener.note,
     )
     if templates.left_out:
         listener.note(f"{templates.left_out} in {folder} were left out.")
+    for line in _in_lines(folder, templates.notes):
+        listener.note(line)
     check_readable(folder, templates.skipped, listener, strict)
     return templates
+
+
+def _in_lines(folder: Path, notes: Sequence[tuple[str, str]]) -> Iterator[str]:
+    """A line for each kind of note (name, phrase), notes that differ in numbers alone being of one kind."""
+    kinds: dict[str, list[tuple[str, str]]] = {}
+    for name, phrase in notes:
+        kinds.setdefault(re.sub(r"[\d.,-]+", "", phrase), []).append((name, phrase))
+    for (name, phrase), *others in list(kinds.values())[:_MOST_NOTES]:
+        more = f"; so it is with {len(others):,} more" if others else ""
+        yield f"{folder / name} {phrase}{more}."
 
 
 def check_readable(folder: Path, unreadable: Sequence[tuple[str, str]], listener: Listener, strict: bool) -> None:

@@ -60,8 +60,12 @@ def _source(
     max_px: int,
     orientation: int = 1,
 ) -> Source:
-    """A source of the px, (height, width, channels), that `decode` gives. size: (width, height). form: (channels, type
-    of a sample).
+    """Make a source of the px, (height, width, channels), that `decode` gives.
+
+    size: (width, height), px.
+    form: (channels, type of a sample).
+    orientation: EXIF's, 1 to 8.
+    Raises SourceError where `size` is more than `max_px`; its bands raise it where the data is not as `form` says.
     """
     check_size(path, size, max_px)
     (width, height), (channels, sample) = size, form
@@ -98,7 +102,14 @@ def _opened(path: Path, opener: Callable[[], Any]) -> Any:
 
 
 def extra(path: Path, kind: str, package: str, name: str) -> Any:
-    """A package that only an extra installs. Raises SourceError, which names the extra, where it is missing."""
+    """Import a package that only an extra installs.
+
+    path: of the picture that needs it.
+    kind: what the picture is, for people.
+    package: what is imported.
+    name: of the extra.
+    Raises SourceError, which names the extra, where the package is missing.
+    """
     try:
         return import_module(package)
     except ImportError as error:
@@ -108,7 +119,14 @@ def extra(path: Path, kind: str, package: str, name: str) -> Any:
 
 
 def open_pillow(path: Path, max_px: int, kind: str, formats: tuple[str, ...], page: int = 0) -> Source:
-    """What Pillow reads."""
+    """Open what Pillow reads.
+
+    max_px: the most px that the header may claim.
+    kind: the format, for people.
+    formats: Pillow's names of the formats that are tried.
+    page: from 0.
+    Raises SourceError for what Pillow cannot read, or reads in a mode that has no sRGB.
+    """
 
     def fresh() -> Image.Image:
         image = Image.open(path, formats=formats)
@@ -160,8 +178,13 @@ def _jp2_profile(path: Path) -> bytes | None:
 
 
 def open_heif(path: Path, max_px: int, page: int = 0) -> Source:
-    """The primary picture of a HEIC file, or a page; turned by its own boxes, which libheif obeys; depth and gain maps
-    are left alone.
+    """Open the primary picture of a HEIC file, or a page; depth and gain maps are left alone.
+
+    The picture is turned by its own boxes, which libheif obeys.
+
+    max_px: the most px that its header may claim.
+    page: from 0, of which 0 is the primary picture.
+    Raises SourceError for what is damaged, SettingError for a page that is not there.
     """
 
     def fresh() -> Any:
@@ -191,13 +214,13 @@ def open_heif(path: Path, max_px: int, page: int = 0) -> Source:
 
 
 def open_jpeg_xl(path: Path, max_px: int) -> Source:
-    """JPEG XL through Pillow's plug-in, which turns it and tells its profile."""
+    """Open JPEG XL through Pillow's plug-in, which turns it and knows its profile."""
     extra(path, "JPEG XL", "pillow_jxl", "jxl")
     return replace(open_pillow(path, max_px, "JPEG XL", ("JXL",)), orientation=1)
 
 
 def open_lossless_jpeg(path: Path, max_px: int, kind: str = "lossless JPEG") -> Source:
-    """JPEG that libjpeg-turbo's usual interface does not decode: lossless, or of more than 8 bits."""
+    """Open a JPEG that libjpeg-turbo's usual interface does not decode: lossless, or of more than 8 bits."""
     data = path.read_bytes()
     bits, height, width, channels = jpeg_frame(data[: 1 << 20])[1:]
     if channels not in (1, 3, 4):
@@ -229,7 +252,7 @@ def jpeg_frame(data: bytes) -> tuple[int, int, int, int, int]:
 
 
 def open_radiance(path: Path, max_px: int) -> Source:
-    """Radiance HDR: amounts of light, of which 1 is white."""
+    """Open Radiance HDR: amounts of light, of which 1 is white. Raises SourceError for a header without a size."""
     with path.open("rb") as file:
         head = file.read(1 << 16)
     found = re.search(rb"\n\n([-+])Y (\d{1,9}) ([-+])X (\d{1,9})\n", head)
@@ -248,7 +271,10 @@ def open_radiance(path: Path, max_px: int) -> Source:
 
 
 def open_exr(path: Path, max_px: int) -> Source:
-    """OpenEXR: amounts of light, of which 1 is white, premultiplied by an opacity if there is one."""
+    """Open OpenEXR: amounts of light, of which 1 is white, premultiplied by an opacity if there is one.
+
+    Raises SourceError for what has neither R, G and B nor Y, or channels of lower resolution.
+    """
     library = extra(path, "OpenEXR", "OpenEXR", "exr")
     header = _opened(path, lambda: library.File(str(path), header_only=True).header())
     low, high = (np.asarray(corner) for corner in header["dataWindow"])
@@ -286,7 +312,10 @@ def open_exr(path: Path, max_px: int) -> Source:
 
 
 def open_raw(path: Path, max_px: int) -> Source:
-    """Camera raw and DNG, developed by LibRaw with the camera's white balance, upright, to sRGB."""
+    """Open camera raw and DNG, developed by LibRaw with the camera's white balance, upright, to sRGB.
+
+    Raises SourceError for what LibRaw does not know, and for what is truncated, which LibRaw would not say.
+    """
     library = extra(path, "a camera's raw file", "rawpy", "raw")
 
     def fresh() -> Any:

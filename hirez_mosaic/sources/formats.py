@@ -99,8 +99,9 @@ _REFUSED: tuple[tuple[tuple[bytes, ...], str], ...] = (
 
 
 def opener_of(path: Path) -> Opener:
-    """Who reads a file or folder. Raises SourceError for what cannot be read, is empty, or is in no format that is
-    read.
+    """Find who reads a file or folder, by its content.
+
+    Raises SourceError for what cannot be read, is empty, or is in no format that is read.
     """
     if path.is_dir():
         return open_zarr

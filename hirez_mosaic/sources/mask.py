@@ -36,8 +36,10 @@ def mask_of(file: tifffile.TiffFile, page: Any) -> Any:
 class Masked:
     """An array of samples with one channel more, which is opaque where the mask is not 0.
 
-    array: samples, Zarr's. mask: (rows, columns), Zarr's. axes: those of `array`, "Y" and "X" among them. opaque: what
-    the new channel holds where px are seen.
+    array: samples, a Zarr array.
+    mask: (rows, columns), a Zarr array.
+    inner_axes: those of `array`, a letter each, "Y" and "X" among them.
+    opaque: the sample of the new channel where px are seen.
     """
 
     array: Any

@@ -17,10 +17,10 @@ from hirez_mosaic.sources.source import Source, one_channel
 class Reading:
     """What of a file is read, and how.
 
-    page: of a document, frame of an animation, picture of a file that holds several; from 1. plane: of a stack in depth
-        or time, from 1.
-    channel: from 1, shown as grey. stretch: whether nearly the darkest sample becomes black and nearly the lightest
-        white.
+    page: of a document, frame of an animation, or picture of a file that holds several; from 1.
+    plane: of a stack in depth or time; from 1.
+    channel: that is shown as grey, from 1; None for the picture as it is.
+    stretch: whether nearly the darkest sample becomes black and nearly the lightest white.
     """
 
     page: int = 1
@@ -35,11 +35,13 @@ def open_source(
     max_px: int = MAX_SOURCE_PX,
     reading: Reading | None = None,
 ) -> Source:
-    """Open a picture by its content, whatever its name; reads headers only, and samples where they alone tell what is
-    black and white.
+    """Open a picture by its content, whatever its name.
+
+    It reads headers, and samples only where nothing else says what is black and white.
 
     background: sRGB under transparent px; where it is None, boxes have a channel of opacity if there is any.
-    max_px: that a header may claim.
+    max_px: the most px that a header may claim.
+    reading: which page, plane and channel; the first page and plane where it is None.
     Raises SourceNotFoundError, or SourceError for what is no picture, of a kind that is not supported, or claims to be
     larger; SettingError for a page, plane or channel that is not there.
     """
@@ -80,8 +82,9 @@ def _opened(path: Path, max_px: int, wanted: Reading) -> Source:
 
 
 def files_of(path: Path) -> str:
-    """Digest of name, size and time of change of a source's file, or of all files of its folder: other px mean other
-    files.
+    """Digest the name, size and time of change of a source's file, or of all files of its folder.
+
+    Returns 32 hexadecimal digits, which change when a file does.
     """
     sha = hashlib.blake2b(digest_size=16)
     for file in [path] if path.is_file() else sorted(file for file in path.rglob("*") if file.is_file()):

@@ -10,7 +10,11 @@ _LIKE_SRGB = 0.05  # a gamma this near to 1 / 2.2, relatively, is sRGB's, as lib
 
 
 def png_profile(path: Path, icc: bytes | None, grey: bool) -> bytes | None:
-    """The ICC profile of a PNG: that of its cICP, its own, one made of its gAMA and cHRM, or None for sRGB."""
+    """Find the ICC profile of a PNG: that of its cICP, its own, or one made of its gAMA and cHRM; None for sRGB.
+
+    icc: its own, as libpng gives it.
+    grey: whether the picture is grey.
+    """
     chunks = _small_chunks(path)
     if len(chunks.get(b"cICP", b"")) == 4 and not grey:
         return coded_profile(chunks[b"cICP"][0], chunks[b"cICP"][1])
@@ -25,21 +29,21 @@ def png_profile(path: Path, icc: bytes | None, grey: bool) -> bytes | None:
 
 
 def _primaries(chunk: bytes) -> Primaries:
-    """Those of a cHRM chunk; sRGB's where it lacks, nearly tells them, or makes no sense."""
+    """Read those of a cHRM chunk; they are sRGB's where the chunk lacks, nearly equals sRGB, or makes no sense."""
     if len(chunk) != 32:
         return SRGB
     x, y = (struct.unpack(">8I", chunk)[at::2] for at in (0, 1))
     white, red, green, blue = ((one / 100_000, other / 100_000) for one, other in zip(x, y, strict=True))
-    told: Primaries = (red, green, blue, white)
+    named: Primaries = (red, green, blue, white)
     near = all(
-        abs(a - b) < 0.002 for one, other in zip(told, SRGB, strict=True) for a, b in zip(one, other, strict=True)
+        abs(a - b) < 0.002 for one, other in zip(named, SRGB, strict=True) for a, b in zip(one, other, strict=True)
     )
     area = (red[0] - green[0]) * (blue[1] - green[1]) - (red[1] - green[1]) * (blue[0] - green[0])
-    return SRGB if near or abs(area) < 0.01 or min(xy[1] for xy in told) <= 0.001 else told
+    return SRGB if near or abs(area) < 0.01 or min(xy[1] for xy in named) <= 0.001 else named
 
 
 def _small_chunks(path: Path) -> dict[bytes, bytes]:
-    """The chunks before the px, the large ones without their data."""
+    """Read the chunks before the px, by name; those above 32 bytes come without their data."""
     found: dict[bytes, bytes] = {}
     with path.open("rb") as file:
         file.seek(8)

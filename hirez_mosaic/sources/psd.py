@@ -11,7 +11,7 @@ import imagecodecs
 import numpy as np
 from numpy.typing import NDArray
 
-from hirez_mosaic.errors import SourceError
+from hirez_mosaic.errors import SourceError, first_line
 from hirez_mosaic.pixels.colour import CHANNELS, Colour, Model
 from hirez_mosaic.sources.source import Bands, Level, Source, check_size
 
@@ -70,8 +70,11 @@ def open_psd(path: Path, max_px: int) -> Source:
         except (struct.error, KeyError, ValueError) as error:
             raise SourceError(f"{path} is not a PSD that can be read: its header is damaged.") from error
     check_size(path, flat.size, max_px)
+    needed = flat.start + flat.channels * flat.size[1] * (flat.packed or flat.row_bytes)
+    if needed > path.stat().st_size:
+        raise SourceError(f"{path} is truncated: its flat picture takes {needed:,} bytes and more.")
     kept = flat.colours + flat.opacity
-    held = 5 * max(_BAND_BYTES, kept * flat.row_bytes) + 10 * flat.channels * flat.size[1]
+    held = 5 * max(_BAND_BYTES, kept * flat.row_bytes) + 40 * flat.channels * flat.size[1]
     bands = Bands(partial(_bands, path, flat), kept, np.dtype(_DTYPES[flat.depth]).newbyteorder("="), held)
     notes = ("is a duotone, which is shown as grey",) if flat.mode == _DUOTONE else ()
     return Source(path, "PSD", (Level(flat.size, bands=bands),), colour, notes=notes)
@@ -170,11 +173,11 @@ def _places(path: Path, file: BinaryIO, flat: _Flat) -> NDArray[np.int64]:
     if flat.packed:
         file.seek(start)
         data = file.read(len(lengths) * flat.packed)
-        if len(data) < len(lengths) * flat.packed:
-            raise SourceError(f"{path} is truncated: its flat picture lacks the lengths of its rows.")
         lengths = np.frombuffer(data, f">u{flat.packed}").astype(np.int64)
         start += len(data)
     ends = start + np.cumsum(lengths)
+    if ends[-1] > path.stat().st_size:
+        raise SourceError(f"{path} is truncated: its flat picture ends at byte {ends[-1]:,}.")
     begins = (ends - lengths).reshape(flat.channels, -1)
     return np.concatenate([begins, ends.reshape(flat.channels, -1)[:, -1:]], 1)
 
@@ -184,8 +187,11 @@ def _samples(path: Path, file: BinaryIO, flat: _Flat, place: NDArray[np.int64], 
     begin, end = (int(one) for one in place)
     file.seek(begin)
     data = file.read(end - begin)
-    if flat.packed and len(data) == end - begin:
-        data = imagecodecs.packbits_decode(data)
+    if flat.packed:
+        try:
+            data = imagecodecs.packbits_decode(data)
+        except RuntimeError as error:
+            raise SourceError(f"{path} is damaged: {first_line(error)}.") from error
     if len(data) != rows * flat.row_bytes:
         raise SourceError(f"{path} is damaged or truncated: {len(data)} bytes of {rows * flat.row_bytes} are there.")
     if flat.depth == 1:

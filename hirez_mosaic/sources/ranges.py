@@ -19,16 +19,17 @@ _FLAT = 1 / 16  # of the range: a picture that nearly lies within so much of it 
 
 
 def ranged(source: Source, stretch: bool = False) -> Source:
-    """The source with its black and white settled, by its samples where its format leaves them open.
+    """Settle what is black and white in a source, by its samples where its format leaves that open.
 
     Floats are 0 to 1, unless half of those above 0 are above 1: then, and for signed and 32-bit integers, white is the
-    least of 255, 65,535 and the largest number of their type that no sample passes. stretch: from the 0.2th to the
-    99.8th percentile instead.
+    least of 255, 65,535 and the largest number of their type that no sample passes, but for one in 1,000.
+
+    stretch: whether black is the 0.2th percentile instead, and white the 99.8th.
     Raises SourceError for damaged data.
     """
     kind, colour = source.sample_type, source.colour
-    told = colour.palette is not None or colour.model == "lab" or colour.linear
-    if told or (not stretch and kind.kind in "bu" and kind.itemsize <= 2):
+    known = colour.palette is not None or colour.model == "lab" or colour.linear
+    if known or (not stretch and kind.kind in "bu" and kind.itemsize <= 2):
         return source
     samples = _some(source)
     if not len(samples):
@@ -49,8 +50,9 @@ def ranged(source: Source, stretch: bool = False) -> Source:
 
 
 def flat_note(source: Source) -> str:
-    """What to tell of a picture of more than 8 bits that is nearly all black or white as it is read; empty where it is
-    not.
+    """Say that a picture of more than 8 bits is nearly all black or white as it is read.
+
+    The phrase is empty for any other picture, and for one that is not unpacked yet.
     """
     if (
         source.sample_type.itemsize == 1
@@ -96,9 +98,7 @@ def _white(samples: NDArray[Any], kind: np.dtype[Any]) -> float:
 
 
 def _some(source: Source) -> NDArray[Any]:
-    """Colour samples that are numbers, of places spread evenly over the smallest level; the same ones whenever they are
-    asked for.
-    """
+    """Read colour samples that are numbers, at places spread evenly over the smallest level; always the same ones."""
     found = []
     for samples in _pieces(replace(source, level=len(source.levels) - 1)):
         colours = samples[..., : CHANNELS[source.colour.model]].ravel()

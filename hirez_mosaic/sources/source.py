@@ -64,7 +64,7 @@ class Level:
     array: samples, a Zarr array or what looks like one; None, or slow, while there are `bands`.
     axes: what the axes of `array` are: "Y" and "X", "S" for channels, any other letter for an axis of which one entry
         is taken.
-    entries: which, by letter; 0 where it is not told.
+    entries: which entry of such an axis, from 0, by letter; 0 for letters that are not in it.
     bands: how to unpack it, until it is.
     """
 

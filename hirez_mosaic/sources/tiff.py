@@ -77,9 +77,11 @@ class _Found:
 
 
 def open_tiff(path: Path, max_px: int, page: int = 0, plane: int = 0) -> Source:
-    """A picture of a TIFF with its levels. page: which, from 0. plane: which entry of its axes other than rows, columns
-    and channels.
+    """Open a picture of a TIFF with its levels.
 
+    max_px: the most px that its header may claim.
+    page: which picture, from 0.
+    plane: which entry of its axes other than rows, columns and channels, from 0.
     Raises SourceError for what is damaged, compressed in a way that is not known, or has samples or channels that no
     `Colour` describes, SettingError for a page or plane that is not there.
     """

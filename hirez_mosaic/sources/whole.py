@@ -19,10 +19,8 @@ from hirez_mosaic.sources.source import TURNS, Source
 _MOST_PX = 500_000_000
 _MOST_HELD = (1 << 30) + (64 << 20)  # bytes that a decoder may hold, what libvips holds of any picture included
 _IN_MEMORY = 128 << 20  # bytes of a whole picture; a larger one lies in a file without a name
-_SPARE, _AVERAGED = (
-    2,
-    8,
-)  # px, both ways, that are left for each px asked for: by a decoder, and by averages, which drop a rest at the edge
+_SPARE = 2  # px, both ways, that a decoder leaves for each px asked for
+_AVERAGED = 8  # that averages leave, which drop a rest at the edge
 
 
 def open_whole(
@@ -30,19 +28,22 @@ def open_whole(
     least: tuple[int, int] | None = None,
     background: tuple[int, int, int] | None = (255, 255, 255),
     most_px: int = _MOST_PX,
+    notes: list[str] | None = None,
 ) -> pyvips.Image:
-    """A picture by the one way that `open_source` opens it, whole and upright, as an 8-bit sRGB image of 3 bands whose
-    px are there.
+    """Read a whole picture, upright, as an 8-bit sRGB image of 3 bands in memory; by `open_source`, as everything is.
 
     least: (width, height) px; a picture that is far larger may be made smaller, to twice that at least. Its own size
         where None.
     background: sRGB under transparent px; where it is None, transparent pictures have a fourth band.
-    Raises SourceError for what cannot be read, is damaged, or has more px than 500 million, or than its decoder should
-    hold.
+    most_px: that are opened; 500 million unless given.
+    notes: gets what a person should know of how the picture is read.
+    Raises SourceError for what cannot be read, is damaged, or has more px than that, or than its decoder should hold.
     """
     source = open_source(path, background, MAX_SOURCE_PX)
     try:
         _check_room(source, most_px)
+        if notes is not None:
+            notes += source.notes
         source, times = _reduced(source, least)
         return _assembled(source, times)
     finally:
@@ -50,8 +51,10 @@ def open_whole(
 
 
 def size_of(path: Path, most_px: int = _MOST_PX) -> tuple[int, int]:
-    """(width, height) of a picture as displayed, px. Raises SourceError where `open_whole` does for what its header
-    tells.
+    """Read the (width, height) of a picture as displayed, px.
+
+    most_px: that it may have.
+    Raises SourceError where `open_whole` would refuse it for its header.
     """
     source = open_source(path)
     try:
@@ -68,7 +71,7 @@ def _check_room(source: Source, most_px: int) -> None:
 
 
 def reason(error: SourceError, path: Path) -> str:
-    """What is wrong with a picture, without its name, to stand after it."""
+    """Say what is wrong with a picture, without its name: a phrase that stands behind the name."""
     return str(error).replace(repr(str(path)), "").replace(str(path), "").strip().rstrip(".")
 
 

@@ -24,9 +24,10 @@ _SMALLER = {"jpegload": "shrink", "webpload": "scale"}
 
 @dataclass(frozen=True)
 class Loader:
-    """One of libvips' ways to open a file, by its name: where libvips guesses, it takes brackets in a file's name for
-    options.
+    """One of libvips' loaders. libvips is not left to guess, for it takes brackets in a file's name for options.
 
+    name: of the loader, as libvips has it.
+    kind: the format, for people.
     pages: whether a file may hold several.
     """
 
@@ -35,7 +36,12 @@ class Loader:
     pages: bool = False
 
     def __call__(self, path: Path, page: int, times: int = 1) -> pyvips.Image:
-        """The page, from 0, read from top to bottom; where the decoder can, so many times smaller. Raises pyvips.Error."""
+        """Open a page to be read from top to bottom.
+
+        page: from 0.
+        times: by how many times the decoder makes it smaller: 1, or for JPEG and WebP 2, 4 or 8.
+        Raises pyvips.Error.
+        """
         # libjpeg counts as errors what every other reader forgives; libtiff, libpng and the rest do not
         settings: dict[str, Any] = {
             "access": "sequential",
@@ -49,7 +55,12 @@ class Loader:
 
 
 def open_vips(path: Path, max_px: int, loader: Loader, page: int = 0) -> Source:
-    """A page or frame, from 0, of a picture as bands. Raises SourceError for what libvips cannot read."""
+    """Open a picture as bands.
+
+    max_px: the most px that its header may claim.
+    page: or frame, from 0.
+    Raises SourceError for what libvips cannot read.
+    """
     try:
         image = loader(path, page)
     except pyvips.Error as error:
@@ -99,7 +110,7 @@ def _vips_colour(path: Path, image: pyvips.Image) -> tuple[Colour, int]:
     model = models.get(plain.interpretation, "rgb")
     alpha: Alpha = "straight" if plain.bands > CHANNELS[model] else "none"
     if image.interpretation not in _PLAIN:
-        icc = None  # the profile told of the colours before
+        icc = None  # the profile is that of the colours before
     elif image.get("vips-loader") == "pngload":
         icc = png_profile(path, icc, grey=model == "grey")
     return Colour(model, alpha, 16 if plain.format == "ushort" else 8, icc), plain.bands

@@ -13,11 +13,13 @@ from hirez_mosaic.sources.source import Level, Source, check_samples, check_size
 
 
 def open_zarr(path: Path, max_px: int, page: int = 0, plane: int = 0) -> Source:
-    """A Zarr array, an OME-Zarr picture with its levels, or the only array of a group. Raises SourceError for anything
-    else.
+    """Open a Zarr array, an OME-Zarr picture with its levels, or the only array of a group.
 
-    page: which picture of a group of bioformats2raw, from 0. plane: which entry of the axes that are no rows, columns
-        or channels.
+    path: a folder, or a zip file.
+    max_px: the most px that the description may claim.
+    page: which picture of a group of bioformats2raw, from 0.
+    plane: which entry of the axes that are no rows, columns or channels, from 0.
+    Raises SourceError for anything else, SettingError for a page or plane that is not there.
     """
     store = zarr.storage.ZipStore(path, mode="r") if path.is_file() else path
     try:
@@ -66,8 +68,8 @@ def open_zarr(path: Path, max_px: int, page: int = 0, plane: int = 0) -> Source:
 def _picture_of(path: Path, group: zarr.Group, page: int) -> zarr.Group:
     """The group of a picture: the group itself, or of bioformats2raw's layout the one of that number."""
     attributes = dict(group.attrs)
-    told = attributes.get("ome", attributes)
-    if not isinstance(told, dict) or "bioformats2raw.layout" not in told:
+    ome = attributes.get("ome", attributes)
+    if not isinstance(ome, dict) or "bioformats2raw.layout" not in ome:
         if page:
             raise SettingError(f"`source_page` is {page + 1} and {path} has 1; leave it out.")
         return group
@@ -116,17 +118,17 @@ def _smaller_levels(group: zarr.Group, scales: dict[str, Any], full: tuple[int, 
         factors = [
             small / large for small, large in zip(_scale(dataset, len(full)), _scale(first, len(full)), strict=True)
         ]
-        told = all(factors) and factors != [1.0] * len(full)
+        known = all(factors) and factors != [1.0] * len(full)
         sizes = zip(full, factors, array.shape, strict=True)
-        if not told or all(abs(length / factor - small) <= 1 for length, factor, small in sizes):
+        if not known or all(abs(length / factor - small) <= 1 for length, factor, small in sizes):
             found.append(array)
     return found
 
 
 def _scale(dataset: dict[str, Any], axes: int) -> list[float]:
-    """The size of a px along every axis, 1 where it is not told."""
-    told = [one["scale"] for one in dataset.get("coordinateTransformations", []) if one["type"] == "scale"]
-    return [float(length) for length in told[0]] if told else [1.0] * axes
+    """The size of a px along every axis, 1 where the dataset names none."""
+    scales = [one["scale"] for one in dataset.get("coordinateTransformations", []) if one["type"] == "scale"]
+    return [float(length) for length in scales[0]] if scales else [1.0] * axes
 
 
 def _only_array(path: Path, group: zarr.Group) -> zarr.Array[Any]:

@@ -16,10 +16,10 @@ from pathlib import Path
 import numpy as np
 import PIL
 import pyvips
-from filelock import FileLock
+from filelock import FileLock, Timeout
 from numpy.typing import NDArray
 
-from hirez_mosaic.errors import DiskSpaceError, SourceError, TemplateError
+from hirez_mosaic.errors import DiskSpaceError, SourceError, SourceNotFoundError, TemplateError
 from hirez_mosaic.files.fresh import remove_whole
 from hirez_mosaic.files.listing import LeftOut, in_words, walk
 from hirez_mosaic.pixels.vips import fetch
@@ -30,7 +30,7 @@ from hirez_mosaic.templates.quick import quick_jpeg
 from hirez_mosaic.templates.template_cache import SMALL_BYTES, Decoded, File, TemplateCache
 from hirez_mosaic.templates.template_set import TemplateSet, area_averages, release
 
-_VERSION = [4, pyvips.version(0), pyvips.version(1), int(PIL.__version__.split(".")[0])]
+_VERSION = [5, pyvips.version(0), pyvips.version(1), int(PIL.__version__.split(".")[0])]
 """Version of the cached form, and of the way in which templates are decoded and shrunk."""
 _STALE_AFTER = 24 * 3600  # seconds without use after which a cache is made anew if most of its files are gone
 _BATCH = 1024  # files that the threads get at once, at most
@@ -45,6 +45,10 @@ def _no_bar(_: int) -> Iterator[Callable[[int], None]]:
     yield lambda done: None
 
 
+def _no_note(_: str) -> None:
+    pass
+
+
 def load_templates(
     folder: Path,
     tile: tuple[int, int],
@@ -56,6 +60,7 @@ def load_templates(
     cache: Path,
     jobs: int,
     stage: Bar = _no_bar,
+    note: Callable[[str], None] = _no_note,
 ) -> TemplateSet:
     """The pictures below a folder as a template set, in the order of their paths.
 
@@ -71,6 +76,7 @@ def load_templates(
     cache: folder for decoded templates; a run that is broken off goes on from what it holds.
     jobs: threads that decode.
     stage: entered only if there is anything to decode.
+    note: called with a sentence where another process decodes the same folder, and is waited for.
 
     Raises TemplateError where there is no folder or no readable picture in it, DiskSpaceError where the cache's disk is
     too small, SettingError and WeightsError where the detector of faces cannot be used.
@@ -91,7 +97,8 @@ def load_templates(
     try:
         cached = TemplateCache(home, tile, _VERSION)
         if any(file not in cached.known for file in files):
-            cached = _complete(home, folder, files, tile, background, cropping(crop), jobs, stage)
+            with _alone(home, folder, note):
+                cached = _complete(home, folder, files, tile, background, cropping(crop), jobs, stage)
         return replace(_chosen(cached, folder, files), left_out=in_words(left_out))
     except OSError as error:
         raise TemplateError(f"The templates cannot be kept in {home.parent}: {error.strerror}.") from error
@@ -107,23 +114,35 @@ def _complete(
     jobs: int,
     stage: Bar,
 ) -> TemplateCache:
-    """Decode the files that the cache does not hold, after any other process that does so; returns the cache."""
-    home.parent.mkdir(parents=True, exist_ok=True)
-    with FileLock(home.with_name(f".{home.name}.lock")):
+    """Decode the files that the cache does not hold; returns the cache."""
+    cached = TemplateCache(home, tile, _VERSION)
+    stale = len(cached.known.keys() - set(files))
+    if 2 * stale > len(cached.known) and cached.unused_for() > _STALE_AFTER:
+        remove_whole(home)
         cached = TemplateCache(home, tile, _VERSION)
-        stale = len(cached.known.keys() - set(files))
-        if 2 * stale > len(cached.known) and cached.unused_for() > _STALE_AFTER:
-            remove_whole(home)
-            cached = TemplateCache(home, tile, _VERSION)
-        missing = [file for file in files if file not in cached.known]
-        _check_space(home.parent, len(missing), tile)
-        with cached.appending() as appender, stage(len(missing)) as progress:
-            for file, made in _decode_all(
-                missing, lambda name: _decode(folder / name, tile, background, crop), jobs, tile
-            ):
-                appender.add(file, made)
-                progress(1)
+    missing = [file for file in files if file not in cached.known]
+    _check_space(home.parent, len(missing), tile)
+    with cached.appending() as appender, stage(len(missing)) as progress:
+        for file, made in _decode_all(missing, lambda name: _decode(folder / name, tile, background, crop), jobs, tile):
+            appender.add(file, made)
+            progress(1)
     return cached
+
+
+@contextmanager
+def _alone(home: Path, folder: Path, note: Callable[[str], None]) -> Iterator[None]:
+    """While no other process decodes the same folder; one that does so is waited for, with a note."""
+    home.parent.mkdir(parents=True, exist_ok=True)
+    lock = FileLock(home.with_name(f".{home.name}.lock"))
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        note(f"Another process decodes the templates in {folder}; this one waits for it.")
+        lock.acquire()
+    try:
+        yield
+    finally:
+        lock.release()
 
 
 def _check_space(cache: Path, count: int, tile: tuple[int, int]) -> None:
@@ -153,7 +172,9 @@ def _chosen(cached: TemplateCache, folder: Path, files: list[File]) -> TemplateS
         last = {"content": content, "fingerprint": _fingerprint(pixels, rows)}
         cached.write_last_set(last)
     names = tuple(name for name, row in found if isinstance(row, int))
-    return TemplateSet(folder, names, pixels, last["fingerprint"], skipped, small, None if as_it_lies else rows)
+    notes = tuple((file[0], cached.notes[file]) for file in files if file in cached.notes)
+    every = None if as_it_lies else rows
+    return TemplateSet(folder, names, pixels, last["fingerprint"], skipped, small, every, notes=notes)
 
 
 def _fingerprint(pixels: NDArray[np.uint8], rows: NDArray[np.int64]) -> str:
@@ -202,25 +223,31 @@ def _decode_all(
 
 
 def _decode(path: Path, tile: tuple[int, int], background: tuple[int, int, int], crop: Crop) -> Decoded | str:
+    notes: list[str] = []
     try:
-        pixels = cut(open_template(path, crop.least(tile), background), tile, crop)
-        return pixels, area_averages(pixels[None])
+        pixels = cut(open_template(path, crop.least(tile), background, notes), tile, crop)
+        return pixels, area_averages(pixels[None]), "; ".join(notes)
     except TemplateError as error:
         return str(error)
 
 
-def open_template(path: Path, least: tuple[int, int], background: tuple[int, int, int]) -> NDArray[np.uint8]:
+def open_template(
+    path: Path, least: tuple[int, int], background: tuple[int, int, int], notes: list[str] | None = None
+) -> NDArray[np.uint8]:
     """(height, width, 3) uint8 sRGB of a picture, upright, over `background`; perhaps shrunk.
 
     least: (width, height), px; a picture is not shrunk below twice this size.
 
+    notes: gets what a person should know of how it is read.
     Raises TemplateError, whose text is the reason alone.
     """
     if (pixels := quick_jpeg(path)) is not None:
         return pixels
     try:
-        image = open_whole(path, least, background)
+        image = open_whole(path, least, background, notes=notes)
         return fetch(image, image.width, image.height)
+    except SourceNotFoundError as error:
+        raise TemplateError("is not there; perhaps it is a link to nowhere") from error
     except SourceError as error:
         raise TemplateError(reason(error, path)) from error
 

@@ -1,7 +1,7 @@
 """The decoded templates of one folder, stored one by one: a killed run loses seconds of work, no file is decoded twice.
 
 cache/templates/<key>/    key: folder, tile, background, crop
-├── files.jsonl           the version, then a line a file: name, size, time of change; its row, or why it has none
+├── files.jsonl           the version, then a line a file: name, size, time of change; its row, or why it has none; a note
 ├── pixels                (rows, height, width, 3) uint8, raw
 ├── small                 (rows, 8, 8, 3) float32, raw: the same as a cell sees them
 └── set.json              the fingerprint of the set that was last loaded
@@ -26,8 +26,9 @@ from hirez_mosaic.pixels.geometry import CELL
 
 File = tuple[str, int, int]
 """(path below the folder, size in bytes, time of change in ns): while all are the same, so is the file."""
-Decoded = tuple[NDArray[np.uint8], NDArray[np.float32]]
-"""((height, width, 3) uint8 px of a template, (1, 8, 8, 3) float32 as a cell sees it)."""
+Decoded = tuple[NDArray[np.uint8], NDArray[np.float32], str]
+"""((height, width, 3) uint8 px of a template, (1, 8, 8, 3) float32 as a cell sees it, a note of how it was read or "").
+"""
 
 SMALL_BYTES = CELL * CELL * 3 * 4
 # A reason with these words asks for a package, which may be installed by now, so such a file is tried again.
@@ -43,6 +44,7 @@ class TemplateCache:
     version: what the first line of files.jsonl must be.
     known: of each file its row, or the reason why it has none.
     rows: how many there are.
+    notes: what a person should know of how a file was read, where there is anything.
     """
 
     def __init__(self, home: Path, tile: tuple[int, int], version: list[int]) -> None:
@@ -50,6 +52,7 @@ class TemplateCache:
         self._px_bytes = tile[0] * tile[1] * 3
         self._stored = min(_rows(home / "pixels", self._px_bytes), _rows(home / "small", SMALL_BYTES))
         self.known: dict[File, int | str] = {}
+        self.notes: dict[File, str] = {}
         self._bytes = self._read()  # of whole lines
         self.rows = sum(isinstance(one, int) for one in self.known.values())
 
@@ -62,11 +65,13 @@ class TemplateCache:
                 if values is None or (number == 0 and values != self._version):
                     break
                 if number:
-                    name, size, changed, found = values
+                    name, size, changed, found, *note = values
                     if isinstance(found, int) and found >= self._stored:
                         break
                     if isinstance(found, int) or _EXTRA not in found:
                         self.known[name, size, changed] = found
+                        if note:
+                            self.notes[name, size, changed] = note[0]
                 good += len(line)
         return good
 
@@ -135,7 +140,10 @@ class _Appender:
             self._small.write(made[1].data)
             self._cache.rows += 1
         self._cache.known[file] = found
-        self.write_line([*file, found])
+        note = "" if isinstance(made, str) else made[2]
+        if note:
+            self._cache.notes[file] = note
+        self.write_line([*file, found, *([note] if note else [])])
         if time.monotonic() - self._flushed > _EVERY:
             self.flush()
 

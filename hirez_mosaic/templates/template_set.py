@@ -62,6 +62,7 @@ class TemplateSet:
     rows: (templates,) the row of each template in `pixels` and `small`; all rows, in order, where None.
     poses: of each template.
     left_out: for people, what was left out because by its name it is no picture.
+    notes: (name, phrase) of each file of which a person should know how it was read.
     """
 
     folder: Path
@@ -73,6 +74,7 @@ class TemplateSet:
     rows: NDArray[np.int64] | None = field(default=None, repr=False)
     poses: tuple[Pose, ...] = (UPRIGHT,)
     left_out: str = ""
+    notes: tuple[tuple[str, str], ...] = ()
 
     def __len__(self) -> int:
         """Number of choices: templates x poses."""
