@@ -18,7 +18,7 @@ _UNITS = {
     "ft": 12 * INCH,
 }
 _LENGTH = rf"(\d+(?:\.\d+)?|\.\d+)\s*({'|'.join(_UNITS)})"
-PAPERS = {
+PAPERS: dict[str, tuple[int | Fraction, int | Fraction]] = {
     "a0": (841, 1189),
     "a1": (594, 841),
     "a2": (420, 594),
@@ -57,7 +57,7 @@ def parse_paper(text: str) -> tuple[Size, bool]:
     plain = str(text).strip().lower()
     match = re.fullmatch(rf"(?:{_LENGTH}|(\d+(?:\.\d+)?))\s*x\s*{_LENGTH}", plain)
     if plain in PAPERS:
-        width, height = map(Fraction, PAPERS[plain])
+        width, height = (Fraction(side) for side in PAPERS[plain])
     elif match:
         unit = _UNITS[match[2] or match[5]]
         width, height = Fraction(match[1] or match[3]) * unit, Fraction(match[4]) * _UNITS[match[5]]
