@@ -15,7 +15,6 @@ from dataclasses import dataclass
 from fractions import Fraction
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pyvips
@@ -25,22 +24,19 @@ from numpy.typing import NDArray
 from hirez_mosaic.errors import SettingError, SourceNotFoundError, TemplateError, TileMapError
 from hirez_mosaic.files.fresh import flush
 from hirez_mosaic.jobs.listener import Listener
+from hirez_mosaic.jobs.print_spec import PrintSpec
 from hirez_mosaic.jobs.remake import mosaic_of
 from hirez_mosaic.jobs.template_sets import cached_templates
 from hirez_mosaic.outputs.appearing import Appearing, check_output, check_space, writing
 from hirez_mosaic.outputs.mosaic_file import write_preview
 from hirez_mosaic.outputs.pages import picture_levels, picture_tile
 from hirez_mosaic.outputs.printing import (
-    COMPRESSIONS,
-    Ink,
     MosaicPx,
     Page,
-    Paper,
     Readable,
     StickerPaper,
     Stickers,
     Wall,
-    check_room,
     fewest,
     grid_pages,
     grid_parts,
@@ -53,15 +49,13 @@ from hirez_mosaic.outputs.printing import (
     write_tifs,
 )
 from hirez_mosaic.outputs.tile_map import check_tile_map, read_tile_map, survey
-from hirez_mosaic.settings.lengths import INCH, Size, parse_length, parse_paper, told
-from hirez_mosaic.settings.parsing import MAX_TILE, check_crop, parse_colour, parse_tile
+from hirez_mosaic.settings.lengths import INCH, Size, told
+from hirez_mosaic.settings.parsing import MAX_TILE
 from hirez_mosaic.settings.running import MAX_SOURCE_PX
-from hirez_mosaic.settings.writing import TILE_MAPS
 from hirez_mosaic.sources import Source, open_source, unpack
 from hirez_mosaic.sources.deep_zoom import open_deep_zoom
 from hirez_mosaic.stages.assemble import Mosaic
 
-FORMATS = ("pdf", "tif")
 _DPI = 300.0  # at which templates are printed, unless it is told
 _FACE_PX = 32
 _ARC_MINUTE = math.radians(1 / 60)
@@ -172,7 +166,7 @@ def print_sheets(
     """
     settings = dict(locals())  # the parameters and nothing else, for nothing else has a name yet
     heard, start = settings.pop("listener") or PrintListener(), time.perf_counter()
-    wanted = _Wanted.parse(**settings)
+    wanted = PrintSpec.parse(**settings)
     wanted.check()
     check_output(wanted.output, overwrite)
     with ExitStack() as held:
@@ -187,127 +181,6 @@ def print_sheets(
             _write(wanted, pages, made, progress)
     sheets = None if plan.stickers else plan.wall.grid
     return PrintResult(wanted.output, len(pages), sheets, plan.wall.dots, time.perf_counter() - start)
-
-
-@dataclass(frozen=True)
-class _Wanted:
-    """What was asked for, parsed. Lengths are in mm."""
-
-    mosaic: Path
-    output: Path
-    templates: Path | None
-    tile: tuple[int, int]
-    width: Fraction | None
-    height: Fraction | None
-    dpi: float | None
-    paper: Paper
-    turnable: bool
-    overlap: Fraction
-    bleed: Fraction
-    cells: bool
-    form: str
-    compression: str
-    quality: int
-    ink: Ink
-    tint: float | None
-    background: tuple[int, int, int]
-    crop: str
-    jobs: int | None
-
-    @classmethod
-    def parse(cls, **given: Any) -> "_Wanted":
-        """Raises SettingError for text that is no length, paper, colour and so on."""
-
-        def length(name: str) -> Fraction | None:
-            return None if given[name] is None else parse_length(given[name], name)
-
-        size, turnable = parse_paper(given["paper"])
-        paper = Paper(size, parse_length(given["margin"], "margin"))
-        if given["landscape"]:
-            paper, turnable = (paper.turned if size[0] < size[1] else paper), False
-        return cls(
-            mosaic=Path(given["mosaic"]),
-            output=Path(given["output"]),
-            templates=None if given["templates"] is None else Path(given["templates"]),
-            tile=parse_tile(given["tile"]),
-            width=length("width"),
-            height=length("height"),
-            paper=paper,
-            turnable=turnable,
-            overlap=length("overlap") or Fraction(0),
-            bleed=length("bleed") or Fraction(0),
-            form=given["format"],
-            ink=Ink(None if given["profile"] is None else Path(given["profile"])),
-            background=parse_colour(given["background"]),
-            **{name: given[name] for name in ("dpi", "cells", "compression", "quality", "tint", "crop", "jobs")},
-        )
-
-    @property
-    def is_map(self) -> bool:
-        """Whether what is printed is a tile map."""
-        return self.mosaic.suffix.lower().removeprefix(".") in TILE_MAPS
-
-    def check(self) -> None:
-        """Raise an error for settings that are out of range or do not go together."""
-        check_crop(self.crop)
-        check_room(self.paper)
-        self.ink.check()
-        self._check_numbers()
-        self._check_size()
-        self._check_places()
-        if self.overlap and self.bleed:
-            raise SettingError("`overlap` is for sheets that are glued and `bleed` for sheets that are cut; give one.")
-        if self.cells and (self.overlap or self.bleed):
-            raise SettingError("`overlap` and `bleed` are of sheets and `cells` prints stickers; leave them out.")
-        if self.is_map and self.templates is None:
-            raise SettingError(
-                f"The tile map {self.mosaic} names templates; give the folder that they are in with `templates`."
-            )
-        if not self.is_map and (self.cells or self.templates is not None):
-            raise SettingError(
-                f"{self.mosaic} is no tile map ({', '.join(TILE_MAPS)}), which alone has cells and templates; name that."
-            )
-
-    def _check_numbers(self) -> None:
-        if self.dpi is not None and not 1 <= self.dpi <= 10_000:
-            raise SettingError(f"The dots an inch are {self.dpi:g}; use 1 to 10,000.")
-        if not 1 <= self.quality <= 100:
-            raise SettingError(f"The quality is {self.quality}; use 1 to 100.")
-        if self.compression not in COMPRESSIONS:
-            raise SettingError(f"The compression is {self.compression!r}; use one of {', '.join(COMPRESSIONS)}.")
-        if self.tint is not None and not 0 <= self.tint <= 1:
-            raise SettingError(f"The tint is {self.tint}; use 0 (none) to 1 (the whole way to the source's colour).")
-        if self.jobs is not None and self.jobs < 1:
-            raise SettingError(f"The number of jobs is {self.jobs}; use 1 or more.")
-
-    def _check_size(self) -> None:
-        told = [one for one in (self.width, self.height) if one is not None]
-        if not self.is_map and self.dpi is not None:
-            told.append(Fraction(1))
-        if len(told) != 1:
-            others = "" if self.is_map else ", or `dpi`, which settle each other for a picture's px"
-            raise SettingError(
-                f"The size of the print is told {len(told)} times; give one of `width` and `height`{others}."
-            )
-        if min(told) == 0:
-            raise SettingError("The print is 0 mm wide or high; use for example `width=2m`.")
-
-    def _check_places(self) -> None:
-        if self.form not in FORMATS:
-            raise SettingError(f"The format is {self.form!r}; use one of {', '.join(FORMATS)}.")
-        if self.form == "pdf" and self.output.suffix.lower() != ".pdf":
-            raise SettingError(
-                f"The output {self.output} is no .pdf; name it so, or use `format=tif` for a folder with a file a sheet."
-            )
-        if self.form == "tif" and (self.output.suffix.lower() in (".pdf", ".tif", ".tiff") or self.output.is_file()):
-            raise SettingError(f"The output {self.output} is called as a file is, or is one; name a folder.")
-        out = self.output.resolve()
-        for name, path in (("mosaic", self.mosaic), ("templates", self.templates), ("profile", self.ink.profile)):
-            place = None if path is None else path.resolve()
-            if place is not None and (place == out or out in place.parents or place in out.parents):
-                raise SettingError(
-                    f"The output {self.output} and the {name} {path} are the same or one inside the other; name another place."
-                )
 
 
 @dataclass(frozen=True)
@@ -333,7 +206,7 @@ class _Subject:
     open: Callable[[Path, Listener], _Opened]
 
 
-def _picture(wanted: _Wanted, held: ExitStack) -> _Subject:
+def _picture(wanted: PrintSpec, held: ExitStack) -> _Subject:
     """A picture, whose px are as they are."""
     path = wanted.mosaic
     if not path.exists():
@@ -363,7 +236,7 @@ def _small(source: Source) -> NDArray[np.uint8]:
     return np.concatenate([np.concatenate([make(x, y) for x in range(across)], 1) for y in range(down)])
 
 
-def _mapped(wanted: _Wanted) -> _Subject:
+def _mapped(wanted: PrintSpec) -> _Subject:
     """A tile map, whose px are made at the size that the print wants."""
     path, folder = wanted.mosaic, Path(wanted.templates or "")
     if not path.is_file():
@@ -398,7 +271,7 @@ def _check_templates(path: Path, folder: Path, names: frozenset[str]) -> None:
         )
 
 
-def _tile(wanted: _Wanted, columns: int, rows: int) -> tuple[tuple[int, int], Fraction]:
+def _tile(wanted: PrintSpec, columns: int, rows: int) -> tuple[tuple[int, int], Fraction]:
     """((width, height) of a template, px; px a mm) at which no fewer dots an inch are reached than are wanted."""
     dots, (wide, high) = Fraction(wanted.dpi or _DPI), wanted.tile
     cell = wanted.width / columns if wanted.width else Fraction(wanted.height or 1) / rows * wide / high  # mm across
@@ -414,7 +287,7 @@ def _tile(wanted: _Wanted, columns: int, rows: int) -> tuple[tuple[int, int], Fr
     return (width, height), rows * height / Fraction(wanted.height or 1)
 
 
-def _planned(wanted: _Wanted, subject: _Subject) -> tuple[PrintPlan, StickerPaper | None]:
+def _planned(wanted: PrintSpec, subject: _Subject) -> tuple[PrintPlan, StickerPaper | None]:
     """The plan, and how stickers lie on their paper where they are printed. Raises SettingError for too small paper."""
     density, layout = subject.density, None
     if wanted.cells and subject.cells is not None:
@@ -452,7 +325,7 @@ def _pages(plan: PrintPlan, layout: StickerPaper | None, opened: _Opened) -> lis
     ]
 
 
-def _write(wanted: _Wanted, pages: Sequence[Page], made: Path, progress: Callable[[int], None]) -> None:
+def _write(wanted: PrintSpec, pages: Sequence[Page], made: Path, progress: Callable[[int], None]) -> None:
     how = progress, wanted.ink, wanted.compression, wanted.quality
     if wanted.form == "pdf":
         write_pdf(pages, made, wanted.mosaic.stem, *how)

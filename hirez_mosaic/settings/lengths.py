@@ -18,7 +18,7 @@ _UNITS = {
     "ft": 12 * INCH,
 }
 _LENGTH = rf"(\d+(?:\.\d+)?|\.\d+)\s*({'|'.join(_UNITS)})"
-PAPERS = {
+PAPERS: dict[str, tuple[int | Fraction, int | Fraction]] = {
     "a0": (841, 1189),
     "a1": (594, 841),
     "a2": (420, 594),

@@ -113,11 +113,11 @@ def _plan(
         high = fitted(words, float(paper.room[0]), min(4.0, 0.7 * step))
         drawing.texts.append(Text(left, float(paper.margin) + (number + 0.7) * step, high, words))
     across, down = (float(side) / length for side, length in zip(size, whole, strict=True))
-    placed = [(name, *_corners(box, place, across, down)) for name, box in parts()]
+    placed = [(name, _corners(box, place, across, down)) for name, box in parts()]
     for wide, grey in ((0.5, 1.0), (0.2, 0.0)):  # black that is seen on black, too
-        for _, left, top, right, bottom in placed:
-            drawing.lines.extend(_outline(left, top, right, bottom, wide, grey))
-    for name, x, y, right, bottom in placed:
+        for _, corners in placed:
+            drawing.lines.extend(_outline(corners, wide, grey))
+    for name, (x, y, right, bottom) in placed:
         high = fitted(name, 0.7 * (right - x), min(5.0, 0.5 * (bottom - y)))
         drawing.texts.append(Text((x + right) / 2, (y + bottom + high) / 2, high, name, centred=True, boxed=True))
     return drawing
@@ -128,7 +128,8 @@ def _corners(box: Box, place: tuple[float, float], across: float, down: float) -
     return left + box.left * across, top + box.top * down, left + box.right * across, top + box.bottom * down
 
 
-def _outline(left: float, top: float, right: float, bottom: float, wide: float, grey: float) -> list[Line]:
+def _outline(corners: tuple[float, float, float, float], wide: float, grey: float) -> list[Line]:
+    left, top, right, bottom = corners
     level = [Line((left, y), (right, y), wide, grey) for y in (top, bottom)]
     return [*level, *(Line((x, top), (x, bottom), wide, grey) for x in (left, right))]
 
