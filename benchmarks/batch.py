@@ -59,7 +59,8 @@ def main(templates: Path, tile: int, pictures: int, looped: int, jobs: str, roun
                 words += ["--fit", 0, "--quiet", "--jobs", count, "-o", place / f"batch{turn}-{count}"]
                 rates[count].append(_rate([str(word) for word in words], pictures, count, peaks))
     print(
-        f"# {pictures} pictures of 256 to 512 px, templates of {tile} x {tile} px\n\n{machine_facts()}; {rounds} rounds\n"
+        f"# {pictures} pictures of 256 to 512 px, templates of {tile} x {tile} px\n\n{machine_facts()}; {rounds} "
+        "rounds\n"
     )
     rows = []
     for count, found in rates.items():

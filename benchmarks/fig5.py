@@ -83,10 +83,12 @@ def report(jobs: list[Run], floors: list[dict[str, float]], uncached: float) -> 
     rows.append(["whole process", spread([job.wall for job in jobs]), "", "", ""])
     one = told[0]
     print(
-        f"Fig. 5: {one['cells'][0]} x {one['cells'][1]} cells, {one['templates']} templates, {one['size'][0]} x {one['size'][1]} px,"
+        f"Fig. 5: {one['cells'][0]} x {one['cells'][1]} cells, {one['templates']} templates, {one['size'][0]} x "
+        f"{one['size'][1]} px,"
     )
     print(
-        f"{one['precision']}, chunks of {one['chunk'][0]} x {one['chunk'][1]} cells; medians (least to most) of {len(jobs)} rounds."
+        f"{one['precision']}, chunks of {one['chunk'][0]} x {one['chunk'][1]} cells; medians (least to most) of "
+        f"{len(jobs)} rounds."
     )
     print(machine_facts() + "\n")
     print_table(["stage", "job, s", "floor, s", "ratio", "peak so far, GiB"], rows)

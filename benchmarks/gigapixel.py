@@ -86,10 +86,12 @@ def report(result: BenchResult) -> None:
     width, height = large.result.size
     print(f"\n## {large.mosaic_mpx / 1000:,.3g} Gpx to {large.mosaic_mpx / 1000:,.3g} Gpx\n")
     print(
-        f"Source {large.source_size[0]:,} x {large.source_size[1]:,} px, mosaic {width:,} x {height:,} px, {large.cells:,} cells,"
+        f"Source {large.source_size[0]:,} x {large.source_size[1]:,} px, mosaic {width:,} x {height:,} px, "
+        f"{large.cells:,} cells,"
     )
     print(
-        f"{result.loading.templates:,} templates, {result.precision}, chunks of {large.result.chunk[0]} x {large.result.chunk[1]} cells.\n"
+        f"{result.loading.templates:,} templates, {result.precision}, chunks of {large.result.chunk[0]} x "
+        f"{large.result.chunk[1]} cells.\n"
     )
     rows = []
     for stage, took in large.result.seconds.items():
@@ -121,10 +123,12 @@ def report(result: BenchResult) -> None:
     print_table(["stage", *sizes, "floor, s", "ratio", "peak so far, MiB"], rows)
     print(f"\nPeak resident memory {peaks[1] / 2**20:,.0f} MiB, {large.result.projected_bytes / 2**20:,.0f} projected,")
     print(
-        f"{result.budget / 2**20:,.0f} allowed; {peaks[1] / peaks[0]:.2f} times that of the smaller job ({peaks[0] / 2**20:,.0f} MiB)."
+        f"{result.budget / 2**20:,.0f} allowed; {peaks[1] / peaks[0]:.2f} times that of the smaller job "
+        f"({peaks[0] / 2**20:,.0f} MiB)."
     )
     print(
-        f"Seconds per cell are {totals[1] / large.cells / (totals[0] / small.cells):.2f} times those of the smaller job."
+        f"Seconds per cell are {totals[1] / large.cells / (totals[0] / small.cells):.2f} times those of the smaller "
+        "job."
     )
     print(f"On disk: workspace {large.workspace_bytes / 1e9:.1f} GB, mosaic {large.mosaic_bytes / 1e9:.1f} GB.")
 
@@ -150,7 +154,8 @@ def wall(place: Path, templates: Path | None, count: int, cells: tuple[int, int]
     total = told["total_seconds"]
     print(f"\n## {asked[0]:,} x {asked[1]:,} px out of {told['templates']:,} templates\n")
     print(
-        f"{cells[0]} x {cells[1]} cells of {WALL_TILE} px, {told['distinct_templates']:,} templates used, {told['precision']},"
+        f"{cells[0]} x {cells[1]} cells of {WALL_TILE} px, {told['distinct_templates']:,} templates used, "
+        f"{told['precision']},"
     )
     print(f"chunks of {told['chunk'][0]} x {told['chunk'][1]} cells.\n")
     rows = [

@@ -112,7 +112,8 @@ def _mosaicraft(programs: Path, job: Job, output: Path) -> list[str | Path]:
 
 def _photomosaic(programs: Path, job: Job, output: Path) -> list[str | Path]:
     code = (
-        "import sys, photomosaic; from skimage.io import imread, imsave; _, source, templates, output, rows, columns = sys.argv; "
+        "import sys, photomosaic; from skimage.io import imread, imsave; _, source, templates, output, rows, columns "
+        "= sys.argv; "
         "image = imread(source); pool = photomosaic.make_pool(templates + '/*'); "
         "imsave(output, photomosaic.basic_mosaic(image, pool, (int(rows), int(columns))))"
     )
@@ -129,7 +130,8 @@ def _photomosaic(programs: Path, job: Job, output: Path) -> list[str | Path]:
 
 
 def _pytomosaic(programs: Path, job: Job, output: Path) -> list[str | Path]:
-    code = "import sys; from pytomosaic import createMosaic; createMosaic(sys.argv[1], sys.argv[2], int(sys.argv[4]), savePath=sys.argv[3])"
+    code = "import sys; from pytomosaic import createMosaic; createMosaic(sys.argv[1], sys.argv[2], "
+    "int(sys.argv[4]), savePath=sys.argv[3])"
     return [programs / "python", "-c", code, job.png(enlarged=True), job.templates, output, str(job.tile)]
 
 
@@ -238,7 +240,8 @@ def against_metapixel(job: Job, weights: Path, rounds: int) -> None:
     print(f"\nmetapixel-prepare alone: {spread([run.wall for run in prepared], 1)} s.")
     peaks = [max(run.peak for run in runs) / 2**20 for runs in (warm, cold, peer)]
     print(
-        f"Peak resident memory: hirez-mosaic {peaks[0]:.0f} MiB ({peaks[1]:.0f} from the folder), metapixel {peaks[2]:.0f} MiB."
+        f"Peak resident memory: hirez-mosaic {peaks[0]:.0f} MiB ({peaks[1]:.0f} from the folder), metapixel "
+        f"{peaks[2]:.0f} MiB."
     )
 
 

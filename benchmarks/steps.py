@@ -69,7 +69,8 @@ def main(templates: Path, tile: str, device: str, rounds: int) -> None:
                 times[name].append(time.perf_counter() - start)
     step, plain = times["step"][1:], times["bare"][1:]
     print(
-        f"{len(found)} templates, {device_name(where)}, {str(kind).removeprefix('torch.')}; medians (least to most) of {rounds} steps."
+        f"{len(found)} templates, {device_name(where)}, {str(kind).removeprefix('torch.')}; medians (least to most) "
+        f"of {rounds} steps."
     )
     print(machine_facts() + "\n")
     ratios = [a / b for a, b in zip(step, plain, strict=True)]

@@ -77,7 +77,8 @@ def report(runs: dict[int, list[Run]], peaks: dict[int, int]) -> None:
     one = statistics.median(totals[min(count for count in runs if count)])
     told = json.loads(runs[0][0].output)
     print(
-        f"{told['cells'][0]} x {told['cells'][1]} cells, {told['templates']:,} templates, {told['size'][0]:,} x {told['size'][1]:,} px,"
+        f"{told['cells'][0]} x {told['cells'][1]} cells, {told['templates']:,} templates, {told['size'][0]:,} x "
+        f"{told['size'][1]:,} px,"
     )
     print(f"{told['precision']}; {cores()} cores; medians (least to most) of {len(runs[0])} rounds.")
     print(machine_facts() + "\n")

@@ -320,7 +320,7 @@ def test_an_output_folder_that_cannot_be_written_is_named(tmp_path, monkeypatch)
 def test_every_part_of_an_output_is_protected(tmp_path, part):
     check_output(tmp_path / "a.dzi", False)
     (tmp_path / part).mkdir() if part == "a_files" else (tmp_path / part).touch()
-    with pytest.raises(OutputExistsError, match=f"{part} is there already; use --overwrite"):
+    with pytest.raises(OutputExistsError, match=f"{part} is there already; use `overwrite`"):
         check_output(tmp_path / "a.dzi", False)
     check_output(tmp_path / "a.dzi", True)
 

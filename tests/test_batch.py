@@ -253,7 +253,7 @@ def test_a_file_that_no_batch_made_is_left_alone(call: Call, tmp_path: Path) -> 
     (tmp_path / "out" / "b.tif").write_text("mine")
     result = call()
     assert statuses(result)["b.png"] == "failed"
-    assert "is there already; use --overwrite" in str(result.pictures[1].error)
+    assert "is there already; use `overwrite`" in str(result.pictures[1].error)
     assert call().pictures[1].status == "failed"
     assert (tmp_path / "out" / "b.tif").read_text() == "mine"
     assert call(overwrite=True).counts["made"] == 3
@@ -341,7 +341,7 @@ def test_what_is_listed(tmp_path: Path) -> None:
         (
             {"glob": "*.tif"},
             SourceNotFoundError,
-            r"holds no pictures that match \*\.tif; use another --glob, or --recursive",
+            r"holds no pictures that match \*\.tif; use another `glob`, or `recursive`",
         ),
         ({"format": "bmp"}, SettingError, "The format is 'bmp'; use one of tif, dzi"),
         ({"tile_map": "xls"}, SettingError, "The tile map is 'xls'; use one of csv, json"),
@@ -524,7 +524,7 @@ def test_jobs_share_the_budget(call: Call) -> None:
     assert call(memory="3GiB", jobs=3, overwrite=True, listener=Hears()).counts["made"] == 3
     assert planned[-1].projected > single
     result = call(memory=single + 1, jobs=3, overwrite=True)
-    assert {"or fewer --jobs" in str(one.error) for one in result.pictures} == {True}
+    assert {"or fewer `jobs`" in str(one.error) for one in result.pictures} == {True}
 
 
 def test_an_unexpected_error_is_one_pictures_failure_with_its_traceback_in_the_log(

@@ -89,9 +89,11 @@ class Visit:
     def settle(self) -> None:
         """Return when nothing moves and every tile in view is drawn."""
         self.page.wait_for_function(
-            "() => { const viewer = window.hirezMosaicViewer; const view = viewer?.viewport; const item = viewer?.world.getItemAt(0);"
+            "() => { const viewer = window.hirezMosaicViewer; const view = viewer?.viewport; const item = "
+            "viewer?.world.getItemAt(0);"
             " return item && item.getFullyLoaded() && !viewer.isAnimating?.()"
-            " && Math.abs(view.getZoom(true) / view.getZoom() - 1) < 1e-3 && view.getCenter(true).distanceTo(view.getCenter()) < 1e-4; }"
+            " && Math.abs(view.getZoom(true) / view.getZoom() - 1) < 1e-3 && "
+            "view.getCenter(true).distanceTo(view.getCenter()) < 1e-4; }"
         )
 
     def point(self, column: int, row: int) -> tuple[float, float]:
@@ -109,7 +111,8 @@ class Visit:
             "async place => { const find = id => document.getElementById(id);"
             " for (let tries = 0; tries < 2000 && find('place').textContent !== place; tries++)"
             " await new Promise(then => setTimeout(then, 5));"
-            " return find('place').textContent === place ? [find('name').title, find('uses').textContent] : [null, null]; }",
+            " return find('place').textContent === place ? [find('name').title, find('uses').textContent] : [null, "
+            "null]; }",
             place,
         )
         return name, uses
@@ -155,7 +158,8 @@ def place_of(row: dict[str, str]) -> str:
 def test_the_pointer_over_a_cell_names_its_template(visit: Any, wall: tuple[Path, list[dict[str, str]]]) -> None:
     looking, rows = visit(), wall[1]
     hidden = looking.page.evaluate(
-        "() => [...document.querySelectorAll('.panel')].filter(one => one.offsetParent || getComputedStyle(one).position === 'fixed')"
+        "() => [...document.querySelectorAll('.panel')].filter(one => one.offsetParent || "
+        "getComputedStyle(one).position === 'fixed')"
         ".filter(one => !one.hidden && one.open !== false).map(one => one.getBoundingClientRect().toJSON())"
     )
     uses = {name: sum(row["template"] == name for row in rows) for name in {row["template"] for row in rows}}
@@ -359,7 +363,8 @@ def test_on_a_phone_a_tap_shows_a_cell_and_nothing_sticks_out(
         assert box["right"] <= 390
         assert 0 <= box["top"] < box["bottom"] <= 844
     assert looking.page.evaluate("() => document.documentElement.scrollWidth") == 390
-    sizes = looking.page.evaluate("() => [...document.querySelectorAll('#tools button, #card button')].filter(one => one.offsetParent)"
+    sizes = looking.page.evaluate("() => [...document.querySelectorAll('#tools button, #card button')].filter(one => "
+    "one.offsetParent)"
                                   ".map(one => Math.min(one.offsetWidth, one.offsetHeight))")  # fmt: skip
     assert min(sizes) >= 40  # wide enough for a finger
     looking.page.touchscreen.tap(195, 780)  # beside the mosaic

@@ -159,7 +159,7 @@ def test_what_cannot_be_compared_is_refused(here: Path) -> None:
         compare(["photos/a.png"], "templates", trained=["x/d.safetensors", "y/d.safetensors"])
     (here / "compared").mkdir()
     (here / "compared" / "compared.csv").write_text("precious")
-    with pytest.raises(OutputExistsError, match="--overwrite"):
+    with pytest.raises(OutputExistsError, match="`overwrite`"):
         compare(["photos/a.png"], "templates")
     with pytest.raises(OutputError, match=r"a\.png is a file; name a folder"):
         compare(["photos/a.png"], "templates", output=here / "a.png")

@@ -55,7 +55,7 @@ def test_a_toy_kind_renders(
     index_map = zarr.open_array(tmp_path / "work" / "index_map", mode="r")[:]
     means = [photo(24, 24, seed=100 + number).mean() for number in range(12)]
     assert (index_map == np.argmin(means)).all()
-    with pytest.raises(SettingError, match="--fit adapts the residual decoder and --decoder is darkest"):
+    with pytest.raises(SettingError, match="`fit` adapts the residual decoder and `decoder` is darkest"):
         render(source, folder, 8, tmp_path / "n.png", decoder="darkest", fit=3)
     with pytest.raises(DecoderError, match="takes auto, residual, paper, l2, ssim, darkest or a file"):
         render(source, folder, 8, tmp_path / "n.png", decoder="darkets")

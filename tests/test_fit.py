@@ -18,7 +18,7 @@ from PIL import Image
 from hirez_mosaic import render
 from hirez_mosaic.nets import fitting
 from hirez_mosaic.nets.blur import blur_tiled
-from hirez_mosaic.nets.decoders import POOR, RICH, new_decoder
+from hirez_mosaic.nets.decoders import POOR, RICH, new_decoder, residual
 from hirez_mosaic.nets.decoders.nearest import NearestAsSeen
 from hirez_mosaic.nets.loss import MultiScaleLoss
 from hirez_mosaic.nets.objective import Objective, Picture, placed
@@ -147,7 +147,7 @@ def test_the_start_is_sharp_where_templates_match_what_lies_within_a_cell(
     start, _, is_rich = fitting.best_start(new_decoder("residual", cells, "f"), rich, [picture], [picture.box])
     assert is_rich
     targets, sharp, blurred = start.template_keys()[0], cells.flatten(1), blur_tiled(cells).flatten(1)
-    assert any(torch.equal(targets, torch.lerp(blurred, sharp, share)) for share in fitting._SHARP)
+    assert any(torch.equal(targets, torch.lerp(blurred, sharp, share)) for share in residual._SHARP)
 
 
 def test_without_a_fit_a_rich_set_starts_sharper(picture: Picture) -> None:

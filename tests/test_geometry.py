@@ -98,14 +98,14 @@ def test_as_many_columns_as_asked_for(width, columns, tile):
 
 
 def test_a_scale_that_leaves_nothing_is_refused():
-    message = r"A source of 100 x 3 px at scale 0\.1 gives no cell of 32 x 32 px; use a larger --scale, or --columns"
+    message = r"A source of 100 x 3 px at scale 0\.1 gives no cell of 32 x 32 px; use a larger `scale`, or `columns`"
     with pytest.raises(SettingError, match=message):
         CellGrid.over((100, 3), (32, 32), Fraction(1, 10))
 
 
 def test_a_mosaic_beyond_libvips_is_refused():
     with pytest.raises(
-        SettingError, match="would be 10000032 x 32 px, and 10000000 px a side is the most; use fewer --columns"
+        SettingError, match="would be 10000032 x 32 px, and 10000000 px a side is the most; use fewer `columns`"
     ):
         CellGrid.over((10_000_001, 1), (32, 32), Fraction(1))
     assert CellGrid.over((10_000_000, 1), (32, 32), Fraction(1)).mosaic_size == (10_000_000, 32)

@@ -393,8 +393,8 @@ def test_a_source_and_a_template_have_the_right_px(written, tmp_path):
     ("kind", "note"),
     [
         ("tiff float 0 to 255", "from 0 to 255: 255 is taken for white"),
-        ("ome-tiff of two channels", "has 2 channels, of which the first is shown; choose another by --channel"),
-        ("ome-zarr of four channels", "has 4 channels, of which the first is shown; choose another by --channel"),
+        ("ome-tiff of two channels", "has 2 channels, of which the first is shown; choose another by `channel`"),
+        ("ome-zarr of four channels", "has 4 channels, of which the first is shown; choose another by `channel`"),
         ("jpeg with a broken profile", "has a colour profile that is damaged or of another colour model"),
         ("tiff of unspecified fourth", "of which 1 is left out"),
     ],
@@ -428,10 +428,10 @@ def test_channels_planes_and_pages_can_be_chosen(tmp_path):
     ):
         np.testing.assert_array_equal(read(tmp_path / name, **reading)[0], right, err_msg=name)
     for name, reading, text in (
-        ("c.ome.tif", {"channel": 5}, "--channel is 5"),
-        ("z.ome.tif", {"plane": 4}, "--plane is 4 and .* has 3; use 1 to 3"),
-        ("pages.tif", {"page": 3}, "--source-page is 3 and .* has 2; use 1 to 2"),
-        ("rgb.png", {"page": 2}, "holds one picture in one plane; leave out --source-page"),
+        ("c.ome.tif", {"channel": 5}, "`channel` is 5"),
+        ("z.ome.tif", {"plane": 4}, "`plane` is 4 and .* has 3; use 1 to 3"),
+        ("pages.tif", {"page": 3}, "`source_page` is 3 and .* has 2; use 1 to 2"),
+        ("rgb.png", {"page": 2}, "holds one picture in one plane; leave out `source_page`"),
         ("b.zarr", {"page": 3}, "has no such picture"),
     ):
         with pytest.raises((SettingError, SourceError), match=text):
@@ -441,7 +441,7 @@ def test_channels_planes_and_pages_can_be_chosen(tmp_path):
 def test_a_stretch_makes_12_bits_in_16_visible(tmp_path):
     tiff(tmp_path / "a.tif", GREY.astype("u2") * 8 + 100, tile=(32, 32))
     source = sources.open_source(tmp_path / "a.tif")
-    assert "nearly all black; try --stretch" in sources.flat_note(source)
+    assert "nearly all black; try `stretch`" in sources.flat_note(source)
     source.close()
     made, notes = read(tmp_path / "a.tif", stretch=True)
     assert "is stretched: " in notes[0]

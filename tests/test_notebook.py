@@ -137,7 +137,7 @@ def test_a_result_makes_and_shows_its_page(
     assert page.folder == tmp_path / "a wall.page"
     assert re.search(r'<iframe src="a%20wall\.page/index\.html" .* height="300"', page._repr_html_())
     assert "cells" in (page.folder / "page.js").read_text()
-    with pytest.raises(HirezMosaicError, match="is there already; use --overwrite"):
+    with pytest.raises(HirezMosaicError, match="is there already; use `overwrite`"):
         result.page()
     knowing = result.page(tmp_path / "known", templates=tmp_path / "templates-30")
     assert '"tile":[8,8]' in (knowing.folder / "page.js").read_text()

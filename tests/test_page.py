@@ -320,7 +320,7 @@ def test_bad_input_is_a_sentence_and_leaves_nothing(tmp_path: Path, made: tuple[
     before = listing(tmp_path)
     for words, said in {
         ("nowhere.csv", "--templates", folder): "There is no mosaic or tile map nowhere.csv",
-        (table,): "give the folder that they are in with --templates",
+        (table,): "give the folder that they are in with `templates`",
         (table, "--templates", other): "is not in",
         (table, "--templates", folder, "--source", source): "which is another shape",
         (table, "--templates", folder, "--thumbnails", "0"): "Templates are shown at 0 px",

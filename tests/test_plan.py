@@ -97,7 +97,7 @@ def test_a_quarter_of_what_is_free_is_taken_or_three_if_that_is_too_little(
             if memory
             else r"The memory budget of .* \(what this process has, and three quarters of what is free\)"
         )
-        with pytest.raises(BudgetError, match=f"{told} is too small: .* use --memory .* or a smaller --chunk"):
+        with pytest.raises(BudgetError, match=f"{told} is too small: .* use `memory=.*` or a smaller `chunk`"):
             render(source, templates, 8, tmp_path / "m.png", **settings)
     else:
         render(source, templates, 8, tmp_path / "m.png", **settings)

@@ -1,4 +1,6 @@
-"""Prints: sheets hold the mosaic's px, at the size that was asked for, under their names; stickers are as many as cells."""
+"""Prints: sheets hold the mosaic's px, at the size that was asked for, under their names; stickers are as many as
+cells.
+"""
 
 import csv
 import errno
@@ -514,7 +516,7 @@ def remaining(folder: Path) -> set[str]:
 BAD = [
     ({"width": "2"}, SettingError, r"The width is '2'; use a number with a unit such as 2m"),
     ({"width": "0mm"}, SettingError, r"The print is 0 mm wide or high"),
-    ({}, SettingError, r"The size of the print is told 0 times; give one of --width and --height, or --dpi"),
+    ({}, SettingError, r"The size of the print is told 0 times; give one of `width` and `height`, or `dpi`"),
     ({"width": "2m", "height": "1m"}, SettingError, r"told 2 times"),
     ({"width": "2m", "dpi": 300.0}, SettingError, r"told 2 times"),
     ({"dpi": float("nan")}, SettingError, r"The dots an inch are nan; use 1 to 10,000"),
@@ -526,7 +528,7 @@ BAD = [
     ),
     ({"width": "20m", "paper": "A6"}, SettingError, r"too little room"),
     ({"width": "2m", "overlap": "20cm"}, SettingError, r"too little room for margins of 10 mm, overlap and bleed"),
-    ({"width": "2m", "overlap": "1cm", "bleed": "3mm"}, SettingError, r"--overlap is for sheets that are glued"),
+    ({"width": "2m", "overlap": "1cm", "bleed": "3mm"}, SettingError, r"`overlap` is for sheets that are glued"),
     ({"width": "2m", "cells": True}, SettingError, r"is no tile map \(csv, json, parquet\), which alone has cells"),
     ({"width": "2m", "templates": "t"}, SettingError, r"is no tile map"),
     ({"width": "2m", "format": "tif"}, SettingError, r"is called as a file is"),
@@ -572,7 +574,7 @@ def test_pictures_and_maps_that_are_not_there_or_broken(tmp_path: Path, folder: 
 
 
 def test_tile_maps_of_other_templates_and_templates_that_are_gone(tmp_path: Path, tile_map: Path, folder: Path) -> None:
-    with pytest.raises(SettingError, match="give the folder that they are in with --templates"):
+    with pytest.raises(SettingError, match="give the folder that they are in with `templates`"):
         print_sheets(tile_map, tmp_path / "a.pdf", width="2m")
     write_map(tmp_path / "other.csv", np.zeros((2, 3), int), name="else-{}.png")
     with pytest.raises(TileMapError, match=r"1 of the 1 templates that the tile map .* names are not in .*else-0.png"):
@@ -590,7 +592,7 @@ def test_tile_maps_of_other_templates_and_templates_that_are_gone(tmp_path: Path
 def test_stickers_that_do_not_fit_or_would_overlap(tmp_path: Path, tile_map: Path, folder: Path) -> None:
     with pytest.raises(SettingError, match=r"A sticker of 222.* does not fit between the margins of 210 x 297 mm"):
         print_sheets(tile_map, tmp_path / "a.pdf", folder, width="2m", dpi=50, cells=True)
-    with pytest.raises(SettingError, match="--overlap and --bleed are of sheets and --cells prints stickers"):
+    with pytest.raises(SettingError, match="`overlap` and `bleed` are of sheets and `cells` prints stickers"):
         print_sheets(tile_map, tmp_path / "a.pdf", folder, width="30cm", cells=True, bleed="3mm")
     with pytest.raises(SettingError, match=r"A template would be .* and 4,096 a side are the most"):
         print_sheets(tile_map, tmp_path / "a.pdf", folder, width="20m", dpi=300)
@@ -598,7 +600,7 @@ def test_stickers_that_do_not_fit_or_would_overlap(tmp_path: Path, tile_map: Pat
 
 def test_outputs_that_are_there(tmp_path: Path, picture: Path) -> None:
     (tmp_path / "a.pdf").write_text("mine")
-    with pytest.raises(OutputExistsError, match="use --overwrite"):
+    with pytest.raises(OutputExistsError, match="use `overwrite`"):
         print_sheets(picture, tmp_path / "a.pdf", width="20cm")
     assert (tmp_path / "a.pdf").read_text() == "mine"
     print_sheets(picture, tmp_path / "a.pdf", width="20cm", overwrite=True)

@@ -322,7 +322,7 @@ def test_wrong_rules_are_refused_before_the_work(tmp_path: Path, make_templates:
         ({"min_distance": -1}, "least distance between two uses is -1"),
         ({"min_uses": -1}, "least uses of a template are -1"),
         ({"min_uses": 8}, "9 templates with each used 8 times at least take 72 cells and there are 64, 8 too few"),
-        ({"use_all": True, "min_uses": 2}, "--use-all wants one use"),
+        ({"use_all": True, "min_uses": 2}, "`use_all` wants one use"),
         ({"min_uses": 3, "max_uses": 2}, "used 3 times at least and 2 at most"),
         ({"prefer": tmp_path / "none.txt"}, "file of preferred templates .* is not there"),
     ]:

@@ -86,7 +86,7 @@ def test_sheets_that_cannot_be_cut_are_refused(tmp_path: Path) -> None:
         list(sprites([tmp_path / "no.png"], Grid((4, 6))))
     with pytest.raises(
         TemplateError,
-        match=r"12 x 12 px, too small for a sprite of 4 x 13 px and a margin of 0 px; use a smaller --grid",
+        match=r"12 x 12 px, too small for a sprite of 4 x 13 px and a margin of 0 px; use a smaller `grid`",
     ):
         list(sprites([sheet(tmp_path / "a.png")], Grid((4, 13))))
     blank = save(tmp_path / "blank.png", np.zeros((8, 8, 3), np.uint8))

@@ -857,7 +857,7 @@ def test_the_limit_of_what_is_believed_can_be_raised_and_lowered(tmp_path):
     pil(tmp_path / "a.png", RAMP)
     with pytest.raises(
         SourceError,
-        match="claims to have 200 x 120 px, and more than 23,999 px are not believed; raise --max-source-px",
+        match="claims to have 200 x 120 px, and more than 23,999 px are not believed; raise `max_source_px`",
     ):
         open_source(tmp_path / "a.png", max_px=23_999)
 

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 
 from hirez_mosaic.errors import SettingError
 from hirez_mosaic.jobs.render import render
+from hirez_mosaic.pixels import far_view
 from hirez_mosaic.pixels.compiled import compiled
 from hirez_mosaic.pixels.far_view import REACH, FarView, far_values, half_cells
 from hirez_mosaic.pixels.geometry import Box, CellGrid
@@ -58,7 +59,7 @@ def test_half_cells_are_means_in_luma_and_chroma() -> None:
     cell = np.zeros((1, 8, 8, 3), np.float32)
     cell[0, :4, 4:] = 1  # the upper right half cell is white
     grid = half_cells(far_values(cell).reshape(1, 1, -1))
-    white = together.OPPONENT.sum(1)
+    white = far_view.OPPONENT.sum(1)
     assert np.allclose(grid[:, 0, 1], white, atol=1e-6)
     assert np.allclose(grid[:, [0, 1, 1], [0, 0, 1]], 0, atol=1e-6)
     assert np.allclose(white[1:], 0, atol=2e-4)  # grey has no chroma
@@ -70,7 +71,7 @@ def test_the_field_is_the_kernel_laid_over_the_errors() -> None:
     radius = FAR.kernel.shape[1] // 2
     field = FAR.field(errors)
     assert np.allclose(field[:, 20 - radius : 21 + radius, 20 - radius : 21 + radius], FAR.kernel, atol=1e-6)
-    assert radius == REACH * together.HALVES
+    assert radius == REACH * far_view.HALVES
 
 
 def test_walsh_functions_diagonalise_the_kernel_within_a_cell() -> None:
@@ -222,9 +223,9 @@ def test_alone_is_each_cells_best(tmp_path: Path, make_templates: Callable[[int]
 
 def test_wrong_ways_to_choose_are_refused(tmp_path: Path) -> None:
     for how, error in (
-        ({"choose": "both"}, "--choose is 'both'"),
+        ({"choose": "both"}, "`choose` is 'both'"),
         ({"effort": "most"}, "The effort is 'most'; use one of quick"),
-        ({"effort": "best", "decoder": "l2"}, "--effort best adapts the residual decoder and --decoder is l2"),
+        ({"effort": "best", "decoder": "l2"}, "`effort=best` adapts the residual decoder and `decoder` is l2"),
     ):
         with pytest.raises(SettingError, match=error):
             render(tmp_path / "a.png", tmp_path, **how)

@@ -95,7 +95,7 @@ def test_a_trained_decoder_renders_and_is_taken_from_the_cache(
     else:
         assert "residual, not fitted" in told.decoder
         assert (
-            "because it is the paper's, which is there to be compared; name it to them with --decoder d.safetensors"
+            "because it is the paper's, which is there to be compared; name it to them with `decoder=d.safetensors`"
             in heard.notes[-1]
         )
     assert "fit" in render(source, folders[0], 8, "o.png", decoder="residual", fit=1).seconds
@@ -134,7 +134,8 @@ def test_killed_and_resumed(folders: tuple[Path, Path], tmp_path: Path, thin_chi
         "        os.kill(os.getpid(), signal.SIGKILL)\n"
         "    return run(self, *given)\n"
         "t.Trainer.run = to_the_end\n"
-        "t.train('templates', 'images', sys.argv[1], 8, batch=2, steps=12, device='cpu', precision='float32', resume='go' in sys.argv)\n"
+        "t.train('templates', 'images', sys.argv[1], 8, batch=2, steps=12, device='cpu', precision='float32', "
+        "resume='go' in sys.argv)\n"
     )
 
     def start(*words: str) -> subprocess.CompletedProcess[bytes]:
@@ -227,7 +228,7 @@ def test_what_cannot_be_trained_is_refused(folders: tuple[Path, Path], tmp_path:
     with pytest.raises(SettingError, match="Steps and batch are 1 or more"):
         train(*folders, "d.safetensors", steps=0, **small())
     train(*folders, "d.safetensors", steps=1, **small())
-    with pytest.raises(OutputExistsError, match="--resume"):
+    with pytest.raises(OutputExistsError, match="`resume`"):
         train(*folders, "d.safetensors", steps=1, **small())
     with pytest.raises(TrainingError, match=r"far_weight 0\.3 instead of 3"):
         train(*folders, "d.safetensors", steps=1, far_weight=3.0, resume=True, **small())

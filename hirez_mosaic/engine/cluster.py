@@ -157,7 +157,8 @@ class Cluster:
                 alone = 0.0 if self._client.scheduler_info(n_workers=-1)["workers"] else alone + _WATCH
                 if _PATIENCE <= alone < _PATIENCE + _WATCH:
                     say(
-                        f"The Dask scheduler at {self._address} has no workers any more; the job goes on as soon as it has some."
+                        f"The Dask scheduler at {self._address} has no workers any more; the job goes on as soon as "
+                        "it has some."
                     )
 
         watcher = Thread(target=watch, daemon=True)

@@ -94,7 +94,8 @@ def memory_errors() -> Iterator[None]:
             else ("Memory", "")
         )
         raise BudgetError(
-            f"{place} ran out in spite of the plan; to render, use `restart` with a smaller `chunk`, to train, a smaller `batch`{other}."
+            f"{place} ran out in spite of the plan; to render, use `restart` with a smaller `chunk`, to train, a "
+            f"smaller `batch`{other}."
         ) from error
 
 

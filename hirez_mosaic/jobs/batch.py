@@ -136,10 +136,10 @@ def batch(
     `folder`; it then holds report.json, too.
 
     glob: which files, by name; with a slash, by path below `folder`. recursive: subfolders count.
-    format: of the mosaics: tif, dzi, png, jpg, webp, zarr or iiif. A mosaic is called as its picture with the other suffix,
-        or with both suffixes where two pictures would have the same mosaic.
-    preview: write NAME.preview.jpg of small mosaics, too. tile_map: also write NAME.csv, NAME.json or NAME.parquet: one of these
-        suffixes without its dot.
+    format: of the mosaics: tif, dzi, png, jpg, webp, zarr or iiif. A mosaic is called as its picture with the other
+        suffix, or with both suffixes where two pictures would have the same mosaic.
+    preview: write NAME.preview.jpg of small mosaics, too. tile_map: also write NAME.csv, NAME.json or NAME.parquet: one
+        of these suffixes without its dot.
     page: also write the folders NAME.page, and index.html, a gallery of them.
     workspace: folder, or URL, in which each picture has a workspace of its own, that is kept.
     overwrite: make every mosaic again, and replace files that no earlier batch made, which else fail.
@@ -346,7 +346,8 @@ class _Batch:
                     pass
             except BaseException:
                 self._stop.set()
-                told = f"{len(self._outcomes)} of {len(self._names)} pictures are through, and what else is finished is kept"
+                told = f"{len(self._outcomes)} of {len(self._names)} pictures are through, and what else is finished "
+                "is kept"
                 self._listener.note(f"Interrupted: {told}; the same command goes on from there.")
                 try:
                     wait(workers, timeout=_GRACE)

@@ -31,9 +31,11 @@ class DiskNeeded:
             if free < wanted + promised:
                 others = f", beside {format_bytes(promised)} of pictures under way" if promised else ""
                 raise DiskSpaceError(
-                    f"The disk of {folder} has {format_bytes(free)} free and the job takes about {format_bytes(wanted)} "
+                    f"The disk of {folder} has {format_bytes(free)} free and the job takes about "
+                    f"{format_bytes(wanted)} "
                     f"(workspace {format_bytes(self.work)}, mosaic {format_bytes(self.mosaic)}){others}: "
-                    f"{wanted + promised - free:,} bytes are missing; free some, or name other disks with `workspace` and `output`."
+                    f"{wanted + promised - free:,} bytes are missing; free some, or name other disks with "
+                    "`workspace` and `output`."
                 )
 
 

@@ -51,7 +51,8 @@ class MosaicView:
             data = b64encode(png).decode("ascii")
             picture = f'<img src="data:image/png;base64,{data}" alt="The mosaic {name}" style="max-width:100%">'
         rows = "".join(
-            f"<tr><th style='text-align:left'>{html.escape(key)}</th><td style='text-align:left'>{html.escape(value)}</td></tr>"
+            f"<tr><th style='text-align:left'>{html.escape(key)}</th><td "
+            f"style='text-align:left'>{html.escape(value)}</td></tr>"
             for key, value in self.figures.items()
         )
         return f"<figure>{picture}<figcaption><table>{rows}</table></figcaption></figure>"

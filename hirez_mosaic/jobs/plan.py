@@ -138,8 +138,10 @@ def _too_small(plan: Plan, chunk_remedy: str) -> BudgetError:
     more = f"start them with --memory-limit {size}" if room.of_workers else f"use `memory={size}`"
     remedy = f"or `{stage}=0`" if stage in ("fit", "refine") else chunk_remedy
     return BudgetError(
-        f"{room.told.format(format_bytes(room.budget))} is too small: with one chunk of {plan.chunk[1]} x {plan.chunk[0]} cells at a "
-        f"time the job takes {format_bytes(plan.projected)}, {format_bytes(room.process)} of it this process as it stands and "
+        f"{room.told.format(format_bytes(room.budget))} is too small: with one chunk of {plan.chunk[1]} x "
+        f"{plan.chunk[0]} cells at a "
+        f"time the job takes {format_bytes(plan.projected)}, {format_bytes(room.process)} of it this process as it "
+        "stands and "
         f"{format_bytes(plan.stage_bytes[stage])} {stage}; {more} {remedy}".rstrip()
         + "."
     )

@@ -77,7 +77,8 @@ def prepare(spec: RenderSpec, listener: Listener, cleanup: ExitStack, tools: Too
 
 @dataclass(frozen=True)
 class _Left:
-    """What an earlier start left. chunk: (rows, columns) of cells in its chunks, None where there is nothing to go on with.
+    """What an earlier start left. chunk: (rows, columns) of cells in its chunks, None where there is nothing to go on
+    with.
 
     stale: what is of no use to this start, by stage. note: what to say about that.
     """

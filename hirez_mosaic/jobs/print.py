@@ -100,8 +100,8 @@ class PrintPlan:
 
 @dataclass(frozen=True)
 class PrintResult:
-    """What came out. pages: all, the plan among them. sheets: (columns, rows) of the wall; None of stickers. dots: px an
-    inch. seconds: of reading and writing.
+    """What came out. pages: all, the plan among them. sheets: (columns, rows) of the wall; None of stickers. dots: px
+    an inch. seconds: of reading and writing.
     """
 
     output: Path
@@ -266,7 +266,8 @@ def _check_templates(path: Path, folder: Path, names: frozenset[str]) -> None:
     gone = [name for name in names if not (folder / name).is_file()]
     if gone:
         raise TileMapError(
-            f"{len(gone):,} of the {len(names):,} templates that the tile map {path} names are not in {folder}, {min(gone)} "
+            f"{len(gone):,} of the {len(names):,} templates that the tile map {path} names are not in {folder}, "
+            f"{min(gone)} "
             "for one; name the folder that it was made of, or put them back."
         )
 
@@ -308,7 +309,8 @@ def _pages(plan: PrintPlan, layout: StickerPaper | None, opened: _Opened) -> lis
     if layout is not None and opened.mosaic is not None:
         stickers = Stickers(layout, opened.mosaic)
         title = (
-            f"{name}: {math.prod(layout.cells):,} stickers of {told(plan.template_size)}, {stickers.distinct:,} different",
+            f"{name}: {math.prod(layout.cells):,} stickers of {told(plan.template_size)}, {stickers.distinct:,} "
+            "different",
             "Below each sticker are its number and its place, column and row. The grid tells the number of each place.",
         )
         parts = partial(grid_parts, layout.paper, *layout.cells)

@@ -90,7 +90,8 @@ class PrintSpec:
             )
         if not self.is_map and (self.cells or self.templates is not None):
             raise SettingError(
-                f"{self.mosaic} is no tile map ({', '.join(TILE_MAPS)}), which alone has cells and templates; name that."
+                f"{self.mosaic} is no tile map ({', '.join(TILE_MAPS)}), which alone has cells and templates; name "
+                "that."
             )
 
     def _check_numbers(self) -> None:
@@ -122,7 +123,8 @@ class PrintSpec:
             raise SettingError(f"The format is {self.form!r}; use one of {', '.join(FORMATS)}.")
         if self.form == "pdf" and self.output.suffix.lower() != ".pdf":
             raise SettingError(
-                f"The output {self.output} is no .pdf; name it so, or use `format=tif` for a folder with a file a sheet."
+                f"The output {self.output} is no .pdf; name it so, or use `format=tif` for a folder with a file a "
+                "sheet."
             )
         if self.form == "tif" and (self.output.suffix.lower() in (".pdf", ".tif", ".tiff") or self.output.is_file()):
             raise SettingError(f"The output {self.output} is called as a file is, or is one; name a folder.")
@@ -131,5 +133,6 @@ class PrintSpec:
             place = None if path is None else path.resolve()
             if place is not None and (place == out or out in place.parents or place in out.parents):
                 raise SettingError(
-                    f"The output {self.output} and the {name} {path} are the same or one inside the other; name another place."
+                    f"The output {self.output} and the {name} {path} are the same or one inside the other; name "
+                    "another place."
                 )

@@ -125,7 +125,8 @@ def render(
 
     source: a picture: TIFF of any kind, Zarr array or group, or anything libvips reads.
     tile: template size, px: 32, "32" or "48x32", or (width, height).
-    output: its suffix chooses the format (.tif .dzi .png .jpg .webp .zarr .iiif); SOURCE-stem.mosaic.tif here where None.
+    output: its suffix chooses the format (.tif .dzi .png .jpg .webp .zarr .iiif); SOURCE-stem.mosaic.tif here where
+        None.
     scale: mosaic px per source px, 1 where None; cells = ceil(source px x scale / tile). columns: cells across,
         instead.
     decoder: "auto" (a trained one of these templates from the cache, else "residual"), "residual" (nearest template as
@@ -261,12 +262,11 @@ def _forget(job: Job, listener: Listener) -> None:
 
 def forget_killed(spec: RenderSpec, tools: Tools) -> None:
     """Remove the workspace of a render whose mosaic is there, which was killed before it could do so."""
-    if spec.workspace is None and hidden_workspace(spec.output).exists():
-        with (
-            suppress(HirezMosaicError),
-            ExitStack() as cleanup,
-        ):  # such as that it is another job's, which may want to go on
-            discard(prepare(replace(spec, overwrite=True), Listener(), cleanup, tools).place)
+    place = hidden_workspace(spec.output)
+    if spec.workspace is None and place.exists():
+        named = replace(spec, overwrite=True, workspace=str(place))  # so that one of another job is refused, and stays
+        with suppress(HirezMosaicError), ExitStack() as cleanup:
+            discard(prepare(named, Listener(), cleanup, tools).place)
 
 
 def _run_stages(job: Job, workspace: Workspace, listener: Logged) -> RenderResult:

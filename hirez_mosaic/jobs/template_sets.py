@@ -97,6 +97,7 @@ def check_readable(folder: Path, unreadable: Sequence[tuple[str, str]], listener
     if unreadable and strict:
         name, why = unreadable[0]
         raise TemplateError(
-            f"{len(unreadable)} of the files in {folder} cannot be read, {name} for one ({why}); remove them, or leave out `strict`."
+            f"{len(unreadable)} of the files in {folder} cannot be read, {name} for one ({why}); remove them, or "
+            "leave out `strict`."
         )
     listener.unreadable(folder, unreadable)

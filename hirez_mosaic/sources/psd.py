@@ -189,7 +189,7 @@ def _samples(path: Path, file: BinaryIO, flat: _Flat, place: NDArray[np.int64], 
     data = file.read(end - begin)
     if flat.packed:
         try:
-            data = imagecodecs.packbits_decode(data)
+            data = bytes(imagecodecs.packbits_decode(data))
         except RuntimeError as error:
             raise SourceError(f"{path} is damaged: {first_line(error)}.") from error
     if len(data) != rows * flat.row_bytes:

@@ -135,7 +135,8 @@ def _only_array(path: Path, group: zarr.Group) -> zarr.Array[Any]:
     arrays = dict(group.arrays())
     if len(arrays) != 1:
         raise SourceError(
-            f"The Zarr group {path} holds {len(arrays)} arrays; name one of them: {', '.join(sorted(arrays)) or 'none'}."
+            f"The Zarr group {path} holds {len(arrays)} arrays; name one of them: "
+            f"{', '.join(sorted(arrays)) or 'none'}."
         )
     return next(iter(arrays.values()))
 

@@ -149,5 +149,5 @@ def _write_files(made: Iterable[Named], folder: Path, progress: Callable[[int], 
         progress(1)
     if not count:
         raise SettingError("No template would be made; name characters or colours.")
-    (folder / _MARK).write_text("Made by hirez-mosaic templates; it may be replaced by `overwrite`.\n")
+    (folder / _MARK).write_text("Made by hirez-mosaic templates; it may be replaced by --overwrite.\n")
     return count

@@ -28,8 +28,8 @@ _PAGE_TITLE = 6  # mm for the name of a page
 
 @dataclass(frozen=True)
 class StickerPaper:
-    """How stickers lie on their paper. tile: (width, height) of one, px. density: px a mm. cells: (columns, rows) of the
-    mosaic.
+    """How stickers lie on their paper. tile: (width, height) of one, px. density: px a mm. cells: (columns, rows) of
+    the mosaic.
     """
 
     tile: tuple[int, int]
@@ -72,20 +72,22 @@ class StickerPaper:
 def fewest(
     tile: tuple[int, int], density: Fraction, cells: tuple[int, int], paper: Paper, turnable: bool
 ) -> StickerPaper:
-    """Stickers on paper as it is or turned, whatever takes fewer pages. Raises SettingError where none fits, no square of
-    the grid does, or there are too many pages.
+    """Stickers on paper as it is or turned, whatever takes fewer pages. Raises SettingError where none fits, no square
+    of the grid does, or there are too many pages.
     """
     ways = [StickerPaper(tile, density, cells, one) for one in (paper, paper.turned)[: 1 + turnable]]
     fitting = [way for way in ways if min(*way.fitting, *grid_fitting(way.paper)) > 0]
     if not fitting:
         raise SettingError(
-            f"A sticker of {told((tile[0] / density, tile[1] / density))} with its number, or the grid, does not fit between "
+            f"A sticker of {told((tile[0] / density, tile[1] / density))} with its number, or the grid, does not fit "
+            "between "
             f"the margins of {told(paper.size)}; use larger paper, or a smaller print."
         )
     best = min(fitting, key=lambda way: way.pages)
     if best.pages + best.grid_pages > MOST_PAGES:
         raise SettingError(
-            f"{math.prod(cells):,} stickers take {best.pages + best.grid_pages:,} pages and {MOST_PAGES:,} are the most; "
+            f"{math.prod(cells):,} stickers take {best.pages + best.grid_pages:,} pages and {MOST_PAGES:,} are the "
+            "most; "
             "use larger paper."
         )
     return best

@@ -82,7 +82,8 @@ class Wall:
         check_room(self.paper)
         if min(self.room) <= self.overlap:
             raise SettingError(
-                f"The paper of {told(self.paper.size)} has too little room for margins of {float(self.paper.margin):g} mm, "
+                f"The paper of {told(self.paper.size)} has too little room for margins of "
+                f"{float(self.paper.margin):g} mm, "
                 f"overlap and bleed at {self.dots:.3g} px an inch; use larger paper, or less of these."
             )
         columns, rows = self.grid

@@ -64,8 +64,8 @@ class Drawing:
 
 @dataclass(frozen=True)
 class Picture:
-    """(left, top) on the page and (width, height), px; bands: makes (rows, width, 3) uint8 sRGB that follow one another,
-    each time it is called.
+    """(left, top) on the page and (width, height), px; bands: makes (rows, width, 3) uint8 sRGB that follow one
+    another, each time it is called.
     """
 
     place: tuple[int, int]
