@@ -42,7 +42,8 @@ import json, os, resource, signal, subprocess, sys, time
 seconds, memory, command = float(sys.argv[1]), int(sys.argv[2]), sys.argv[3:]
 limit = (lambda: resource.setrlimit(resource.RLIMIT_AS, (memory, memory))) if memory else None
 start = time.perf_counter()
-job = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, preexec_fn=limit, start_new_session=True)
+pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+job = subprocess.Popen(command, preexec_fn=limit, start_new_session=True, **pipes)
 try:
     output, error = job.communicate(timeout=seconds or None)
 except subprocess.TimeoutExpired:
@@ -50,7 +51,8 @@ except subprocess.TimeoutExpired:
     output, error = job.communicate()
     error += f"\\nstopped after {seconds:.0f} s"
 used = resource.getrusage(resource.RUSAGE_CHILDREN)
-print(json.dumps([job.returncode, time.perf_counter() - start, used.ru_utime + used.ru_stime, used.ru_maxrss, output, error]))
+took = time.perf_counter() - start
+print(json.dumps([job.returncode, took, used.ru_utime + used.ru_stime, used.ru_maxrss, output, error]))
 """
 
 

@@ -25,7 +25,8 @@ from pathlib import Path
 from hirez_mosaic.engine.machine import cores, settle_process
 from hirez_mosaic.templates import load_templates
 settle_process()
-print(len(load_templates(Path(sys.argv[1]), (int(sys.argv[2]), int(sys.argv[3])), cache=Path(sys.argv[4]), jobs=cores())))
+tile = int(sys.argv[2]), int(sys.argv[3])
+print(len(load_templates(Path(sys.argv[1]), tile, cache=Path(sys.argv[4]), jobs=cores())))
 """
 _BARE = """
 import sys

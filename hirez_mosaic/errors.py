@@ -12,7 +12,7 @@
     ├── DeviceError                                       the device asked for is not there
     ├── BudgetError                                       not even the smallest chunk fits the memory budget
     ├── WorkspaceError                                    the workspace is not this job's, is taken, or cannot be opened
-    │   └── OtherJobError                                 an earlier render of another source, other settings or another version
+    │   └── OtherJobError                                 an earlier render of another source, settings, or version
     ├── ClusterError                                      the Dask cluster cannot be used
     └── OutputError                                       the mosaic cannot be written
         ├── OutputExistsError   (also FileExistsError)

@@ -1,6 +1,6 @@
 """Files of every kind, damaged by a seed: bytes flipped, cut, grown. None may end in anything but px or one sentence.
 
-python tests/mutations.py 10000 [FIRST]     # so many mutants, from the seed FIRST; prints what went wrong, with its seed
+python tests/mutations.py 10000 [FIRST]     # so many mutants, from the seed FIRST; prints what went wrong
 """
 
 import contextlib

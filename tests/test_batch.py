@@ -595,7 +595,8 @@ def test_a_render_and_a_recipe_are_logged_too_and_a_recipe_goes_on_after_failure
     templates = f'templates = "{tmp_path / "templates-9"}"\ntile = 8\ndecoder = "paper"\n'
     recipe = tmp_path / "job.toml"
     recipe.write_text(
-        f'[batch]\nfolder = "photos"\n{templates}output = "out"\n[render]\nsource = "photos/a.png"\n{templates}output = "a.tif"\n'
+        f'[batch]\nfolder = "photos"\n{templates}output = "out"\n'
+        f'[render]\nsource = "photos/a.png"\n{templates}output = "a.tif"\n'
     )
     result = command("run", recipe, "--log-file", tmp_path / "log")
     assert result.exit_code == 3, result.output

@@ -381,7 +381,7 @@ def test_axe_finds_nothing_serious(visit: Any, scheme: str, size: dict[str, Any]
     def check() -> None:
         found = axe.Axe().run(looking.page).response["violations"]
         assert [(one["id"], one["nodes"][0]["html"]) for one in found if one["impact"] in ("serious", "critical")] == []
-        looking.wrong.clear()  # axe asks for the style sheet once more, which a page that was opened by double click may not
+        looking.wrong.clear()  # axe asks for the style sheet once more, which a page opened by double click may not
 
     check()
     looking.page.click("#tell")

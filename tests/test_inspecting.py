@@ -51,7 +51,7 @@ def test_a_chain_is_broken_where_the_kept_one_is_too_far() -> None:
 
 @pytest.fixture
 def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, own_cache: Path) -> Path:
-    """An empty current folder with grey templates of 12 x 12 px, one twice, one larger, and a file that is no picture."""
+    """An empty current folder with grey templates of 12 x 12 px, one twice, one larger, and a file of text."""
     folder = tmp_path / "here"
     (folder / "greys").mkdir(parents=True)
     monkeypatch.chdir(folder)

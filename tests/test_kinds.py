@@ -106,7 +106,7 @@ def exr(path, px):
 
 
 def psd(path, px, mode=3, depth=8, version=1, packed=False, opacity=False, palette=b""):
-    """A flat picture as Photoshop lays it: each channel from top to bottom, after the sections that few readers need."""
+    """A flat picture as Photoshop lays it: each channel from top to bottom, after sections that few readers need."""
     planes = np.atleast_3d(px).transpose(2, 0, 1)
     height, width = px.shape[:2] if depth > 1 else (px.shape[0], px.shape[1] * 8)
     header = b"8BPS" + struct.pack(">H6xHIIHH", version, len(planes), height, width, depth, mode)
@@ -151,7 +151,7 @@ def masked(path, value, dtype, px):
 
 
 def subsampled(path, compression=1):
-    """YCbCr with colour of half the resolution, as scanners and old programs write it: Y Y Y Y Cb Cr for each 2 x 2 px."""
+    """YCbCr with colour of half the resolution, as scanners write it: Y Y Y Y Cb Cr for each 2 x 2 px."""
     ycbcr = in_ycbcr(BLOCKS).reshape(24, 2, 32, 2, 3).transpose(0, 2, 1, 3, 4).reshape(24, 32, 4, 3)
     data = np.concatenate([ycbcr[..., 0], ycbcr[..., 0, 1:]], -1).tobytes()
     data = zlib.compress(data) if compression == 8 else data

@@ -53,7 +53,7 @@ def square_numbers() -> np.ndarray:
 
 
 def square(number: int, side: int) -> np.ndarray:
-    """(side, side, 3): red grows from left to right by 16 about 100, green is 4 times the number, blue the rest of 255."""
+    """(side, side, 3): red grows to the right by 16 about 100, green is 4 times the number, blue the rest of 255."""
     px = np.empty((side, side, 3), np.uint8)
     px[...] = np.stack(
         [92 + np.arange(side) * 16 // side, np.full(side, 4 * number), np.full(side, 255 - 4 * number)], 1

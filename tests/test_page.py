@@ -248,8 +248,9 @@ def test_thumbnails_bound_what_a_visitor_sees_of_a_template(tmp_path: Path) -> N
     table = write_map(tmp_path / "wall.csv", ["0.png", "1.png", "2.png"], np.arange(24).reshape(4, 6) % 3)
     for most, (width, height), step in ((None, (107, 160), 1), (100, (67, 100), 1), (30, (20, 30), 2)):
         page = tmp_path / f"page-{most}"
-        make_pages([write_map(table, ["0.png", "1.png", "2.png"], np.arange(24).reshape(4, 6) % 3, mirror="0", rotate="0")], page, folder,
-                   "40x60", thumbnails=most)  # fmt: skip
+        names, index_map = ["0.png", "1.png", "2.png"], np.arange(24).reshape(4, 6) % 3
+        tables = [write_map(table, names, index_map, mirror="0", rotate="0")]
+        make_pages(tables, page, folder, "40x60", thumbnails=most)
         assert px(page / "templates" / "0" / "2.jpg").shape == (height, width, 3)
         assert described(page)["levels"][-1]["step"] == [step, step]
 
@@ -320,7 +321,7 @@ def test_bad_input_is_a_sentence_and_leaves_nothing(tmp_path: Path, made: tuple[
     before = listing(tmp_path)
     for words, said in {
         ("nowhere.csv", "--templates", folder): "There is no mosaic or tile map nowhere.csv",
-        (table,): "give the folder that they are in with `templates`",
+        (table,): "give the folder that they are in with --templates",
         (table, "--templates", other): "is not in",
         (table, "--templates", folder, "--source", source): "which is another shape",
         (table, "--templates", folder, "--thumbnails", "0"): "Templates are shown at 0 px",

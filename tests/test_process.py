@@ -16,8 +16,10 @@ from hirez_mosaic.engine.machine import settle_process
 STATE = '''
 import ctypes, json, locale, logging, os, pkgutil, signal, sys, warnings
 from importlib import import_module
-import dask, distributed, fsspec, imagecodecs, lpips, numba, numpy, pi_heif, PIL.Image, pyvips, scipy, tifffile, torch, zarr
-import click, distributed.comm.core, PIL.ImageDraw, platformdirs, psutil, rich.console, safetensors.torch, scipy.optimize
+import dask, distributed, fsspec, imagecodecs, lpips, numba, numpy, pi_heif, PIL.Image
+import pyvips, scipy, tifffile, torch, zarr
+import click, distributed.comm.core, PIL.ImageDraw, platformdirs
+import psutil, rich.console, safetensors.torch, scipy.optimize
 
 def state():
     """What can be seen of the process's switches, but for malloc's."""
@@ -34,13 +36,15 @@ def state():
         "logging": [repr(logging.root.handlers), logging.root.level, logging.root.manager.disable],
         "warnings": [repr(one) for one in warnings.filters],
         "signals": [repr(signal.getsignal(number)) for number in (signal.SIGINT, signal.SIGTERM)],
-        "hooks": [repr(sys.excepthook), repr(sys.displayhook), sys.getrecursionlimit(), locale.setlocale(locale.LC_ALL)],
+        "hooks": [repr(sys.excepthook), repr(sys.displayhook), sys.getrecursionlimit()],
+        "locale": locale.setlocale(locale.LC_ALL),
         "configuration": [repr(dask.config.config), repr(zarr.config.pprint) and str(zarr.config.config)],
         "folder": os.getcwd(),
     }
 
 class Info(ctypes.Structure):
-    _fields_ = [(name, ctypes.c_size_t) for name in "arena ordblks smblks hblks hblkhd usmblks fsmblks uordblks fordblks keepcost".split()]
+    _names = "arena ordblks smblks hblks hblkhd usmblks fsmblks uordblks fordblks keepcost".split()
+    _fields_ = [(name, ctypes.c_size_t) for name in _names]
 
 def steady():
     """Whether malloc maps a large block after a larger one was freed, which raises its threshold unless that is set."""

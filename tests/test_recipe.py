@@ -244,7 +244,10 @@ def test_a_recipe_may_come_from_any_editor(newline: str, here: Path) -> None:
 
 
 def test_a_recipe_can_leave_out_what_an_option_has_a_no_for(here: Path) -> None:
-    text = '[templates.augment]\npictures = ["photos"]\nmirror = false\nrotate = true\noverwrite = false\noutput = "made"\n'
+    text = (
+        '[templates.augment]\npictures = ["photos"]\nmirror = false\nrotate = true\n'
+        'overwrite = false\noutput = "made"\n'
+    )
     assert words_of(here, text) == [f"templates augment --no-mirror --rotate --output {here}/made -- {here}/photos"]
 
 

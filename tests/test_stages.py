@@ -1,4 +1,4 @@
-"""What a stage knows of itself: every setting that decides a result is in the identity of a stage, and nothing else is."""
+"""What a stage knows of itself: every setting that decides a result is in a stage's identity, and no other is."""
 
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack

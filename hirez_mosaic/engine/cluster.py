@@ -175,7 +175,7 @@ class Cluster:
         )
 
     def _run(self, calls: list[Any], heard: Heard) -> bool:
-        """Whether all calls ended well; False where workers were lost again and again, but some chunks were finished."""
+        """Run the calls: whether all ended well; False where workers were lost again and again, yet chunks ended."""
         futures = self._client.compute(calls)
         ended = 0
         try:

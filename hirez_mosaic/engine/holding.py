@@ -63,7 +63,7 @@ def _held_folder(folder: Path) -> Iterator[None]:
 
 @contextmanager
 def _held_at_url(place: str) -> Iterator[None]:
-    """By an object that is written again and again; that of a process that was killed counts for a minute and a half."""
+    """Hold it by an object that is written again and again; that of a killed process counts for a minute and a half."""
     mine, over = {"host": HERE, "process": os.getpid(), "job": uuid.uuid4().hex}, Event()
 
     def beat() -> None:

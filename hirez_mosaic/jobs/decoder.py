@@ -20,7 +20,10 @@ def trained_path(cache: Path, fingerprint: str) -> Path:
 
 
 def choose_decoder(spec: RenderSpec, templates: TemplateSet, cache: Path) -> Choice:
-    """The decoder for these settings and templates. Raises SettingError, and DecoderError for a file that does not fit."""
+    """The decoder for these settings and templates.
+
+    Raises SettingError, and DecoderError for a file that does not fit.
+    """
     file, steps = _file(spec, templates.fingerprint, cache), spec.fit_steps
     if file is not None:
         return _from_file(spec, file, templates)
@@ -34,7 +37,7 @@ def choose_decoder(spec: RenderSpec, templates: TemplateSet, cache: Path) -> Cho
 
 
 def _file(spec: RenderSpec, fingerprint: str, cache: Path) -> Path | None:
-    """The file that holds the decoder; None where a kind is named, and where the cache holds none of these templates."""
+    """The file that holds the decoder; None where a kind is named, or the cache holds none of these templates."""
     if spec.decoder in KINDS:
         return None
     if spec.decoder != "auto":

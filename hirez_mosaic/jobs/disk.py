@@ -24,7 +24,7 @@ class DiskNeeded:
     places: dict[Path, int]
 
     def check(self, beside: Sequence["DiskNeeded"]) -> None:
-        """Raise DiskSpaceError where a disk has less room than that and what renders `beside` have yet to write there."""
+        """Raise DiskSpaceError where a disk has no room for that and what renders `beside` have yet to write there."""
         for folder, wanted in self.places.items():
             free, disk = shutil.disk_usage(_existing(folder)).free, _device(folder)
             promised = sum(size for other in beside for place, size in other.places.items() if _device(place) == disk)

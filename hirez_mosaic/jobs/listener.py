@@ -21,7 +21,7 @@ class Listener:
         """Something worth a line."""
 
     def unreadable(self, folder: Path, files: Sequence[tuple[str, str]]) -> None:
-        """Files (name, reason) in a folder that are left out, because they cannot be read; people are told at the end."""
+        """Files (name, reason) in a folder cannot be read and are left out; a person wants to know at the end."""
 
     def planned(self, job: "Job") -> None:
         """The plan is made and the work begins."""

@@ -1,4 +1,4 @@
-"""The plan of a render: what will be made, in which chunks, within how many bytes; settled before the first px is read."""
+"""The plan of a render, made before the first px is read: which chunks, how many at a time, within how many bytes."""
 
 import math
 from dataclasses import dataclass, replace

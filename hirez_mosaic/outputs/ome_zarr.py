@@ -1,4 +1,4 @@
-"""OME-Zarr 0.5: a group of arrays (channel, row, column), one for each level, and what says how they belong together."""
+"""OME-Zarr 0.5: a group with an array (channel, row, column) for each level, and metadata that tie them together."""
 
 from contextlib import closing
 from pathlib import Path

@@ -45,7 +45,7 @@ def level_sizes(size: tuple[int, int], side: int) -> list[tuple[int, int]]:
 
 
 def projected_bytes(width: int, tile: tuple[int, int], strip: int) -> int:
-    """Bytes that cutting a mosaic of `width` px into tiles of (width, height) px holds. strip: of px on their way in."""
+    """Bytes that cutting a mosaic of `width` px into tiles (width, height) holds. strip: bytes on their way in."""
     return 2 * strip + 6 * width * 3 * tile[1] + cores() * 16 * 3 * tile[0] * tile[1]
 
 

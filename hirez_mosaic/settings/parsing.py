@@ -73,7 +73,7 @@ def parse_bytes(text: str | int) -> int:
 
 
 def parse_colour(text: str | tuple[int, int, int], what: str = "background") -> tuple[int, int, int]:
-    """sRGB from "#ffcc00", "255,204,0" or a name of a basic colour. what: its name in the message. Raises SettingError."""
+    """sRGB from "#ffcc00", "255,204,0" or a name of a basic colour. what: its name in messages. Raises SettingError."""
     if isinstance(text, tuple):
         levels = text
     else:

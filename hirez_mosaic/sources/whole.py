@@ -116,7 +116,7 @@ def _assembled(source: Source, times: int) -> pyvips.Image:
 
 
 def _whole_rows(source: Source, times: int) -> Iterator[NDArray[np.generic]]:
-    """The stored bands cut so that each has a whole number of `times` rows; what is left over at the bottom is dropped."""
+    """The stored bands cut so that each has a multiple of `times` rows; what is left over at the bottom is dropped."""
     left: NDArray[np.generic] | None = None
     for band in source.stored_bands():
         whole = band if left is None else np.concatenate([left, band])

@@ -269,7 +269,7 @@ def _posed(templates: slice, poses: int) -> slice:
 
 
 def scratch_bytes(grid: CellGrid, query: int, k: int) -> int:
-    """Bytes on disk that keeping the rules takes at most for a while: ranked candidates, and the queries of all cells."""
+    """Bytes on disk that keeping the rules takes for a while: ranked candidates, and the queries of all cells."""
     return 4 * grid.cells * (k + 1 + query)
 
 

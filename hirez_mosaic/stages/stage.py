@@ -113,7 +113,7 @@ class Stage:
         return 0
 
     def turn(self, setup: Setup) -> Callable[[Box], int] | None:
-        """Of a chunk, where chunks also read their neighbours whose turn comes before; chunks of one turn do not touch."""
+        """Gives a chunk's turn, where chunks read neighbours of an earlier turn; those of one turn do not touch."""
         return None
 
     def memory(self, setup: Setup, chunk: tuple[int, int], workers: int) -> int:

@@ -8,7 +8,6 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from hirez_mosaic.nets.blur import blur_tiled
 from hirez_mosaic.nets.decoders import Decoder, Looks, TrunkNorm
 from hirez_mosaic.nets.decoders.nearest import NearestL2
 from hirez_mosaic.nets.fitting import judged_windows
@@ -20,9 +19,7 @@ from hirez_mosaic.templates import TemplateSet
 from hirez_mosaic.templates.names import named, read_names
 
 _SAMPLED = 512  # cells by which a set is called rich or not, at most
-_RICH = (
-    1.5  # a set is where the nearest template is at most so many times as far, in squares, as the nearest blurred one
-)
+_RICH = 0.6  # times the mean contrast of cells that a tenth of the templates may have
 _REFINED = 4.0  # times as large as by px is the median gap of refined scores
 
 
@@ -112,17 +109,22 @@ def _sampled(decoder: Decoder, norm: TrunkNorm | None, grid: CellGrid, analysis:
 
 @torch.inference_mode()
 def is_rich(templates: TemplateSet, grid: CellGrid, analysis: Any) -> bool:
-    """Whether templates match what lies within a picture's cells, and not their colours alone; by cells of the judged
-    windows.
+    """Whether a set can match what lies within a picture's cells, and not their colours alone.
+
+    It can where a tenth of its templates have less contrast of their own than the cells of the judged windows have: the
+    others would bring what the picture has not. Nearest distances say less: a red door that no slice of a photo is like
+    makes a good set look poor, and a good match for it among emoji makes those look rich.
     """
     pixels = (
         torch.from_numpy(np.ascontiguousarray(analysis[box.scaled(CELL).slices])) for box in judged_windows(grid.box)[0]
     )
     cells = torch.cat([cell_pixels(window) for window in pixels])
     cells = cells[:: -(-len(cells) // _SAMPLED)]
-    nearest = torch.full((2, len(cells)), -torch.inf)
-    for sharp in map(torch.from_numpy, templates.blocks()):
-        for best, those in zip(nearest, (sharp, blur_tiled(sharp)), strict=True):
-            torch.maximum(best, best_k(cells, NearestL2(those, "").score(), len(those), 1)[1][:, 0], out=best)
-    sharp_distance, blurred_distance = (cells.square().sum(1) - nearest).mean(1).tolist()
-    return sharp_distance <= _RICH * blurred_distance
+    theirs = torch.cat([_contrast(block) for block in map(torch.from_numpy, templates.blocks())])
+    return float(theirs.quantile(0.1)) <= _RICH * float(_contrast(cells).mean())
+
+
+def _contrast(cells: torch.Tensor) -> torch.Tensor:
+    """(n,) the squared distance of cells or templates, (n, 192) or (n, 8, 8, 3) in [0, 1], from their mean colours."""
+    px = cells.reshape(len(cells), -1, 3)
+    return (px - px.mean(1, keepdim=True)).square().sum((1, 2))

@@ -8,20 +8,19 @@ every cell, is
       + sum over distances and channels of weight |G * (M - S)|^2
       + sum over pairs of cells with equal templates of the mean of their prices / (their distance in cells)^2
 
-near     how much worse the decoder scores the choice than the cell's best, in squared px errors of half a cell's side squared:
-         see `near_costs`.
+near     how much worse the decoder scores the choice than the cell's best, in squared px errors of half a cell's side
+         squared: see `near_costs`.
 M, S     mosaic and source as the means of half cells, 4 x 4 px, in a luma and two chroma channels (`OPPONENT`).
-G        a Gaussian: what the eye mixes at a viewing distance. `DISTANCES` holds their sigmas, and the weights of the channels: fine
-         errors are seen in luma, coarse ones in colour as well.
-price    of a repeat at a cell, in its own units: a multiple of the gap between its best and tenth choice, and at least the set's
-         (`repeat_prices`). Where a set lacks a cell's colours its choices lie far apart, and a price for the set would
-         be nothing there.
+G        a Gaussian: what the eye mixes at a viewing distance. `DISTANCES` holds their sigmas, and the weights of the
+         channels: fine errors are seen in luma, coarse ones in colour as well.
+price    of a repeat at a cell, in its own units: a multiple of the gap between its best and tenth choice, and at least
+         the set's (`repeat_prices`). Where a set lacks a cell's colours its choices lie far apart, and a price for the
+         set would be nothing there.
 
 It is what direct binary search does in halftoning (Analoui and Allebach, 1992), with templates for dots. A move changes
-one cell. Since
-|G * (M - S)|^2 is a quadratic form with the kernel K = G * G, what a move changes follows from the present error at the
-cell and from K * (M - S) there, which is kept up to date: a candidate costs a dozen multiplications, whatever the
-kernel's size.
+one cell. |G * (M - S)|^2 is a quadratic form with the kernel K = G * G, so what a move changes follows from the present
+error at the cell and from K * (M - S) there, which is kept up to date: a candidate costs a dozen multiplications,
+whatever the kernel's size.
 
 The result depends on the order of the moves. Blocks of `BLOCK` cells at fixed places of the whole map take turns in
 four colours, as on a chequered floor: no two blocks at work at one time touch. So neither chunks nor workers nor

@@ -1,7 +1,7 @@
 """The decoded templates of one folder, stored one by one: a killed run loses seconds of work, no file is decoded twice.
 
 cache/templates/<key>/    key: folder, tile, background, crop
-├── files.jsonl           the version, then a line a file: name, size, time of change; its row, or why it has none; a note
+├── files.jsonl           the version, then a line a file: name, size, time of change, row or why it has none, a note
 ├── pixels                (rows, height, width, 3) uint8, raw
 ├── small                 (rows, 8, 8, 3) float32, raw: the same as a cell sees them
 └── set.json              the fingerprint of the set that was last loaded

@@ -4,7 +4,7 @@ Each is a script that calls hirezMosaicBlock(name, content), for a page that was
 and no data:
 
     index/ROW/COLUMN   choices of a square of cells, row by row: base64 of uint32, little end first
-    uses/N             cells (row x columns + column) by the template that stands there, template after template: likewise
+    uses/N             cells (row x columns + column) by the template that stands there, one after another: likewise
     names/N            {"names": paths of templates, "first": where in `uses` each begins, and the last ends}
     search/N           {three letters: which blocks of names have them}
 """

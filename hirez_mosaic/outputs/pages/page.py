@@ -330,14 +330,20 @@ def write_gallery(file: Path, title: str, pages: Sequence[Shown]) -> None:
     """Write a gallery of pages, one file; the smallest level of each is its picture."""
     style = (_VIEWER / "viewer.css").read_text("utf-8")
     shown = "\n".join(
-        f'<li><a href="{quote(page.folder)}/index.html"><img src="{quote(page.folder)}/small.jpg" alt="" loading="lazy">'
+        f'<li><a href="{quote(page.folder)}/index.html">'
+        f'<img src="{quote(page.folder)}/small.jpg" alt="" loading="lazy">'
         f"<b>{html.escape(page.title)}</b><small>{html.escape(page.caption)}</small></a></li>"
         for page in pages
     )
-    head = '<meta charset="utf-8"><meta name="viewport" content="width=device-width"><meta name="color-scheme" content="light dark">'
+    head = (
+        '<meta charset="utf-8"><meta name="viewport" content="width=device-width">'
+        '<meta name="color-scheme" content="light dark">'
+    )
     file.write_text(
-        f'<!doctype html>\n<html lang="en">\n<head>{head}<link rel="icon" href="data:,"><title>{html.escape(title)}</title>\n'
-        f'<style>\n{style}</style></head>\n<body><main class="gallery"><h1>{html.escape(title)}</h1><p>{len(pages):,} mosaics</p>\n'
+        f'<!doctype html>\n<html lang="en">\n<head>{head}<link rel="icon" href="data:,">'
+        f"<title>{html.escape(title)}</title>\n"
+        f'<style>\n{style}</style></head>\n<body><main class="gallery"><h1>{html.escape(title)}</h1>'
+        f"<p>{len(pages):,} mosaics</p>\n"
         f"<ul>\n{shown}\n</ul></main></body>\n</html>\n",
         "utf-8",
     )

@@ -62,7 +62,7 @@ def _marked(wall: Wall, column: int, row: int, trim: tuple[float, float, float, 
 def marks(
     across: Sequence[float], down: Sequence[float], trim: tuple[float, float, float, float], off: float, length: float
 ) -> list[Line]:
-    """Crop marks around a rectangle (left, top, right, bottom): at these x above and below, at these y at both sides."""
+    """Crop marks around a rectangle (left, top, right, bottom): at these x above and below, at these y beside it."""
     left, top, right, bottom = trim
     if length <= 0:
         return []
