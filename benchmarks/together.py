@@ -6,10 +6,11 @@ Method: one process renders each picture in every way of `WAYS`, one after anoth
 8 px a cell, in float32 (`hirez_mosaic.metrics`). Eq. 3, LPIPS and dE are means over the pictures of the ratio to L2's; JOD is the mean
 of the difference to L2's; the rest are plain means. The models of the eye (JOD, FLIP) take longer than all else: --eye N asks them about
 N of the pictures, spread evenly. Seconds are those of the stages of a render but assembly, without start-up; a fit is made once for a
-picture and counted wherever it is used. Something small is rendered first, so that nothing is compiled while the clock runs.
+picture and counted wherever it is used; one that an earlier run left in the cache counts as long as it took to read. Something small is
+rendered first, so that nothing is compiled while the clock runs.
 
---csv keeps a row for each picture and way, written as it goes; with that file there, what is in it is not made again. --figures
-keeps each mosaic at 8 px a cell, and the source.
+--csv keeps a row for each picture and way of one set at one size, written as it goes; with that file there, what is in it is not made
+again. --figures keeps each mosaic at 8 px a cell, and the source.
 """
 
 import csv
@@ -75,7 +76,8 @@ def main(
             for name in names:
                 if (source.stem, name) in made:
                     continue
-                result, spent, fitted = _timed(_render(source, templates, columns, workspace, WAYS[name]), fitted)
+                result = _render(source, templates, columns, workspace, WAYS[name])
+                spent, fitted = _timed(result, fitted)
                 read = {of: np.asarray(zarr.open_array(workspace / of, mode="r")) for of in ("analysis", "index_map")}
                 chosen = read["index_map"].astype(np.int64)
                 mosaic = placed(small.flatten(1)[torch.from_numpy(chosen).flatten()], Box(0, chosen.shape[0], 0, chosen.shape[1]))
@@ -91,16 +93,17 @@ def main(
 
 
 def _render(source: Path, templates: Path, columns: int, workspace: Path, way: dict[str, Any]) -> RenderResult:
+    """Made anew, with what every stage left in the workspace."""
     settings = {"decoder": "residual", **way}
     output = workspace.with_name("mosaic.zarr")
     return render(source, templates, 8, output, columns=columns, workspace=workspace, restart=True, overwrite=True, **settings)
 
 
-def _timed(result: RenderResult, fitted: float) -> tuple[RenderResult, float, float]:
-    """(it, its seconds without assembly, those of the picture's fit): a fit that comes from the cache counts what it took before."""
+def _timed(result: RenderResult, fitted: float) -> tuple[float, float]:
+    """(its seconds without assembly, those of the picture's fit): a fit that comes from the cache counts what it took before."""
     own = result.seconds.get("fit", 0.0)
     longest = max(own, fitted)
-    return result, result.total_seconds - result.seconds["assemble"] - own + (longest if own else 0.0), longest
+    return result.total_seconds - result.seconds["assemble"] - own + (longest if own else 0.0), longest
 
 
 def _save(pixels: Any, path: Path) -> None:
@@ -123,6 +126,7 @@ def _keep(table: Path, picture: str, way: str, judgement: Judgement, distinct: i
 
 
 def _rows(table: Path) -> list[dict[str, str]]:
+    """What `_keep` wrote, none where there is no file."""
     if not table.exists():
         return []
     with table.open(newline="") as file:
