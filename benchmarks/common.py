@@ -124,11 +124,11 @@ def render_command(picture: Path, templates: Path, tile: int, output: Path, *mor
     return [str(word) for word in [*words, "-o", output, "--overwrite", "--quiet", "--json", *more]]
 
 
-def make_judge(edge: str, *, eye: bool = True) -> Judge:
-    """What judges by all measures, on the processor. edge: see `MultiScaleLoss`. eye: by the models of the eye, too."""
+def make_judge(edge: str) -> Judge:
+    """What judges by all measures, on the processor. edge: see `MultiScaleLoss`."""
     cache, cpu = cache_folder("weights"), torch.device("cpu")
     loss = MultiScaleLoss(loss_network(resolve_weights(None, cache), cpu, torch.float32), edge=edge)
-    return Judge(loss, resolve_alexnet(cache), Eye(cpu) if eye else None)
+    return Judge(loss, resolve_alexnet(cache), Eye(cpu))
 
 
 def judged(source: Path, mosaic: Path, columns: int) -> Judgement:

@@ -2,15 +2,15 @@
 
     python benchmarks/together.py photos/kodim*.png --templates hubble/ --columns 64
 
-Method: one process renders each picture in every way of `WAYS`, one after another, and judges what it chose with the templates at
-8 px a cell, in float32 (`hirez_mosaic.metrics`). Eq. 3, LPIPS and dE are means over the pictures of the ratio to L2's; JOD is the mean
-of the difference to L2's; the rest are plain means. The models of the eye (JOD, FLIP) take longer than all else: --eye N asks them about
-N of the pictures, spread evenly. Seconds are those of the stages of a render but assembly, without start-up; a fit is made once for a
-picture and counted wherever it is used; one that an earlier run left in the cache counts as long as it took to read. Something small is
-rendered first, so that nothing is compiled while the clock runs.
+Method: one process renders each picture in every way of `WAYS`, one after another, and judges what it chose with the
+templates at 8 px a cell, in float32 (`hirez_mosaic.metrics`). Eq. 3, LPIPS and dE are means over the pictures of the
+ratio to L2's; JOD is the mean of the difference to L2's; the rest are plain means. Seconds are those of the stages of a
+render but assembly, without start-up. A fit is made once for a picture and counted wherever it is used; one that an
+earlier run left in the cache counts as long as it took to read. Something small is rendered first, so that nothing is
+compiled while the clock runs.
 
---csv keeps a row for each picture and way of one set at one size, written as it goes; with that file there, what is in it is not made
-again. --figures keeps each mosaic at 8 px a cell, and the source.
+--csv keeps a row for each picture and way of one set at one size, written as it goes; with that file there, what is in
+it is not made again. --figures keeps each mosaic at 8 px a cell, and the source.
 """
 
 import csv
@@ -32,7 +32,7 @@ from hirez_mosaic.cache import cache_folder
 from hirez_mosaic.encode import as_images
 from hirez_mosaic.engine import cores
 from hirez_mosaic.fit import placed
-from hirez_mosaic.geometry import Box
+from hirez_mosaic.geometry import CELL, Box
 from hirez_mosaic.metrics import Judgement
 from hirez_mosaic.rendering import RenderResult, render
 from hirez_mosaic.templates import load_templates
@@ -47,7 +47,6 @@ WAYS: dict[str, dict[str, Any]] = {
     "best": {"effort": "best"},
 }
 """What `render` is told. All but "L2" have the residual decoder."""
-_CPU = torch.device("cpu")
 _RATIOS = ("eq3", "lpips", "delta_e")  # over L2's
 
 
@@ -56,19 +55,22 @@ _RATIOS = ("eq3", "lpips", "delta_e")  # over L2's
 @click.option("--templates", required=True, type=click.Path(exists=True, path_type=Path))
 @click.option("--columns", default=64, show_default=True, help="Cells across.")
 @click.option("--ways", default="L2,alone,together,better", show_default=True, help="Some of the ways, with L2.")
-@click.option("--eye", type=int, help="Pictures judged by the models of the eye.  [default: all]")
 @click.option("--csv", "table", type=click.Path(path_type=Path), help="File to keep a row of each mosaic in.")
 @click.option("--figures", type=click.Path(path_type=Path), help="Folder to keep the mosaics in.")
 def main(
-    sources: Sequence[Path], templates: Path, columns: int, ways: str, eye: int | None, table: Path | None, figures: Path | None
+    sources: Sequence[Path],
+    templates: Path,
+    columns: int,
+    ways: str,
+    table: Path | None,
+    figures: Path | None,
 ) -> None:
     """Print a row for each way."""
     names = ways.split(",")
     with tempfile.TemporaryDirectory() as temporary:
         table, workspace = table or Path(temporary) / "rows.csv", Path(temporary) / "workspace"
-        small = torch.from_numpy(load_templates(templates, (8, 8), cache=cache_folder("templates"), jobs=cores()).at_cell_size())
-        judges = {of: make_judge("zero", eye=of) for of in (True, False)}
-        asked = set(sources if eye is None else [sources[round(place)] for place in np.linspace(0, len(sources) - 1, eye)])
+        found = load_templates(templates, (CELL, CELL), cache=cache_folder("templates"), jobs=cores())
+        small, judge = torch.from_numpy(found.at_cell_size()), make_judge("zero")
         made = {(row["picture"], row["way"]) for row in _rows(table)}
         _render(sources[0], templates, 8, workspace, {"refine": 1})
         for source in sources:
@@ -78,32 +80,34 @@ def main(
                     continue
                 result = _render(source, templates, columns, workspace, WAYS[name])
                 spent, fitted = _timed(result, fitted)
-                read = {of: np.asarray(zarr.open_array(workspace / of, mode="r")) for of in ("analysis", "index_map")}
-                chosen = read["index_map"].astype(np.int64)
-                mosaic = placed(small.flatten(1)[torch.from_numpy(chosen).flatten()], Box(0, chosen.shape[0], 0, chosen.shape[1]))
-                judgement = judges[source in asked](as_images(read["analysis"], _CPU), mosaic, chosen)
+                analysis, index_map = (np.asarray(zarr.open_array(workspace / of, mode="r")) for of in ("analysis", "index_map"))
+                rows, across = index_map.shape
+                chosen = small.flatten(1)[torch.from_numpy(index_map.astype(np.int64)).flatten()]
+                mosaic = placed(chosen, Box(0, rows, 0, across))
+                judgement = judge(as_images(analysis, torch.device("cpu")), mosaic, index_map)
                 _keep(table, source.stem, name, judgement, result.distinct_templates, spent)
                 if figures:
                     figures.mkdir(parents=True, exist_ok=True)
-                    _save(read["analysis"], figures / f"{source.stem}-source.png")
-                    _save(mosaic[0].permute(1, 2, 0).mul(255).round().byte().numpy(), figures / f"{source.stem}-{name}.png")
-        rows = [row for row in _rows(table) if row["picture"] in {source.stem for source in sources}]
+                    _save(analysis, figures / f"{source.stem}-source.png")
+                    pixels = mosaic[0].permute(1, 2, 0).mul(255).round().byte().numpy()
+                    _save(pixels, figures / f"{source.stem}-{name}.png")
+        kept = [row for row in _rows(table) if row["picture"] in {source.stem for source in sources}]
     print(f"{machine_facts()}; {len(sources)} pictures, {columns} cells across, {len(small):,} templates\n")
-    _print(rows, names)
+    _print(kept, names)
 
 
 def _render(source: Path, templates: Path, columns: int, workspace: Path, way: dict[str, Any]) -> RenderResult:
     """Made anew, with what every stage left in the workspace."""
-    settings = {"decoder": "residual", **way}
-    output = workspace.with_name("mosaic.zarr")
-    return render(source, templates, 8, output, columns=columns, workspace=workspace, restart=True, overwrite=True, **settings)
+    settings = {"decoder": "residual", "workspace": workspace, "restart": True, "overwrite": True, **way}
+    return render(source, templates, CELL, workspace.with_name("mosaic.zarr"), columns=columns, **settings)
 
 
 def _timed(result: RenderResult, fitted: float) -> tuple[float, float]:
-    """(its seconds without assembly, those of the picture's fit): a fit that comes from the cache counts what it took before."""
+    """(its seconds without assembly, those of the picture's fit): a fit out of the cache counts what it took before."""
     own = result.seconds.get("fit", 0.0)
     longest = max(own, fitted)
-    return result.total_seconds - result.seconds["assemble"] - own + (longest if own else 0.0), longest
+    rest = result.total_seconds - result.seconds["assemble"] - own
+    return rest + (longest if own else 0.0), longest
 
 
 def _save(pixels: Any, path: Path) -> None:
@@ -115,7 +119,8 @@ def _keep(table: Path, picture: str, way: str, judgement: Judgement, distinct: i
     row: dict[str, Any] = {"picture": picture, "way": way, "templates": distinct, "seconds": seconds}
     for field in fields(Judgement):
         value = getattr(judgement, field.name)
-        row |= {f"{field.name} {place}": one for place, one in enumerate(value)} if isinstance(value, tuple) else {field.name: value}
+        several = isinstance(value, tuple)
+        row |= {f"{field.name} {place}": one for place, one in enumerate(value)} if several else {field.name: value}
     table.parent.mkdir(parents=True, exist_ok=True)
     new = not table.exists()
     with table.open("a", newline="") as file:
@@ -157,8 +162,8 @@ def _print(rows: Sequence[dict[str, str]], names: Sequence[str]) -> None:
                 str(len(mine)),
             ]
         )
-    header = ["way", "Eq. 3", "LPIPS", "equal neighbours", "dE 4 / 8 / 16 px", "JOD full / half / quarter", "FLIP full, half, quarter"]
-    print_table([*header, "templates", "s", "pictures"], cells)
+    eye = ["dE 4 / 8 / 16 px", "JOD full / half / quarter", "FLIP full, half, quarter"]
+    print_table(["way", "Eq. 3", "LPIPS", "equal neighbours", *eye, "templates", "s", "pictures"], cells)
 
 
 def _against(column: str, rows: Sequence[dict[str, str]], base: dict[str, dict[str, str]]) -> Iterator[float]:
@@ -166,8 +171,11 @@ def _against(column: str, rows: Sequence[dict[str, str]], base: dict[str, dict[s
     for row in rows:
         other = base[row["picture"]][column]
         if row[column] and other:
-            value = float(row[column])
-            yield value / float(other) if column.startswith(_RATIOS) else value - float(other) if column.startswith("jod") else value
+            value, against = float(row[column]), float(other)
+            if column.startswith(_RATIOS):
+                yield value / against
+            else:
+                yield value - against if column.startswith("jod") else value
 
 
 if __name__ == "__main__":
