@@ -14,6 +14,7 @@ it is not made again. --figures keeps each mosaic at 8 px a cell, and the source
 """
 
 import csv
+import math
 import statistics
 import tempfile
 from collections.abc import Iterator, Sequence
@@ -146,7 +147,7 @@ def _print(rows: Sequence[dict[str, str]], names: Sequence[str]) -> None:
         mine = [row for row in rows if row["way"] == name and row["picture"] in base]
 
         def mean(column: str, mine: Sequence[dict[str, str]] = mine) -> float:
-            return statistics.fmean(_against(column, mine, base))
+            return statistics.fmean(list(_against(column, mine, base)) or [math.nan])  # of none, where all are too small
 
         cells.append(
             [
