@@ -8,7 +8,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fractions import Fraction
 from pathlib import Path
 
@@ -21,9 +21,9 @@ from numpy.typing import NDArray
 import hirez_mosaic
 from hirez_mosaic.files.cache import cache_folder
 from hirez_mosaic.nets.loss import MultiScaleLoss, loss_network
-from hirez_mosaic.nets.metrics import Judge
+from hirez_mosaic.nets.metrics import Eye, Judge, Judgement, mean_judgement
 from hirez_mosaic.nets.scoring import as_images
-from hirez_mosaic.nets.weights import resolve_weights
+from hirez_mosaic.nets.weights import resolve_alexnet, resolve_weights
 from hirez_mosaic.pixels.geometry import CELL, CellGrid
 
 
@@ -141,22 +141,37 @@ def render_command(picture: Path, templates: Path, tile: int, output: Path, *mor
     return [str(word) for word in [*words, "-o", output, "--no-preview", "--overwrite", "--quiet", "--json", *more]]
 
 
-def judged(source: Path, mosaic: Path, columns: int) -> float:
-    """Eq. 3 between a picture and a mosaic of it with `columns` square cells across: the mean over windows of 64 x 64
-    cells.
+def make_judge(edge: str) -> Judge:
+    """What judges by all measures, on the processor. edge: see `MultiScaleLoss`."""
+    cache, cpu = cache_folder("weights"), torch.device("cpu")
+    loss = MultiScaleLoss(loss_network(resolve_weights(None, cache), cpu, torch.float32), edge=edge)
+    return Judge(loss, resolve_alexnet(cache), Eye(cpu))
+
+
+def judged(source: Path, mosaic: Path, columns: int) -> Judgement:
+    """How far a mosaic with `columns` square cells across is from its picture: the means over windows of 64 x 64 cells.
 
     Both are shrunk to 8 px a cell by area averages, the mosaic in one pass over its file, whatever its size; a mosaic
-    of another shape is compared from the top left corner as far as both go. The loss is that of `hirez-mosaic compare`,
-    in float32.
+    of another shape is compared from the top left corner as far as both go. The measures are those of `hirez-mosaic
+    compare`, in float32; but for equal neighbours, which are those that look alike: at most 2 levels of 255 apart, on
+    average.
     """
     small = [_shrunk(path, columns * CELL) for path in (source, mosaic)]
     rows, across = (min(one.shape[axis] for one in small) // CELL for axis in (0, 1))
-    weights = resolve_weights(None, cache_folder("weights"))
-    judge = Judge(MultiScaleLoss(loss_network(weights, torch.device("cpu"), torch.float32), edge="replicate"), None)
+    judge = make_judge("replicate")
     windows = CellGrid(rows, across, (CELL, CELL), Fraction(1)).chunks((min(64, rows), min(64, across)))
     whole = [box.scaled(CELL).slices for box in windows if box.height >= min(64, rows) and box.width >= min(64, across)]
     pairs = ([as_images(one[part], torch.device("cpu")) for one in small] for part in whole)
-    return statistics.fmean(judge(picture, made).eq3 for picture, made in pairs)
+    found = mean_judgement([judge(picture, made) for picture, made in pairs])
+    return replace(found, equal_neighbours=_alike(small[1][: rows * CELL, : across * CELL]))
+
+
+def _alike(pixels: NDArray[np.uint8]) -> float:
+    """The share of cells with a common side that look alike; pixels: (8 rows, 8 columns, 3)."""
+    height, width = pixels.shape[:2]
+    cells = pixels.reshape(height // CELL, CELL, width // CELL, CELL, 3).astype(np.int16)
+    across, down = np.abs(np.diff(cells, axis=2)), np.abs(np.diff(cells, axis=0))
+    return float((np.concatenate([of.mean((1, 3, 4)).ravel() for of in (across, down)]) <= 2).mean())
 
 
 def _shrunk(path: Path, width: int) -> NDArray[np.uint8]:

@@ -18,11 +18,12 @@ metapixel-prepare and metapixel against our first run with an empty template cac
 exit, imports included.
 
 Then a table for each job: every program once; the others are stopped after --seconds, their address space is limited to
---limit, and where one broke, what it said stands there. Who broke is not asked for the larger job. Eq. 3 is that of
-`judged` in common.py for all: both pictures at 8 px a cell; lower is better. Some of the others move the templates'
-colours towards the source's and cannot be told not to, which lowers Eq. 3 much; ours stands there with --tint 1, too,
-which does that, and fitted. metapixel and ours are prepared, the others decode the folder in the same process. "Ours
-over its" is the plain render's time over the program's.
+--limit, and where one broke, what it said stands there. Who broke is not asked for the larger job. The measures are
+those of `judged` in common.py for all: both pictures at 8 px a cell; lower is better, of all but JOD, and "alike" is
+the share of neighbouring cells that look the same. Some of the others move the templates' colours towards the source's
+and cannot be told not to, which lowers Eq. 3 much; ours stands there with --tint 1, too, which does that, and fitted.
+metapixel and ours are prepared, the others decode the folder in the same process. "Ours over its" is the plain render's
+time over the program's.
 """
 
 import shutil
@@ -151,6 +152,8 @@ PEERS = (
     Peer("photomosaic-video 0.1.0", ("photomosaic-video==0.1.0",), _photomosaic_video, recolours=True),
 )
 
+_MEASURES = ("Eq. 3", "LPIPS", "dE 4 / 8 / 16 px", "JOD full / half / quarter", "FLIP full / half / quarter", "alike")
+
 
 @click.command()
 @click.option("--source", required=True, type=click.Path(exists=True, path_type=Path))
@@ -164,11 +167,19 @@ PEERS = (
 )
 @click.option("--seconds", default=1800.0, show_default=True, help="That each of the others may take for a job.")
 @click.option("--limit", default="16GiB", show_default=True, help="Address space that each of the others may take.")
+@click.option("--brief", is_flag=True, help="Run nothing but the plain render and metapixel.")
 @click.option(
     "--folder", type=click.Path(path_type=Path), help="Folder for sources and mosaics.  [default: a temporary one]"
 )
 def main(
-    source: Path, templates: Path, columns: int, rounds: int, seconds: float, limit: str, folder: Path | None
+    source: Path,
+    templates: Path,
+    columns: int,
+    rounds: int,
+    seconds: float,
+    limit: str,
+    brief: bool,
+    folder: Path | None,
 ) -> None:
     """Run all and print the tables."""
     if not shutil.which("metapixel-prepare"):
@@ -187,7 +198,7 @@ def main(
             against_metapixel(jobs[0], weights, rounds)
         broken: set[str] = set()
         for job in jobs:
-            all_once(job, broken, seconds, parse_bytes(limit))
+            all_once(job, broken, seconds, parse_bytes(limit), brief=brief)
 
 
 def ours(job: Job, output: Path, *more: str) -> list[str]:
@@ -245,7 +256,7 @@ def against_metapixel(job: Job, weights: Path, rounds: int) -> None:
     )
 
 
-def all_once(job: Job, broken: set[str], seconds: float, limit: int) -> None:
+def all_once(job: Job, broken: set[str], seconds: float, limit: int, *, brief: bool) -> None:
     """Run every program that is not broken yet once; print a row for each."""
     across, down = job.cells
     print(f"\n## {job.name}: {across * job.tile:,} x {down * job.tile:,} px, each program once\n")
@@ -253,12 +264,12 @@ def all_once(job: Job, broken: set[str], seconds: float, limit: int) -> None:
     run(ours(job, mine))  # fills the cache
     first = run(ours(job, mine))
     rows = [row("hirez-mosaic", first, first, job, mine)]
-    for more in (["--tint", "1"], ["--fit", "100"]):
+    for more in () if brief else (["--tint", "1"], ["--fit", "100"]):
         rows.append(row(" ".join(["hirez-mosaic", *more]), run(ours(job, mine, *more)), first, job, mine))
     library, _ = prepare(job)
     recolouring = {peer.name for peer in PEERS if peer.recolours}
     commands = {"metapixel": partial(metapixel, job, library)}
-    for peer in PEERS:
+    for peer in () if brief else PEERS:
         if peer.name not in broken:
             commands[peer.name] = partial(peer.command, installed(peer, job.place), job)
     for name, command in commands.items():
@@ -271,8 +282,9 @@ def all_once(job: Job, broken: set[str], seconds: float, limit: int) -> None:
         except BrokenRunError as error:
             broken.add(name)
             said = error.said.splitlines()[-1].strip()[:120].replace("|", "/")
-            rows.append([name, f"{error.wall:.1f}", "", f"{error.peak / 2**20:,.0f}", "", "", f"broke: {said}"])
-    print_table(["program", "s", "ours over its", "peak, MiB", "MB", "Eq. 3", "mosaic"], rows)
+            nothing = [""] * len(_MEASURES)
+            rows.append([name, f"{error.wall:.1f}", "", f"{error.peak / 2**20:,.0f}", "", *nothing, f"broke: {said}"])
+    print_table(["program", "s", "ours over its", "peak, MiB", "MB", *_MEASURES, "mosaic"], rows)
 
 
 def row(name: str, done: Run, mine: Run, job: Job, output: Path) -> list[str]:
@@ -284,12 +296,15 @@ def row(name: str, done: Run, mine: Run, job: Job, output: Path) -> list[str]:
         f"{done.peak / 2**20:,.0f}",
         f"{output.stat().st_size / 1e6:,.0f}",
     ]
-    return [
-        name,
-        *numbers,
-        f"{judged(job.picture, output, job.cells[0]):.3f}",
-        f"{image.width:,} x {image.height:,} px",
+    found = judged(job.picture, output, job.cells[0])
+    told = [(found.delta_e, ".2f"), (found.jod, ".2f"), (found.flip, ".3f")]
+    measures = [
+        f"{found.eq3:.3f}",
+        f"{found.lpips:.3f}",
+        *(" / ".join(format(one, digits) for one in of) for of, digits in told),
     ]
+    measures.append(f"{100 * (found.equal_neighbours or 0):.1f} %")
+    return [name, *numbers, *measures, f"{image.width:,} x {image.height:,} px"]
 
 
 def installed(peer: Peer, place: Path) -> Path:

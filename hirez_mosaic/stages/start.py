@@ -121,7 +121,7 @@ def is_rich(templates: TemplateSet, grid: CellGrid, analysis: Any) -> bool:
     cells = torch.cat([cell_pixels(window) for window in pixels])
     cells = cells[:: -(-len(cells) // _SAMPLED)]
     theirs = torch.cat([_contrast(block) for block in map(torch.from_numpy, templates.blocks())])
-    return float(theirs.quantile(0.1)) <= _RICH * float(_contrast(cells).mean())
+    return float(np.quantile(theirs.numpy(), 0.1)) <= _RICH * float(_contrast(cells).mean())
 
 
 def _contrast(cells: torch.Tensor) -> torch.Tensor:
