@@ -137,7 +137,7 @@ def broken(rules: Rules, index_map: np.ndarray, poses: int, templates: int = 0) 
     return ""
 
 
-@settings(max_examples=60)
+@settings(max_examples=200)
 @given(
     rows=st.integers(1, 14),
     columns=st.integers(1, 14),
@@ -177,7 +177,7 @@ def test_no_rule_is_ever_broken_and_no_cell_left_empty(
         rules.check(rows, columns, rules.needed(rows, columns) - 1)
 
 
-@settings(max_examples=60)
+@settings(max_examples=200)
 @given(
     rows=st.integers(1, 14),
     columns=st.integers(1, 14),

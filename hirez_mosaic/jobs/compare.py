@@ -27,7 +27,7 @@ from hirez_mosaic.nets.decoders import load_decoder
 from hirez_mosaic.nets.device import resolve_device
 from hirez_mosaic.nets.fitting import STEPS
 from hirez_mosaic.nets.loss import MultiScaleLoss, loss_network
-from hirez_mosaic.nets.metrics import SIGMAS, SIZES, Eye, Judge, Judgement, mean_judgement
+from hirez_mosaic.nets.metrics import Eye, Judge, Judgement, mean_judgement
 from hirez_mosaic.nets.objective import Picture, placed
 from hirez_mosaic.nets.scoring import as_images
 from hirez_mosaic.nets.training import soft_mosaic
@@ -348,28 +348,12 @@ def _soft(workspace: Path, templates: torch.Tensor, fingerprint: str) -> torch.T
 
 
 def _write_table(rows: Sequence[Row], path: Path) -> None:
-    scales = [f"scale {scale}" for scale in range(len(rows[0].judgement.per_scale))]
-    measures = [*scales, "Eq. 3", "LPIPS", "cell means", *(f"dE {sigma} px" for sigma in SIGMAS)]
-    measures += [*(f"{name} {size}" for name in ("JOD", "FLIP") for size in SIZES), "equal neighbours"]
     with fresh(path) as made, made.open("w", newline="") as file:
         writer = csv.writer(file)
-        writer.writerow(["source", "selection", *measures, "distinct", "seconds"])
+        writer.writerow(["source", "selection", *rows[0].judgement.named(), "distinct", "seconds"])
         for row in rows:
-            writer.writerow([row.source, row.selection, *_values(row.judgement), row.distinct, row.seconds])
-
-
-def _values(judgement: Judgement) -> list[float | None]:
-    """The measures in the order of the table's columns."""
-    return [
-        *judgement.per_scale,
-        judgement.eq3,
-        judgement.lpips,
-        judgement.cell_means,
-        *judgement.delta_e,
-        *judgement.jod,
-        *judgement.flip,
-        judgement.equal_neighbours,
-    ]
+            values = row.judgement.named().values()
+            writer.writerow([row.source, row.selection, *values, row.distinct, row.seconds])
 
 
 def _write_figure(panels: dict[str, NDArray[np.uint8]], tile: tuple[int, int], path: Path) -> None:

@@ -52,6 +52,19 @@ class Judgement:
     flip: tuple[float | None, ...]
     equal_neighbours: float | None
 
+    def named(self) -> dict[str, float | None]:
+        """Every measure by its name for people, in the order of the tables."""
+        return {
+            **{f"scale {scale}": value for scale, value in enumerate(self.per_scale)},
+            "Eq. 3": self.eq3,
+            "LPIPS": self.lpips,
+            "cell means": self.cell_means,
+            **{f"dE {sigma} px": value for sigma, value in zip(SIGMAS, self.delta_e, strict=True)},
+            **{f"JOD {size}": value for size, value in zip(SIZES, self.jod, strict=True)},
+            **{f"FLIP {size}": value for size, value in zip(SIZES, self.flip, strict=True)},
+            "equal neighbours": self.equal_neighbours,
+        }
+
 
 class Judge:
     """Judges pictures in float32.
