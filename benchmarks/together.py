@@ -4,10 +4,10 @@
 
 Method: one process renders each picture in every way of `WAYS`, one after another, and judges what it chose with the
 templates at 8 px a cell, in float32 (`hirez_mosaic.nets.metrics`). Eq. 3, LPIPS and dE are means over the pictures of
-the ratio to L2's; JOD is the mean of the difference to L2's; the rest are plain means. Seconds are those of the stages of a
-render but assembly, without start-up. A fit is made once for a picture and counted wherever it is used; one that an
-earlier run left in the cache counts as long as it took to read. Something small is rendered first, so that nothing is
-compiled while the clock runs.
+the ratio to L2's; JOD is the mean of the difference to L2's; the rest are plain means. Seconds are those of the stages
+of a render but assembly, without start-up. A fit is made once for a picture and counted wherever it is used; one that
+an earlier run left in the cache counts as long as it took to read. Something small is rendered first, so that nothing
+is compiled while the clock runs.
 
 --csv keeps a row for each picture and way of one set at one size, written as it goes; with that file there, what is in
 it is not made again. --figures keeps each mosaic at 8 px a cell, and the source.
