@@ -409,7 +409,8 @@ def test_a_gallery_leads_to_its_pages(browser: Any, wall: tuple[Path, list[dict[
 def test_a_page_works_from_a_plain_web_host(visit: Any, wall: tuple[Path, list[dict[str, str]]]) -> None:
     handler = partial(http.server.SimpleHTTPRequestHandler, directory=str(wall[0]))
     handler.log_message = lambda *told: None  # type: ignore[attr-defined]
-    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+    host = type("Host", (http.server.ThreadingHTTPServer,), {"request_queue_size": 128})
+    with host(("127.0.0.1", 0), handler) as server:
         thread = threading.Thread(target=server.serve_forever)
         thread.start()
         looking = visit(address=f"http://127.0.0.1:{server.server_port}/", **DESK)

@@ -185,6 +185,7 @@ class _Server(ThreadingHTTPServer):
 
     daemon_threads = True
     allow_reuse_address = True
+    request_queue_size = 128  # a browser asks for many tiles at once; of more than are waiting it hears "reset"
 
     def __init__(self, port: int, find: Find) -> None:
         super().__init__(("127.0.0.1", port), _Handler)
