@@ -31,7 +31,7 @@ from hirez_mosaic.stages.refine import REFINE, refining
 from hirez_mosaic.stages.ruled_search import PASSES
 from hirez_mosaic.stages.rules import RULES, Found, keep_rules
 from hirez_mosaic.stages.select import SELECT, choosing_together, selecting
-from hirez_mosaic.stages.start import Together, is_rich, preferred_bonus, together_of
+from hirez_mosaic.stages.start import START, Together, is_rich, preferred_bonus, together_of
 
 
 @dataclass(frozen=True)
@@ -212,7 +212,7 @@ def _started(job: Job, clock: Clock, decoder: Decoder, analysis: Any) -> tuple[D
     templates, choice = job.tools.templates, job.tools.choice
     if not (job.spec.together or choice.started_for_picture):
         return decoder, POOR
-    with clock.timed("start", "templates", len(templates)), shared_cores(1, job.tools.engine.cores):
+    with clock.timed(START.name, "templates", len(templates)), shared_cores(1, job.tools.engine.cores):
         looks = RICH if is_rich(templates, job.grid, analysis) else POOR
         if decoder.starts_for_picture and looks is not POOR:
             decoder = decoder.started_for(looks, torch.from_numpy(templates.at_cell_size())).to(job.tools.device)

@@ -14,6 +14,7 @@ from hirez_mosaic.stages.refine import REFINE
 from hirez_mosaic.stages.rules import RULES
 from hirez_mosaic.stages.select import SELECT
 from hirez_mosaic.stages.stage import Setup, Stage, Tools
+from hirez_mosaic.stages.start import START
 from hirez_mosaic.templates.template_set import TemplateSet
 
 STAGES: tuple[Stage, ...] = (
@@ -21,6 +22,7 @@ STAGES: tuple[Stage, ...] = (
     INGEST,
     ENCODE,
     FIT,
+    START,
     DECODE,
     REFINE,
     SELECT,

@@ -7,8 +7,6 @@ from hirez_mosaic.outputs import mosaic_file, pages
 from hirez_mosaic.stages.stage import Setup, Stage
 from hirez_mosaic.templates import RESIDENT
 
-_LEARNED = 80 << 20  # bytes that fitting and refining leave behind in their libraries; measured
-
 
 class _Output(Stage):
     """One that reads the finished map, or the map as it grows, and writes beside the workspace."""
@@ -18,7 +16,7 @@ class _Output(Stage):
     def memory(self, setup: Setup, chunk: tuple[int, int], workers: int) -> int:
         spec = setup.spec
         writing = mosaic_file.projected_bytes(setup.grid, spec.output, tinted=spec.tint > 0)
-        return writing + _resident(setup) + (_LEARNED if setup.learns else 0)
+        return writing + _resident(setup) + setup.left_bytes
 
 
 class _Assemble(_Output):

@@ -138,7 +138,7 @@ class _Decode(Stage):
         )
         if decoder.template_keys() is not None and setup.tools.candidates > 1:
             held += 2 * 4 * CELL_VALUES * count  # of the start with a rich set, and of the templates it is made from
-        return held + setup.far_bytes + setup.learned_bytes
+        return held + setup.far_bytes + setup.learned_bytes + setup.left_bytes
 
     def identity(self, spec: RenderSpec, tools: Tools) -> Identity:
         return {

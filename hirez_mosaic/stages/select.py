@@ -140,7 +140,8 @@ class _Select(Stage):
     def memory(self, setup: Setup, chunk: tuple[int, int], workers: int) -> int:
         if not setup.spec.together:
             return 0
-        return workers * projected_bytes(setup.grid, chunk, setup.tools.candidates) + setup.far_bytes
+        held = workers * projected_bytes(setup.grid, chunk, setup.tools.candidates)
+        return held + setup.far_bytes + setup.left_bytes
 
     def identity(self, spec: RenderSpec, tools: Tools) -> Identity:
         return {"together": spec.together, "refine": spec.refine_steps}

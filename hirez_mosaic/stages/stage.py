@@ -25,6 +25,8 @@ from hirez_mosaic.settings.spec import RenderSpec
 from hirez_mosaic.sources import Source
 from hirez_mosaic.templates import TemplateSet
 
+_LEARNED = 80 << 20  # measured
+
 
 @dataclass(frozen=True)
 class Tools:
@@ -75,6 +77,11 @@ class Setup:
     def learns(self) -> bool:
         """Whether something is fitted or refined."""
         return self.tools.choice.fit_steps > 0 or self.spec.refine_steps > 0
+
+    @property
+    def left_bytes(self) -> int:
+        """Bytes that fitting and refining leave behind in their libraries."""
+        return _LEARNED if self.learns else 0
 
     @property
     def learned_bytes(self) -> int:

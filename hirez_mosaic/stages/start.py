@@ -8,12 +8,14 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from hirez_mosaic.engine import arrays
 from hirez_mosaic.nets.decoders import Decoder, Looks, TrunkNorm
 from hirez_mosaic.nets.decoders.nearest import NearestL2
 from hirez_mosaic.nets.fitting import judged_windows
 from hirez_mosaic.nets.scoring import best_k, box_queries, cell_pixels
 from hirez_mosaic.pixels.far_view import HALF_PX, far_values
 from hirez_mosaic.pixels.geometry import CELL, CellGrid
+from hirez_mosaic.stages.stage import Setup, Stage
 from hirez_mosaic.stages.together import RANK, REPEATS, choice_gap, repeat_prices
 from hirez_mosaic.templates import TemplateSet
 from hirez_mosaic.templates.names import named, read_names
@@ -128,3 +130,17 @@ def _contrast(cells: torch.Tensor) -> torch.Tensor:
     """(n,) the squared distance of cells or templates, (n, 192) or (n, 8, 8, 3) in [0, 1], from their mean colours."""
     px = cells.reshape(len(cells), -1, 3)
     return (px - px.mean(1, keepdim=True)).square().sum((1, 2))
+
+
+class _Start(Stage):
+    """How the set suits this picture: the looks and the terms that the next stages work with."""
+
+    name = "start"
+    reads = (arrays.ANALYSIS.name,)
+
+    def memory(self, setup: Setup, chunk: tuple[int, int], workers: int) -> int:
+        held = setup.tools.choice.decoder.scoring_bytes + setup.far_bytes
+        return held + setup.learned_bytes + setup.left_bytes
+
+
+START = _Start()
