@@ -59,7 +59,7 @@ def check(told: dict[str, Any], stages: set[str]) -> None:
         assert measured <= told["projected"][stage] <= told["budget"], stage
 
 
-LEAST = {"memory": "1300MiB", "decoder": "paper"}
+LEAST = {"memory": "1400MiB", "decoder": "paper"}
 EVERYTHING = {"memory": "4GiB", "fit": 3, "refine": 2, "max_uses": 200, "no_repeat_neighbours": True, "tint": 0.3}
 
 

@@ -11,7 +11,6 @@ from hirez_mosaic.engine.machine import OF_LIMIT, Room, free_memory
 from hirez_mosaic.errors import BudgetError
 from hirez_mosaic.jobs.stages import run_at_once, stages_of
 from hirez_mosaic.pixels.geometry import CellGrid
-from hirez_mosaic.settings.parsing import format_bytes
 from hirez_mosaic.stages.encode import ENCODE
 from hirez_mosaic.stages.stage import Setup
 
@@ -133,18 +132,20 @@ def _added(workers: int, tensors: int) -> int:
 
 def _too_small(plan: Plan, chunk_remedy: str) -> BudgetError:
     room, stage = plan.room, max(plan.stage_bytes, key=lambda name: plan.stage_bytes[name])
-    wanted = plan.projected * 1.05 / (OF_LIMIT if room.of_workers else 1)
-    size = format_bytes(wanted).replace(" ", "")
+    size = _whole_mib(plan.projected * 1.05 / (OF_LIMIT if room.of_workers else 1)).replace(" ", "")
     more = f"start them with --memory-limit {size}" if room.of_workers else f"use `memory={size}`"
     remedy = f"or `{stage}=0`" if stage in ("fit", "refine") else chunk_remedy
     return BudgetError(
-        f"{room.told.format(format_bytes(room.budget))} is too small: with one chunk of {plan.chunk[1]} x "
-        f"{plan.chunk[0]} cells at a "
-        f"time the job takes {format_bytes(plan.projected)}, {format_bytes(room.process)} of it this process as it "
-        "stands and "
-        f"{format_bytes(plan.stage_bytes[stage])} {stage}; {more} {remedy}".rstrip()
+        f"{room.told.format(_whole_mib(room.budget))} is too small: with one chunk of {plan.chunk[1]} x "
+        f"{plan.chunk[0]} cells at a time the job takes {_whole_mib(plan.projected)}, {_whole_mib(room.process)} of it "
+        f"this process as it stands and {_whole_mib(plan.stage_bytes[stage])} {stage}; {more} {remedy}".rstrip()
         + "."
     )
+
+
+def _whole_mib(size: float) -> str:
+    """`size` bytes as MiB, rounded up: a remedy must be enough, and two sizes that differ must read so."""
+    return f"{math.ceil(size / (1 << 20))} MiB"
 
 
 def _choices(asked: int | None, most: int) -> list[tuple[int, int]]:
