@@ -5,7 +5,7 @@ from pathlib import Path
 
 from hirez_mosaic.files.fresh import flush
 from hirez_mosaic.outputs.appearing import Appearing, writing
-from hirez_mosaic.outputs.stream import MosaicStream, _run
+from hirez_mosaic.outputs.stream import MosaicStream, save_stream
 from hirez_mosaic.outputs.writers import output_bytes, projected_bytes, writer_of
 from hirez_mosaic.pixels.geometry import CELL
 from hirez_mosaic.settings.formats import Encoding, parts_of
@@ -48,7 +48,7 @@ def write_preview(mosaic: Mosaic, output: Path) -> None:
     factor = min(1.0, _PREVIEW_SIDE / max(width, height))
     size = (max(1, round(width * factor)), max(1, round(height * factor)))
     stream = MosaicStream(mosaic, lambda cells: None)
-    _run(
+    save_stream(
         stream,
         output,
         lambda image: image.thumbnail_image(size[0], height=size[1], size="force").write_to_file(str(output)),

@@ -154,7 +154,7 @@ def _tiff_header(width: int, height: int, rows: int) -> bytes:
     return head + b"".join(directory) + bytes(8) + offsets.tobytes() + lengths.tobytes()
 
 
-def _run(stream: PxStream, output: Path, save: Callable[[pyvips.Image], None]) -> None:
+def save_stream(stream: PxStream, output: Path, save: Callable[[pyvips.Image], None]) -> None:
     """Save to `output` in a thread of its own, since libvips would keep the interpreter from hearing Ctrl-C."""
     with ThreadPoolExecutor(1) as pool:
         try:

@@ -10,7 +10,7 @@ import pyvips
 
 from hirez_mosaic.outputs import ome_zarr, pyramid, tiff
 from hirez_mosaic.outputs.metadata import xmp
-from hirez_mosaic.outputs.stream import MosaicStream, _run, strip_rows
+from hirez_mosaic.outputs.stream import MosaicStream, save_stream, strip_rows
 from hirez_mosaic.pixels.geometry import CellGrid
 from hirez_mosaic.settings.formats import LOSSY, Encoding, format_of
 from hirez_mosaic.stages.assemble import Mosaic, Progress
@@ -99,7 +99,7 @@ def _through_vips(save: Callable[[pyvips.Image, Path, Encoding], None]) -> Save:
             image.set_type(pyvips.GValue.blob_type, "xmp-data", xmp(encoding.record))
             save(image, file, encoding)
 
-        _run(MosaicStream(mosaic, progress), file, run)
+        save_stream(MosaicStream(mosaic, progress), file, run)
 
     return saved
 

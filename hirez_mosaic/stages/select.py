@@ -51,7 +51,7 @@ def choose_block(
     window = np.asarray(best[read.slices]).astype(np.uint32)
     for other in neighbours(grid, box):
         if colour_of(other) < colour_of(box):
-            shared = _common(other, read)
+            shared = other.grown(0, read)
             window[shared.within(read).slices] = index_map[shared.slices]
     inner, near = box.within(read), near_costs(np.asarray(scores[read.slices]), together.unit)
     found, own = np.asarray(candidates[box.slices]), np.ascontiguousarray(near[inner.slices])
@@ -71,13 +71,6 @@ def neighbours(grid: CellGrid, box: Box) -> list[Box]:
     """The blocks beside and diagonal to a block."""
     around = box.grown(1, grid.box)
     return [block for block in grid.chunks_in(around, (BLOCK, BLOCK)) if block != box]
-
-
-def _common(one: Box, other: Box) -> Box:
-    """The rectangle that two boxes share, which is not empty."""
-    return Box(
-        max(one.top, other.top), min(one.bottom, other.bottom), max(one.left, other.left), min(one.right, other.right)
-    )
 
 
 def selecting(device: torch.device, *, best: Any, index_map: Any) -> Task:

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from PIL import ImageCms
 
 from hirez_mosaic.errors import OutputError, SettingError
-from hirez_mosaic.outputs.stream import PxStream, _run
+from hirez_mosaic.outputs.stream import PxStream, save_stream
 from hirez_mosaic.pixels.geometry import Box
 from hirez_mosaic.stages.assemble import Mosaic, _Reader
 
@@ -144,7 +144,7 @@ class BandStream(PxStream):
 
 def save(size: tuple[int, int], bands: Bands, file: Path, write: Callable[[pyvips.Image], None]) -> None:
     """Write a picture of `size` (width, height) px. Raises OutputError, and DiskSpaceError when the disk is full."""
-    _run(BandStream(size, bands()), file, write)
+    save_stream(BandStream(size, bands()), file, write)
 
 
 def check_sides(size: tuple[int, int], compression: str) -> None:
