@@ -600,3 +600,14 @@ def test_side_files_are_counted_links_followed_and_patterns_left_out(tmp_path):
     (tmp_path / "links").mkdir()
     (tmp_path / "links" / "here").symlink_to(other)
     assert len(load_templates(tmp_path / "links", (8, 8), cache=tmp_path / "cache", jobs=1)) >= 1
+
+
+@pytest.mark.parametrize("at", [34, 42], ids=["of the layers' section", "of the layers"])
+def test_a_psb_that_counts_more_bytes_than_any_file_has_is_damaged(tmp_path: Path, at: int) -> None:
+    path = tmp_path / "huge.psb"
+    psd(path, PX, version=2, opacity=True)
+    data = bytearray(path.read_bytes())
+    data[at : at + 8] = bytes([0x7F]) + data[at + 1 : at + 8]
+    path.write_bytes(data)
+    with pytest.raises(SourceError, match="is not a PSD that can be read: its header is damaged"):
+        open_whole(path)

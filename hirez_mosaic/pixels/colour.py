@@ -162,7 +162,8 @@ def _full_range(samples: NDArray[Any], colour: Colour) -> NDArray[Any]:
         return (samples != 0).astype(np.uint8) * np.uint8(255)
     if colour.limits is not None or samples.dtype.kind == "f":
         black, white = colour.limits or (0.0, 1.0)
-        values = np.nan_to_num(samples.astype(np.float64 if samples.dtype.itemsize > 2 else np.float32))
+        with np.errstate(invalid="ignore"):  # of signalling NaNs, which count as 0 like the others
+            values = np.nan_to_num(samples.astype(np.float64 if samples.dtype.itemsize > 2 else np.float32))
         unit = np.clip((values - black) / max(white - black, 1e-30), 0, 1)
         return np.round((_encoded(unit) if colour.linear else unit) * 65535).astype(np.uint16)
     kind = np.uint8 if samples.dtype.itemsize == 1 else np.uint16

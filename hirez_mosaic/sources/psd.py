@@ -1,5 +1,6 @@
 """Photoshop's PSD and PSB: the flat picture that lies beside the layers, a few rows at a time."""
 
+import os
 import struct
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -121,10 +122,12 @@ def _has_opacity(file: BinaryIO, wide: int, end: int) -> bool:
 
 
 def _number(file: BinaryIO, length: int) -> int:
+    """Read a number of so many bytes. Raises ValueError where the file ends, or counts more bytes than it has."""
     data = file.read(length)
-    if len(data) < length:
+    number = int.from_bytes(data)
+    if len(data) < length or number > os.fstat(file.fileno()).st_size:
         raise ValueError
-    return int.from_bytes(data)
+    return number
 
 
 def _resources(data: bytes) -> dict[int, bytes]:
