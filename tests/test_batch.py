@@ -9,6 +9,7 @@ import os
 import random
 import shutil
 import signal
+import struct
 import subprocess
 import sys
 import threading
@@ -656,9 +657,7 @@ def break_in_20_ways(folder: Path) -> None:
     png_claiming(folder / "x15.png", 2_000_000, 2_000_000)
     (folder / "x16.png").symlink_to("nowhere.png")
     zarr.create_group(folder / "x18.zarr")
-    tifffile.imwrite(
-        folder / "x19.tif", np.zeros((16, 16, 7), np.uint8), photometric="minisblack", planarconfig="contig"
-    )
+    (folder / "x19.psd").write_bytes(b"8BPS" + struct.pack(">H6xHIIHH", 1, 5, 16, 16, 8, 7) + bytes(2000))  # five inks
     for name in ("whole.png", "whole.jpg", "whole.tif"):
         (folder / name).unlink()
 

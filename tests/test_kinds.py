@@ -57,6 +57,16 @@ def jpeg_with_broken_profile(path):
     )
 
 
+def without_colours(icc):
+    """The profile with red, green and blue of one colour, as a writer left it that did not know them."""
+    table = {icc[at : at + 4]: icc[at + 4 : at + 8] for at in range(132, 132 + 12 * icc[131], 12)}
+    red, *others = (int.from_bytes(table[name]) for name in (b"rXYZ", b"gXYZ", b"bXYZ"))
+    made = bytearray(icc)
+    for other in others:
+        made[other : other + 20] = icc[red : red + 20]
+    return bytes(made)
+
+
 def thumbnail_first(path):
     with tifffile.TiffWriter(path) as file:
         file.write(PX[::8, ::8], photometric="rgb", subifds=1, subfiletype=1)
@@ -105,13 +115,14 @@ def exr(path, px):
     OpenEXR.File({"compression": OpenEXR.ZIP_COMPRESSION}, {"RGB": np.ascontiguousarray(px, "f4")}).write(str(path))
 
 
-def psd(path, px, mode=3, depth=8, version=1, packed=False, opacity=False, palette=b""):
+def psd(path, px, mode=3, depth=8, version=1, packed=False, opacity=False, layered=False, palette=b""):
     """A flat picture as Photoshop lays it: each channel from top to bottom, after sections that few readers need."""
     planes = np.atleast_3d(px).transpose(2, 0, 1)
     height, width = px.shape[:2] if depth > 1 else (px.shape[0], px.shape[1] * 8)
     header = b"8BPS" + struct.pack(">H6xHIIHH", version, len(planes), height, width, depth, mode)
     wide = ">Q" if version == 2 else ">I"
-    layers = struct.pack(wide, 2) + struct.pack(">h", -1) if opacity else b""
+    layers = struct.pack(wide, 2) + struct.pack(">h", -1 if opacity else 1)
+    layers = layers if opacity or layered else b""
     rows = [row.tobytes() for plane in planes for row in plane]
     if packed:
         rows = [imagecodecs.packbits_encode(row) for row in rows]
@@ -245,6 +256,11 @@ KINDS = {
     "bioformats2raw": (bioformats2raw, GREYS, 0),
     "zipped zarr": (zipped_zarr, PX, 0),
     "jpeg with a broken profile": (jpeg_with_broken_profile, PX, 4),
+    "png with a profile of one colour": (
+        lambda path: pil(path, PX, format="png", icc_profile=without_colours(P3)),
+        PX,
+        0,
+    ),
     "thumbnail first": (thumbnail_first, PX, 0),
     "tiff of unspecified fourth": (lambda path: tiff(path, np.dstack([PX, GREY]), extrasamples=["unspecified"]), PX, 0),
     "tiff planar of unspecified fourth": (
@@ -329,6 +345,7 @@ KINDS = {
         1,
     ),
     "psd with a channel beside": (lambda path: psd(path, np.dstack([PX, GREY])), PX, 0),
+    "psd without a mask of all layers, as GIMP writes it": (lambda path: psd(path, PX, layered=True), PX, 0),
     "psb": (lambda path: psd(path, PX, version=2, packed=True), PX, 0),
     "jpeg xl": (lambda path: pil(path, PX, format="jxl", lossless=True), PX, 0),
     "jpeg 2000": (
@@ -395,6 +412,7 @@ def test_a_source_and_a_template_have_the_right_px(written, tmp_path):
         ("tiff float 0 to 255", "from 0 to 255: 255 is taken for white"),
         ("ome-tiff of two channels", "has 2 channels, of which the first is shown; choose another by `channel`"),
         ("ome-zarr of four channels", "has 4 channels, of which the first is shown; choose another by `channel`"),
+        ("png with a profile of one colour", "has a colour profile that is damaged or of another colour model"),
         ("jpeg with a broken profile", "has a colour profile that is damaged or of another colour model"),
         ("tiff of unspecified fourth", "of which 1 is left out"),
     ],

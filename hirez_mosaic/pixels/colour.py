@@ -28,6 +28,7 @@ _INTERPRETATION = {
     ("cmyk", 1): "cmyk",
     ("cmyk", 2): "cmyk",
 }
+_LEAST_GAMUT = 1e-4  # determinant of the primaries in CIE XYZ; that of sRGB is 0.16
 _D50 = np.array([0.9642, 1.0, 0.8251])
 _D50_TO_SRGB = np.array(
     [[3.1338561, -1.6168667, -0.4906146], [-0.9787684, 1.9161415, 0.0334540], [0.0719453, -0.2289914, 1.4052427]]
@@ -242,9 +243,21 @@ def fits(colour: Colour) -> bool:
     """Whether the profile is valid and of the colour model; libvips would use one of another model without an error."""
     spaces = {"grey": "GRAY", "rgb": "RGB ", "ycbcr": "RGB ", "cmyk": "CMYK"}
     try:
-        if ImageCms.ImageCmsProfile(BytesIO(colour.icc or b"")).profile.xcolor_space != spaces[colour.model]:
+        profile = ImageCms.ImageCmsProfile(BytesIO(colour.icc or b"")).profile
+        if profile.xcolor_space != spaces[colour.model] or not _tells_colours_apart(profile):
             return False
         _convert(np.zeros((1, 1, CHANNELS[colour.model]), np.uint8), colour)
     except Exception:  # LittleCMS raises whatever it likes
         return False
     return True
+
+
+def _tells_colours_apart(profile: Any) -> bool:
+    """Whether the primaries of a profile are three colours; noise comes out of one whose primaries lie on a line.
+
+    profile: LittleCMS's, as Pillow shows it.
+    """
+    primaries = profile.red_colorant, profile.green_colorant, profile.blue_colorant
+    if not profile.is_matrix_shaper or any(one is None for one in primaries):
+        return True
+    return abs(float(np.linalg.det([xyz for xyz, _ in primaries]))) > _LEAST_GAMUT

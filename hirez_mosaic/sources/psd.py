@@ -113,6 +113,8 @@ def _has_opacity(file: BinaryIO, wide: int, end: int) -> bool:
     if length and int.from_bytes(file.read(2), signed=True) < 0:
         return True
     file.seek(start + length)
+    if file.tell() + 4 > end:
+        return False
     file.seek(_number(file, 4), 1)  # the mask of all layers
     while file.tell() + 12 <= end and (head := file.read(8))[:4] in (b"8BIM", b"8B64"):
         if head[4:] in _MERGED:
