@@ -478,6 +478,14 @@ def test_a_high_strip_is_decoded(tmp_path, compression, monkeypatch):
     np.testing.assert_array_equal(read(tmp_path / "a.tif")[0], NOISE)
 
 
+@pytest.mark.parametrize("compression", ["none", "lzw", "deflate", "packbits", "lzma"])
+def test_a_last_strip_that_goes_on_below_the_picture_is_read(tmp_path, compression):
+    tiff(tmp_path / "a.tif", NOISE, compression=compression, rowsperstrip=16)
+    with tifffile.TiffFile(tmp_path / "a.tif", mode="r+b") as file:
+        file.pages[0].tags["ImageLength"].overwrite(184)
+    np.testing.assert_array_equal(read(tmp_path / "a.tif")[0], NOISE[:184])
+
+
 @pytest.mark.parametrize("compression", ["lzma", "deflate"])
 def test_damage_in_a_high_strip_is_an_error(tmp_path, compression, monkeypatch):
     """Where the format has a checksum; ZSTD as TIFF has it, LZW and px that are not compressed have none."""

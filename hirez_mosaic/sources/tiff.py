@@ -1,13 +1,14 @@
 """TIFF, BigTIFF, OME-TIFF and pyramidal TIFF through tifffile; high compressed strips through libvips, row by row."""
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
+import imagecodecs
 import numpy as np
 import tifffile
 import zarr
@@ -54,6 +55,11 @@ _TO_RGB = (
     50002,
     52546,
 )  # compressions whose decoders turn YCbCr into RGB: JPEG, 2000, XR, XL
+_STRICT: dict[int, Callable[..., Any]] = {
+    8: imagecodecs.zlib_decode,
+    32946: imagecodecs.zlib_decode,
+    32773: imagecodecs.packbits_decode,
+}  # compressions of which tifffile decodes no byte more than it expects, and libtiff does
 _OF_LIBTIFF = (5, 7, 8, 32773, 32946)  # compressions that libtiff decodes row by row, and finds damage in
 _FAX = (2, 3, 4)  # compressions of which imagecodecs gives half a page in silence, and libtiff the whole
 _NODATA = 42113  # GDAL's tag
@@ -204,8 +210,27 @@ def _is_for_vips(page: Any, found: _Found, masked: bool) -> bool:
         and not page.extrasamples
     )
     jpeg = page.photometric == _PHOTOMETRIC.YCBCR and page.compression == tifffile.COMPRESSION.JPEG
-    decoded = page.compression in _OF_LIBTIFF and not masked
-    return bool(_strip_bytes(page) > 4 * _BAND_BYTES and (plain or jpeg) and decoded)
+    if masked or not (plain or jpeg):
+        return False
+    high = _strip_bytes(page) > 4 * _BAND_BYTES and page.compression in _OF_LIBTIFF
+    return high or _is_last_strip_padded(page)
+
+
+def _is_last_strip_padded(page: Any) -> bool:
+    """Whether the last strip is as high as the others and goes on below the picture, which tifffile takes for damage in
+    some compressions.
+    """
+    decode = _STRICT.get(page.compression)
+    if decode is None or page.is_tiled or not page.imagelength % page.rowsperstrip:
+        return False
+    file = page.parent.filehandle
+    file.seek(page.dataoffsets[-1])
+    try:
+        held = len(decode(file.read(page.databytecounts[-1]), out=_strip_bytes(page)))
+    except Exception:  # a decoder raises what it likes; damage is found when px are read
+        return False
+    samples = page.samplesperpixel if page.planarconfig == 1 else 1
+    return bool(held > page.imagelength % page.rowsperstrip * -(-page.imagewidth * samples * page.bitspersample // 8))
 
 
 def _is_subsampled(page: Any) -> bool:
