@@ -637,3 +637,22 @@ def test_a_psb_that_counts_more_bytes_than_any_file_has_is_damaged(tmp_path: Pat
     path.write_bytes(data)
     with pytest.raises(SourceError, match="is not a PSD that can be read: its header is damaged"):
         open_whole(path)
+
+
+def test_a_tiff_whose_page_is_followed_by_itself_is_damaged(tmp_path: Path) -> None:
+    path = tmp_path / "a.tif"
+    tiff(path, PX)
+    data = bytearray(path.read_bytes())
+    tags = int.from_bytes(data[8:10], "little")
+    data[10 + 12 * tags : 14 + 12 * tags] = (8).to_bytes(4, "little")
+    path.write_bytes(data)
+    with pytest.raises(SourceError, match="is damaged: its page 1 is followed by a page before it"):
+        open_whole(path)
+
+
+def test_a_tiff_that_names_more_channels_than_it_has_is_damaged(tmp_path: Path) -> None:
+    tiff(tmp_path / "a.tif", np.dstack([PX, GREY]), extrasamples=["unassalpha"])
+    with tifffile.TiffFile(tmp_path / "a.tif", mode="r+b") as file:
+        file.pages[0].tags["SamplesPerPixel"].overwrite(3)
+    with pytest.raises(SourceError, match="has 3 channels, too few"):
+        open_whole(tmp_path / "a.tif")

@@ -1,6 +1,7 @@
 """TIFF, BigTIFF, OME-TIFF and pyramidal TIFF through tifffile; high compressed strips through libvips, row by row."""
 
 import math
+import struct
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass, replace
@@ -119,6 +120,7 @@ def _find(path: Path, file: tifffile.TiffFile, page: int, plane: int) -> _Found 
             return _Found(tifffile.TiffPageSeries([inner]), None, {}, False)
         if first.photometric in _RAW:
             return None
+    _check_chain(path, file)
     scientific = file.is_ome or file.is_imagej or file.is_lsm or file.is_micromanager
     series = [one for one in file.series if one.keyframe is not None and _is_whole(one.keyframe)] or list(file.series)
     planes = [_planes(one) for one in series]
@@ -140,6 +142,25 @@ def _find(path: Path, file: tifffile.TiffFile, page: int, plane: int) -> _Found 
         else {}
     )
     return _Found(series[at], _page_number(series[at], number), entries, "C" in series[at].axes)
+
+
+def _check_chain(path: Path, file: tifffile.TiffFile) -> None:
+    """Raise SourceError where a page is followed by one before it: tifffile would read them again and again."""
+    layout, handle, seen = file.tiff, file.filehandle, set[int]()
+    offset = file.pages.first.offset
+    while offset and offset not in seen:
+        seen.add(offset)
+        handle.seek(offset)
+        tags = _unpacked(layout.tagnoformat, handle.read(layout.tagnosize))
+        handle.seek(offset + layout.tagnosize + tags * layout.tagsize)
+        offset = _unpacked(layout.offsetformat, handle.read(layout.offsetsize))
+    if offset:
+        raise SourceError(f"{path} is damaged: its page {len(seen)} is followed by a page before it.")
+
+
+def _unpacked(layout: str, data: bytes) -> int:
+    """The number that stands there; 0 where the file ends."""
+    return int(struct.unpack(layout, data)[0]) if len(data) == struct.calcsize(layout) else 0
 
 
 def _is_whole(page: Any) -> bool:
@@ -408,10 +429,10 @@ def _with_extras(path: Path, colour: Colour, page: Any, channels: int, named: bo
     if colour.model == "grey" and not page.extrasamples and colour.palette is None and page.samplesperpixel == 1:
         return for_channels(path, colour, channels), ()
     colours = CHANNELS[colour.model]
-    if channels < colours:
-        raise SourceError(f"{path} has {channels} channels, too few for its kind of colours; it is damaged.")
     extras = [int(one) for one in page.extrasamples]
     at = next((number for number, kind in enumerate(extras) if kind in (1, 2)), None)
+    if channels < colours + (0 if at is None else at + 1):
+        raise SourceError(f"{path} has {channels} channels, too few for its kind of colours; it is damaged.")
     alpha: Alpha = "none" if at is None else "associated" if extras[at] == 1 else "straight"
     left = channels - colours - (at is not None)
     note = f"has channels beside its colours and opacity, of which {left} {'are' if left > 1 else 'is'} left out"
