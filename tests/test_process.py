@@ -150,3 +150,15 @@ def test_every_job_sets_the_process_up(job: str, monkeypatch: pytest.MonkeyPatch
     monkeypatch.setattr("hirez_mosaic.engine.machine.settle_process", reached)
     with pytest.raises(ReachedError):
         getattr(importlib.import_module(f"hirez_mosaic.jobs.{module}"), name)()
+
+
+def test_the_command_line_settles_how_long_threads_spin_before_torch_is_there() -> None:
+    program = """
+import os, sys
+os.environ.pop("GOMP_SPINCOUNT", None)
+from hirez_mosaic.cli.main import main
+main(["weights", "--help"], standalone_mode=False)
+print(os.environ["GOMP_SPINCOUNT"], "torch" in sys.modules)
+"""
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert done.stdout.splitlines()[-1] == "1000 False"

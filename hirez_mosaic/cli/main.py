@@ -1,5 +1,6 @@
 """`hirez-mosaic`: one group, a file per command; turns this package's errors into one sentence and an exit code."""
 
+import os
 import signal
 import sys
 import threading
@@ -45,10 +46,22 @@ class _Group(click.Group):
             sys.exit(130)
 
 
+def _share_cores_well() -> None:
+    """Let torch's threads sleep soon when they wait for each other; on Linux, where libgomp reads this as torch loads.
+
+    They spin for about a millisecond otherwise. That costs nothing on an idle machine, but beside other programs the
+    thread that they wait for gets no core meanwhile: steps of Eq. 3 of 128 px, by which the plan tells how long fitting
+    and refining take, took 20 times as long on 2 cores of which others used 1.5, and 2.5 times with this. Refining,
+    whose windows are 640 px, is as quick with it as without.
+    """
+    os.environ.setdefault("GOMP_SPINCOUNT", "1000")
+
+
 @click.group(cls=_Group, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
 @click.version_option(__version__, prog_name="hirez-mosaic")
 def main() -> None:
     """Photomosaics of any size that look right from afar and up close."""
+    _share_cores_well()
     for name in ("SIGTERM", "SIGHUP"):  # end as on Ctrl-C: with nothing left behind
         number = getattr(signal, name, None)
         main_thread = threading.current_thread() is threading.main_thread()

@@ -38,6 +38,7 @@ def settle_process() -> None:
     - float32 means float32 in a GPU's convolutions, too: TF32 is off in cuDNN. `cudnn.flags` would end in one thread
       what another has begun.
 
+    How long torch's threads spin is settled before torch is loaded, by the command line alone (`cli.main`).
     What is not for good stands elsewhere: `engine.threads` sets the number of torch's threads and sets it back, the
     command line adds log handlers and removes them, ColorVideoVDP is imported with its log and warnings off. OpenCV,
     where pictures are cropped to faces, is told in `templates.faces` to use one thread.
