@@ -656,3 +656,11 @@ def test_a_tiff_that_names_more_channels_than_it_has_is_damaged(tmp_path: Path) 
         file.pages[0].tags["SamplesPerPixel"].overwrite(3)
     with pytest.raises(SourceError, match="has 3 channels, too few"):
         open_whole(tmp_path / "a.tif")
+
+
+def test_a_tiff_that_does_not_say_where_its_px_lie_is_damaged(tmp_path: Path) -> None:
+    tiff(tmp_path / "a.tif", PX)
+    with tifffile.TiffFile(tmp_path / "a.tif", mode="r+b") as file:
+        file.pages[0].tags["StripOffsets"].overwrite(0)
+    with pytest.raises(SourceError, match="does not say where its px lie"):
+        open_whole(tmp_path / "a.tif")

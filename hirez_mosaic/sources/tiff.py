@@ -345,9 +345,12 @@ def _check_complete(path: Path, page: Any, made_up: bool) -> None:
         raise SourceError(
             f"{path} is truncated: its px make {pieces:,} tiles or strips, and it has {len(page.dataoffsets):,}."
         )
+    places = list(zip(page.dataoffsets, page.databytecounts, strict=False))
+    if any(count and not offset for offset, count in places):
+        raise SourceError(f"{path} is damaged: it does not say where its px lie.")
     if not any(page.databytecounts):  # where some lack, as GDAL may leave them out, those are black
         raise SourceError(f"{path} is damaged: it has no bytes of px.")
-    end = max(map(sum, zip(page.dataoffsets, page.databytecounts, strict=False)), default=0)
+    end = max(map(sum, places), default=0)
     size = page.parent.filehandle.size
     if end > size and (made_up or page.compression != tifffile.COMPRESSION.NONE):
         raise SourceError(f"{path} is truncated: its px end at byte {end}, the file ends at byte {size}.")
