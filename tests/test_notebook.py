@@ -145,7 +145,7 @@ def test_a_result_makes_and_shows_its_page(
 
 
 def test_a_page_that_cannot_be_made_is_told(render: Callable[..., RenderResult], tmp_path: Path) -> None:
-    result = render("wall.dzi")
+    result = render("wall.iiif")
     with pytest.raises(SettingError, match=r"No page can be made of .* afterwards; render with `page`"):
         result.page()
     with pytest.raises(SettingError, match="needs the tile map; render with `tile_map`"):

@@ -23,6 +23,7 @@ from hirez_mosaic.errors import (
     OutputError,
     OutputExistsError,
     SettingError,
+    SourceError,
     TemplateError,
 )
 from hirez_mosaic.jobs.batch import batch
@@ -278,14 +279,26 @@ def test_several_mosaics_are_a_gallery(tmp_path: Path, made: tuple[Path, Path, n
 def test_a_page_of_a_picture_is_its_px(tmp_path: Path) -> None:
     rng = np.random.default_rng(0)
     smooth = pyvips.Image.new_from_array(rng.integers(0, 255, (10, 13, 3), np.uint8)).resize(90, kernel="cubic").numpy()
-    for name in ("wall.png", "wall.tif"):
-        pyvips.Image.new_from_array(smooth).copy(interpretation="srgb").write_to_file(str(tmp_path / name))
+    for name in ("wall.png", "wall.tif", "wall.dzi"):
+        image = pyvips.Image.new_from_array(smooth).copy(interpretation="srgb")
+        if name.endswith(".dzi"):
+            image.dzsave(str(tmp_path / "wall"), suffix=".png")
+        else:
+            image.write_to_file(str(tmp_path / name))
         make_pages([tmp_path / name], tmp_path / f"{name} page")
         page = tmp_path / f"{name} page"
         assert [level["size"] for level in described(page)["levels"]] == [[293, 225], [585, 450], [1170, 900]]
         assert np.abs(px(page / "tiles/1170x900/1/2.jpg").astype(int) - smooth[512:, 1024:]).mean() < 3
         half = smooth.reshape(450, 2, 585, 2, 3).mean((1, 3))
         assert np.abs(px(page / "tiles/585x450/0/1.jpg") - half[:, 512:]).mean() < 3
+
+
+def test_a_folder_of_iiif_tiles_is_refused_by_name(tmp_path: Path) -> None:
+    (tmp_path / "wall.iiif").mkdir()
+    (tmp_path / "wall.iiif" / "info.json").write_text("{}")
+    with pytest.raises(SourceError, match="is a folder of IIIF tiles, which are not read"):
+        make_pages([tmp_path / "wall.iiif"], tmp_path / "page")
+    assert not (tmp_path / "page").exists()
 
 
 def test_a_batch_has_a_gallery_of_its_pages(tmp_path: Path, folder: Path) -> None:

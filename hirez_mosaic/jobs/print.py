@@ -51,9 +51,7 @@ from hirez_mosaic.outputs.printing import (
 from hirez_mosaic.outputs.tile_map import check_tile_map, read_tile_map, survey
 from hirez_mosaic.settings.lengths import INCH, Size, told
 from hirez_mosaic.settings.parsing import MAX_TILE
-from hirez_mosaic.settings.running import MAX_SOURCE_PX
 from hirez_mosaic.sources import Source, open_source, unpack
-from hirez_mosaic.sources.deep_zoom import open_deep_zoom
 from hirez_mosaic.stages.assemble import Mosaic
 
 _DPI = 300.0  # at which templates are printed, unless it is told
@@ -211,7 +209,7 @@ def _picture(wanted: PrintSpec, held: ExitStack) -> _Subject:
     path = wanted.mosaic
     if not path.exists():
         raise SourceNotFoundError(f"There is no mosaic or tile map {path}.")
-    source = open_deep_zoom(path, MAX_SOURCE_PX) if path.suffix.lower() == ".dzi" else open_source(path)
+    source = open_source(path)
     held.callback(source.close)
     (width, height) = source.size
     if wanted.dpi is not None:

@@ -19,6 +19,7 @@ from hirez_mosaic.sources.decoded import (
     open_radiance,
     open_raw,
 )
+from hirez_mosaic.sources.deep_zoom import open_deep_zoom
 from hirez_mosaic.sources.psd import open_psd
 from hirez_mosaic.sources.source import Source
 from hirez_mosaic.sources.tiff import open_tiff
@@ -104,6 +105,8 @@ def opener_of(path: Path) -> Opener:
     Raises SourceError for what cannot be read, is empty, or is in no format that is read.
     """
     if path.is_dir():
+        if (path / "info.json").exists():
+            raise SourceError(f"{path} is a folder of IIIF tiles, which are not read; name a picture, .dzi or .zarr.")
         return open_zarr
     try:
         with path.open("rb") as file:
@@ -155,6 +158,8 @@ def _box_format(path: Path, head: bytes) -> Opener | None:
 
 def _by_text(path: Path, head: bytes) -> Opener:
     """Who reads what has no magic number."""
+    if path.suffix.lower() == ".dzi":
+        return _Paged(open_deep_zoom)
     text = head.removeprefix(b"\xef\xbb\xbf").lstrip().lower()
     if text.startswith((b"<svg", b"<?xml", b"<!--", b"<!doctype svg")) or (
         head.startswith(b"\x1f\x8b") and path.suffix.lower() == ".svgz"
