@@ -101,8 +101,10 @@ def machine_facts() -> str:
     flags = Path("/proc/cpuinfo").read_text() if Path("/proc/cpuinfo").exists() else ""
     bfloat16 = "avx512_bf16" in flags or "amx_bf16" in flags
     gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else "no GPU"
-    versions = f"Python {platform.python_version()}, torch {torch.__version__}, zarr {zarr.__version__}, numpy "
-    f"{np.__version__}"
+    versions = (
+        f"Python {platform.python_version()}, torch {torch.__version__}, zarr {zarr.__version__}, "
+        f"numpy {np.__version__}"
+    )
     vips = ".".join(str(pyvips.version(part)) for part in range(3))
     return (
         f"{platform.machine()}, {cores} cores, {memory:.0f} GiB, {'with' if bfloat16 else 'without'} bfloat16 "

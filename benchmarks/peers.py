@@ -131,8 +131,10 @@ def _photomosaic(programs: Path, job: Job, output: Path) -> list[str | Path]:
 
 
 def _pytomosaic(programs: Path, job: Job, output: Path) -> list[str | Path]:
-    code = "import sys; from pytomosaic import createMosaic; createMosaic(sys.argv[1], sys.argv[2], "
-    "int(sys.argv[4]), savePath=sys.argv[3])"
+    code = (
+        "import sys; from pytomosaic import createMosaic; "
+        "createMosaic(sys.argv[1], sys.argv[2], int(sys.argv[4]), savePath=sys.argv[3])"
+    )
     return [programs / "python", "-c", code, job.png(enlarged=True), job.templates, output, str(job.tile)]
 
 

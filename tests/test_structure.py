@@ -150,3 +150,28 @@ def test_functions_are_short() -> None:
     lengths = sorted(lines for lines, _, _ in found)
     assert lengths[len(lengths) // 2] <= 6
     assert lengths[len(lengths) * 9 // 10] <= 20
+
+
+def test_no_half_of_a_string_stands_alone() -> None:
+    """A string that was broken over two lines without brackets loses its second half in silence."""
+    folders = ("hirez_mosaic", "benchmarks", "pipelines", "tests")
+    for file in (path for folder in folders for path in (ROOT.parent / folder).rglob("*.py")):
+        for function in ast.walk(ast.parse(file.read_text())):
+            if isinstance(function, ast.FunctionDef):
+                lone = [
+                    node.lineno
+                    for node in ast.walk(function)
+                    if isinstance(node, ast.Expr)
+                    and node is not function.body[0]
+                    and (isinstance(node.value, ast.JoinedStr) or isinstance(getattr(node.value, "value", None), str))
+                    and not is_docstring_within(function, node)
+                ]
+                assert not lone, f"{file}: {function.name}, line {lone}"
+
+
+def is_docstring_within(function: ast.FunctionDef, node: ast.Expr) -> bool:
+    """Whether it documents a function or class inside, or a field of such a class."""
+    inner = (
+        one for one in ast.walk(function) if isinstance(one, ast.FunctionDef | ast.ClassDef) and one is not function
+    )
+    return any(node in one.body for one in inner)

@@ -67,8 +67,10 @@ def _settled(source: Source, wanted: Reading) -> Source:
         note = f"has {source.channels} channels, of which the first is shown; choose another by `channel`"
         source = replace(one_channel(source, 1), notes=(*source.notes, note))
     if source.colour.icc is not None and not fits(source.colour):
-        note = "has a colour profile that is damaged or of another colour model; it is taken for sRGB, or CMYK as "
-        "libvips knows it"
+        note = (
+            "has a colour profile that is damaged or of another colour model; it is taken for sRGB, or CMYK as libvips "
+            "knows it"
+        )
         source = replace(source, colour=replace(source.colour, icc=None), notes=(*source.notes, note))
     return ranged(source, wanted.stretch)
 
