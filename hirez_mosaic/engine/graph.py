@@ -20,14 +20,12 @@ from hirez_mosaic.pixels.geometry import Box, CellGrid
 
 Task = Callable[[Box], None]
 
-
 Heard = Callable[[str, Box, float], None]
 """Called, from whichever thread, with the name of a stage, a chunk it finished, and the seconds that took."""
 
 
-_RANKS = (
-    10**6
-)  # keys count down from it, chunk by chunk: of equals Dask begins with the last key, and the top is wanted first
+_RANKS = 10**6
+"""Keys count down from it, chunk by chunk: of equal tasks Dask begins with the last key; the top is wanted first."""
 
 
 @dataclass(frozen=True)

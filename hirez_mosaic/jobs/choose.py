@@ -22,15 +22,17 @@ from hirez_mosaic.nets.decoders import FEATURES, Decoder, TrunkNorm, load_decode
 from hirez_mosaic.nets.decoders.base import POOR, RICH, Looks
 from hirez_mosaic.nets.objective import Picture
 from hirez_mosaic.pixels.array_types import ChunkedArray
+from hirez_mosaic.pixels.far_view import FarView
 from hirez_mosaic.sources import Source, unpack, unpacked
-from hirez_mosaic.stages.decode import DECODE, decoding
-from hirez_mosaic.stages.encode import ENCODE, encoding
+from hirez_mosaic.stages import decode, encode, ingest, refine, select
+from hirez_mosaic.stages.decode import DECODE
+from hirez_mosaic.stages.encode import ENCODE
 from hirez_mosaic.stages.fit import FIT, fitted_decoder
-from hirez_mosaic.stages.ingest import INGEST, UNPACK, ingesting
-from hirez_mosaic.stages.refine import REFINE, refining
+from hirez_mosaic.stages.ingest import INGEST, UNPACK
+from hirez_mosaic.stages.refine import REFINE
 from hirez_mosaic.stages.ruled_search import PASSES
 from hirez_mosaic.stages.rules import RULES, Found, keep_rules
-from hirez_mosaic.stages.select import SELECT, choosing_together, selecting
+from hirez_mosaic.stages.select import SELECT
 from hirez_mosaic.stages.start import START, Together, is_rich, preferred_bonus, together_of
 
 
@@ -72,54 +74,31 @@ def choose(job: Job, workspace: Workspace, clock: Clock, listener: Listener) -> 
     analysis, colours = INGEST.arrays(workspace, job)
     scoring = _scoring(job, workspace, clock, _encode(job, workspace, clock), listener)
     candidates, scores, *first = DECODE.arrays(workspace, job)
-    best = first[0] if first else candidates
-    decode = partial(
-        decoding,
-        decoder=scoring.decoder,
-        norm=scoring.norm,
-        bonus=scoring.bonus,
-        grid=job.grid,
-        analysis=analysis,
-        features=scoring.features,
-        candidates=candidates,
-        scores=scores,
-        best=first[0] if first else None,
-    )
-    left: tuple[StageRun, ...] = (DECODE.run(workspace, job, decode),)
-    final, together = scores, scoring.together
+    left: tuple[StageRun, ...] = (_decode_stage(job, workspace, scoring),)
+    final, best, together = scores, first[0] if first else candidates, scoring.together
     if together and REFINE.runs(job):
         clock.run(*left, workers=job.plan.workers)
-        final, best = _refine(job, workspace, clock, together, candidates, scores)
+        final, best = _refine(job, workspace, clock, together)
         together, left = together.refined(final, job.grid), ()
+    if not job.spec.together:
+        together = None
+    left += (_select_stage(job, workspace, best, final, together),)
     (index_map,) = SELECT.arrays(workspace, job)
-    select = partial(selecting, best=best, index_map=index_map)
-    if together and job.spec.together:
-        select = partial(
-            choosing_together,
-            grid=job.grid,
-            analysis=analysis,
-            candidates=candidates,
-            scores=final,
-            best=best,
-            index_map=index_map,
-            together=together,
-        )
-    left += (SELECT.run(workspace, job, select),)
     if job.plan.overlaps:
         return Chosen(index_map, candidates, scores, colours, left=left)
     clock.run(*left, workers=job.plan.workers)
     if not RULES.runs(job):
         return Chosen(index_map, candidates, scores, colours)
     found = Found(analysis, colours, candidates, scores, final, index_map)
-    return _rule(job, workspace, clock, scoring, together if job.spec.together else None, found)
+    return _rule(job, workspace, clock, scoring, together, found)
 
 
 def ingest_stage(job: Job, workspace: Workspace, clock: Clock) -> StageRun:
     """The stage that ingests the source, which is unpacked first where it must be."""
     source = _unpacked(job.source, workspace, clock, job) if UNPACK.runs(job) else job.source
     analysis, colours = INGEST.arrays(workspace, job)
-    make = partial(ingesting, source=source, grid=job.grid, analysis=analysis, colours=colours)
-    return INGEST.run(workspace, job, make)
+    task = partial(ingest.ingest_chunk, source=source, grid=job.grid, analysis=analysis, colours=colours)
+    return INGEST.run(workspace, job, task)
 
 
 def _unpacked(source: Source, workspace: Workspace, clock: Clock, job: Job) -> Source:
@@ -135,21 +114,21 @@ def _unpacked(source: Source, workspace: Workspace, clock: Clock, job: Job) -> S
 
 def _encode(job: Job, workspace: Workspace, clock: Clock) -> Picture | None:
     """Ingest and, for a decoder that looks at features, encode: what such a decoder sees."""
-    ingest = ingest_stage(job, workspace, clock)
+    ingesting = ingest_stage(job, workspace, clock)
     if not ENCODE.runs(job):
-        clock.run(ingest, workers=job.plan.workers)
+        clock.run(ingesting, workers=job.plan.workers)
         return None
     (analysis, _), (features, moments) = INGEST.arrays(workspace, job), ENCODE.arrays(workspace, job)
-    encode = partial(
-        encoding,
-        encoder=job.tools.encoder,
+    task = partial(
+        encode.encode_chunk,
         grid=job.grid,
         analysis=analysis,
         features=features,
         moments=moments,
         chunk=job.plan.chunk,
     )
-    clock.run(ingest, ENCODE.run(workspace, job, encode), workers=job.plan.workers)
+    encoding = ENCODE.run_on(workspace, job, partial(encode.encoding, task=task, encoder=job.tools.encoder))
+    clock.run(ingesting, encoding, workers=job.plan.workers)
     with clock.timed("moments", "chunks", job.plan.chunk_count) as progress:
         return Picture(analysis, features, gather_moments(moments, progress))
 
@@ -219,15 +198,35 @@ def _started(job: Job, clock: Clock, decoder: Decoder, analysis: Any) -> tuple[D
     return decoder, looks
 
 
-def _refine(
-    job: Job, workspace: Workspace, clock: Clock, together: Together, candidates: Any, scores: Any
-) -> tuple[Any, Any]:
+def _decode_stage(job: Job, workspace: Workspace, scoring: _Scoring) -> StageRun:
+    """The stage that finds the best templates of each cell."""
+    (analysis, _), (candidates, scores, *first) = INGEST.arrays(workspace, job), DECODE.arrays(workspace, job)
+    task = partial(
+        decode.decode_chunk,
+        grid=job.grid,
+        analysis=analysis,
+        features=scoring.features,
+        candidates=candidates,
+        scores=scores,
+        best=first[0] if first else None,
+    )
+    make = partial(
+        decode.decoding,
+        task=task,
+        decoder=scoring.decoder,
+        norm=scoring.norm,
+        bonus=scoring.bonus,
+        k=job.tools.candidates,
+    )
+    return DECODE.run_on(workspace, job, make)
+
+
+def _refine(job: Job, workspace: Workspace, clock: Clock, together: Together) -> tuple[Any, Any]:
     """Refine the scores of the candidates: (the scores, the best candidate of each cell)."""
-    analysis, _ = INGEST.arrays(workspace, job)
+    (analysis, _), (candidates, scores, *_) = INGEST.arrays(workspace, job), DECODE.arrays(workspace, job)
     refined, best = REFINE.arrays(workspace, job)
-    refine = partial(
-        refining,
-        objective=job.tools.objective,
+    task = partial(
+        refine.refine_window,
         grid=job.grid,
         analysis=analysis,
         candidates=candidates,
@@ -237,8 +236,32 @@ def _refine(
         together=together,
         steps=job.spec.refine_steps,
     )
-    clock.run(REFINE.run(workspace, job, refine), workers=1)
+    make = partial(refine.refining, task=task, objective=job.tools.objective)
+    clock.run(REFINE.run_on(workspace, job, make), workers=1)
     return refined, best
+
+
+def _select_stage(job: Job, workspace: Workspace, best: Any, scores: Any, together: Together | None) -> StageRun:
+    """The stage that chooses one template for each cell.
+
+    best: the best candidate of each cell. scores: of the candidates. together: None where cells are chosen alone.
+    """
+    (index_map,) = SELECT.arrays(workspace, job)
+    if together is None:
+        return SELECT.run(workspace, job, partial(select.select_chunk, best=best, index_map=index_map))
+    analysis, candidates = INGEST.arrays(workspace, job)[0], DECODE.arrays(workspace, job)[0]
+    task = partial(
+        select.choose_block,
+        grid=job.grid,
+        analysis=analysis,
+        candidates=candidates,
+        scores=scores,
+        best=best,
+        index_map=index_map,
+        together=together,
+        far=FarView.of_weight(together.far),
+    )
+    return SELECT.run(workspace, job, task)
 
 
 def _rule(

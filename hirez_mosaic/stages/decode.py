@@ -1,5 +1,6 @@
 """Decode: from features and px to the best templates of every cell."""
 
+from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
 from typing import Any
@@ -84,32 +85,26 @@ def projected_bytes(chunk: tuple[int, int], query: int, templates: int, k: int) 
 
 def decoding(
     device: torch.device,
-    *,
+    task: Callable[..., None],
     decoder: Decoder,
     norm: TrunkNorm | None,
     bonus: NDArray[np.float32] | None,
-    grid: CellGrid,
-    analysis: Any,
-    features: Any,
-    candidates: Any,
-    scores: Any,
-    best: Any,
+    k: int,
 ) -> Task:
-    """The task of a chunk, see `decode_chunk`. bonus: (N,) to be added to the scores of templates."""
-    keys = keys_of(decoder, bonus) if candidates.shape[-1] > 1 else None
+    """The task of a chunk on a device.
+
+    task: `decode_chunk` with all that it takes but what is made here.
+    bonus: (N,) to be added to the scores of templates.
+    k: candidates a cell.
+    """
+    keys = keys_of(decoder, bonus) if k > 1 else None
     decoder.to(device)
     return partial(
-        decode_chunk,
+        task,
         decoder=decoder,
         norm=None if norm is None else TrunkNorm(norm.mean.to(device), norm.variance.to(device)),
         score=decoder.score() if bonus is None else _with_bonus(decoder.score(), torch.from_numpy(bonus).to(device)),
         keys=keys,
-        grid=grid,
-        analysis=analysis,
-        features=features,
-        candidates=candidates,
-        scores=scores,
-        best=best,
     )
 
 

@@ -2,6 +2,7 @@
 follows.
 """
 
+from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
 from typing import Any
@@ -109,19 +110,9 @@ def projected_bytes(chunk: tuple[int, int], halo: int, itemsize: int) -> int:
     )
 
 
-def encoding(
-    device: torch.device,
-    *,
-    encoder: VGG16,
-    grid: CellGrid,
-    analysis: Any,
-    features: Any,
-    moments: Any,
-    chunk: tuple[int, int],
-) -> Task:
-    """The task of a chunk, see `encode_chunk`."""
-    arrays_of = {"analysis": analysis, "features": features, "moments": moments}
-    return partial(encode_chunk, encoder=encoder.to(device), grid=grid, chunk=chunk, **arrays_of)
+def encoding(device: torch.device, task: Callable[..., None], encoder: VGG16) -> Task:
+    """The task of a chunk on a device. task: `encode_chunk` with all that it takes but the encoder."""
+    return partial(task, encoder=encoder.to(device))
 
 
 class _Encode(Stage):

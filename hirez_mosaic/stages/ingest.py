@@ -2,16 +2,13 @@
 
 from collections.abc import Iterator
 from fractions import Fraction
-from functools import partial
 from typing import Any
 
 import numpy as np
-import torch
 
 from hirez_mosaic import __version__
 from hirez_mosaic.engine import arrays
 from hirez_mosaic.engine.arrays import StoredArray
-from hirez_mosaic.engine.graph import Task
 from hirez_mosaic.engine.store import Identity
 from hirez_mosaic.pixels.geometry import CELL, Box, CellGrid
 from hirez_mosaic.pixels.resample import resample, span
@@ -66,11 +63,6 @@ def _readable(part: Box, source: Source, grid: CellGrid) -> Iterator[Box]:
     else:
         for half in part.halves():
             yield from _readable(half, source, grid)
-
-
-def ingesting(device: torch.device, *, source: Source, grid: CellGrid, analysis: Any, colours: Any) -> Task:
-    """The task of a chunk, see `ingest_chunk`; on the processor, whatever the device is."""
-    return partial(ingest_chunk, source=source, grid=grid, analysis=analysis, colours=colours)
 
 
 class _Unpack(Stage):

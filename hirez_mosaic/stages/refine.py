@@ -8,6 +8,7 @@ What is minimised is Eq. 3 of the soft mosaic and, so that it is not bought with
 `together`: in gaps between a cell's best and tenth choice, of which one counts as much as `GAP` of Eq. 3.
 """
 
+from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
 from typing import Any
@@ -104,32 +105,9 @@ def optimised(
     return logits.detach()
 
 
-def refining(
-    device: torch.device,
-    *,
-    objective: Objective,
-    grid: CellGrid,
-    analysis: Any,
-    candidates: Any,
-    scores: Any,
-    refined: Any,
-    best: Any,
-    together: Together,
-    steps: int,
-) -> Task:
-    """The task of a window, see `refine_window`."""
-    return partial(
-        refine_window,
-        objective=objective.on(device),
-        grid=grid,
-        analysis=analysis,
-        candidates=candidates,
-        scores=scores,
-        refined=refined,
-        best=best,
-        together=together,
-        steps=steps,
-    )
+def refining(device: torch.device, task: Callable[..., None], objective: Objective) -> Task:
+    """The task of a window on a device. task: `refine_window` with all that it takes but the objective."""
+    return partial(task, objective=objective.on(device))
 
 
 class _Refine(Stage):

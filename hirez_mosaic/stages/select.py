@@ -2,16 +2,13 @@
 
 from collections.abc import Callable
 from dataclasses import replace
-from functools import partial
 from typing import Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
 from hirez_mosaic.engine import arrays
 from hirez_mosaic.engine.arrays import StoredArray
-from hirez_mosaic.engine.graph import Task
 from hirez_mosaic.engine.store import Identity
 from hirez_mosaic.pixels.far_view import REACH, FarView, far_values
 from hirez_mosaic.pixels.geometry import CELL, Box, CellGrid
@@ -71,36 +68,6 @@ def neighbours(grid: CellGrid, box: Box) -> list[Box]:
     """The blocks beside and diagonal to a block."""
     around = box.grown(1, grid.box)
     return [block for block in grid.chunks_in(around, (BLOCK, BLOCK)) if block != box]
-
-
-def selecting(device: torch.device, *, best: Any, index_map: Any) -> Task:
-    """The task of a chunk, see `select_chunk`; on the processor, whatever the device is."""
-    return partial(select_chunk, best=best, index_map=index_map)
-
-
-def choosing_together(
-    device: torch.device,
-    *,
-    grid: CellGrid,
-    analysis: Any,
-    candidates: Any,
-    scores: Any,
-    best: Any,
-    index_map: Any,
-    together: Together,
-) -> Task:
-    """The task of a block, see `choose_block`; on the processor, whatever the device is."""
-    return partial(
-        choose_block,
-        grid=grid,
-        analysis=analysis,
-        candidates=candidates,
-        scores=scores,
-        best=best,
-        index_map=index_map,
-        together=together,
-        far=FarView.of_weight(together.far),
-    )
 
 
 class _Select(Stage):

@@ -6,7 +6,7 @@ of stages in `jobs.stages`, and from nothing else.
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any, ClassVar
 
 import torch
@@ -150,8 +150,17 @@ class Stage:
         """The arrays that it fills, as the workspace stores them."""
         return [workspace.array(array) for array in self.writes(setup)]
 
-    def run(self, workspace: Workspace, setup: Setup, make: Callable[[torch.device], Task]) -> StageRun:
-        """The stage on every chunk of a workspace. make: see `StageRun`."""
+    def run(self, workspace: Workspace, setup: Setup, task: Task) -> StageRun:
+        """The stage on every chunk of a workspace, by a task that needs the processor alone."""
+        return self.run_on(workspace, setup, partial(_on_processor, task))
+
+    def run_on(self, workspace: Workspace, setup: Setup, make: Callable[[torch.device], Task]) -> StageRun:
+        """The stage on every chunk of a workspace, by a task that is made for a device. make: see `StageRun`."""
         marks = workspace.marks(self.name, self.chunk(setup))
         written = sum(array.cell_bytes for array in self.writes(setup))
         return StageRun(self.name, make, setup.grid, marks, self.halo(setup), written, self.turn(setup))
+
+
+def _on_processor(task: Task, device: torch.device) -> Task:
+    """The task itself, whatever the device is."""
+    return task
