@@ -2,29 +2,19 @@
 
 import json
 from dataclasses import asdict
-from typing import TypedDict, Unpack
+from typing import Unpack
 
 import click
 
-from hirez_mosaic.cli.options import (
-    BACKGROUND,
-    CROP,
-    DEVICE,
-    QUIET,
-    STRICT,
-    WEIGHTS,
-    exclude,
-    far_weight,
-    precision,
-    tile,
-)
+from hirez_mosaic.cli.options import QUIET, far_weight, shared, tile
 from hirez_mosaic.cli.recipe import RecipeCommand
 from hirez_mosaic.settings.choosing import FAR_WEIGHT
+from hirez_mosaic.settings.shared import SharedSettings
 
 DEFAULT_SELECTIONS = "L2,SSIM,residual,trained,fitted,refined,soft"
 
 
-class CompareOptions(TypedDict):
+class CompareOptions(SharedSettings):
     """The options that go to `jobs.compare.compare` as they are."""
 
     templates: str
@@ -35,13 +25,6 @@ class CompareOptions(TypedDict):
     fit: int
     refine: int
     far_weight: float
-    device: str
-    precision: str
-    background: str
-    crop: str
-    exclude: tuple[str, ...]
-    strict: bool
-    weights: str | None
     overwrite: bool
 
 
@@ -70,13 +53,7 @@ class CompareOptions(TypedDict):
 @click.option("--fit", type=click.IntRange(1), default=100, show_default=True, help="Steps of fitting.")
 @click.option("--refine", type=click.IntRange(1), default=15, show_default=True, help="Steps of refining.")
 @far_weight(FAR_WEIGHT, "in a fit")
-@DEVICE
-@precision("Number format of the networks; mosaics are judged in float32.")
-@BACKGROUND
-@CROP
-@exclude("template files")
-@STRICT
-@WEIGHTS
+@shared("Number format of the networks; mosaics are judged in float32.", "template files")
 @click.option("--overwrite", is_flag=True, help="Replace a table that is there.")
 @click.option("--json", "as_json", is_flag=True, help="Print all rows as JSON on standard output.")
 @QUIET

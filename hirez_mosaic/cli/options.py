@@ -89,6 +89,12 @@ STRICT = click.option(
     "--strict", is_flag=True, help="Stop at pictures that cannot be read, instead of leaving them out."
 )
 
+
+def shared(networks: str, files: str) -> Option[Any]:
+    """The options of `settings.shared`. networks: help of --precision. files: what --exclude leaves out."""
+    return together((DEVICE, precision(networks), BACKGROUND, CROP, exclude(files), STRICT, WEIGHTS))
+
+
 logs = together(
     (
         click.option(

@@ -2,28 +2,17 @@
 
 import json
 from dataclasses import asdict
-from typing import TypedDict, Unpack
+from typing import Unpack
 
 import click
 
-from hirez_mosaic.cli.options import (
-    BACKGROUND,
-    CROP,
-    DEVICE,
-    JSON,
-    QUIET,
-    STRICT,
-    WEIGHTS,
-    exclude,
-    far_weight,
-    precision,
-    tile,
-)
+from hirez_mosaic.cli.options import JSON, QUIET, far_weight, shared, tile
 from hirez_mosaic.cli.recipe import RecipeCommand
 from hirez_mosaic.settings.decoders import DEFAULT, learning_kinds
+from hirez_mosaic.settings.shared import SharedSettings
 
 
-class TrainOptions(TypedDict):
+class TrainOptions(SharedSettings):
     """The options that go to `jobs.train.train` as they are."""
 
     templates: str
@@ -39,13 +28,6 @@ class TrainOptions(TypedDict):
     seed: int
     resume: bool
     overwrite: bool
-    device: str
-    precision: str
-    background: str
-    crop: str
-    exclude: tuple[str, ...]
-    strict: bool
-    weights: str | None
 
 
 @click.command(cls=RecipeCommand, short_help="Train a decoder for a set of templates.")
@@ -79,13 +61,7 @@ class TrainOptions(TypedDict):
 )
 @click.option("--resume", is_flag=True, help="Go on from the last checkpoint.")
 @click.option("--overwrite", is_flag=True, help="Replace an output and checkpoints that are there.")
-@DEVICE
-@precision("Number format of the encoder and the loss.")
-@BACKGROUND
-@CROP
-@exclude("files of both folders")
-@STRICT
-@WEIGHTS
+@shared("Number format of the encoder and the loss.", "files of both folders")
 @JSON
 @QUIET
 def train(as_json: bool, quiet: bool, scales: str, **options: Unpack[TrainOptions]) -> None:

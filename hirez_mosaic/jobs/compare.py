@@ -5,7 +5,7 @@ import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Unpack
 
 import numpy as np
 import psutil
@@ -37,8 +37,9 @@ from hirez_mosaic.pixels.geometry import CELL, Box
 from hirez_mosaic.pixels.vips import captioned
 from hirez_mosaic.settings.choosing import FAR_WEIGHT
 from hirez_mosaic.settings.decoders import DEFAULT
-from hirez_mosaic.settings.parsing import parse_colour, parse_tile
-from hirez_mosaic.settings.spec import RenderSpec
+from hirez_mosaic.settings.parsing import parse_tile
+from hirez_mosaic.settings.shared import Shared, SharedSettings
+from hirez_mosaic.settings.spec import RenderSpec, parse_settings
 from hirez_mosaic.sources import open_source
 from hirez_mosaic.templates import TemplateSet
 
@@ -86,15 +87,9 @@ def compare(
     fit: int = STEPS,
     refine: int = 15,
     far_weight: float = FAR_WEIGHT,
-    device: str = "auto",
-    precision: str = "auto",
-    background: str | tuple[int, int, int] = "white",
-    crop: str = "centre",
-    exclude: Sequence[str] = (),
-    strict: bool = False,
-    weights: str | Path | None = None,
     overwrite: bool = False,
     listener: Listener | None = None,
+    **settings: Unpack[SharedSettings],
 ) -> list[Row]:
     """Make a mosaic of each source in every way, judge it, and write a table and a figure for each source.
 
@@ -114,14 +109,15 @@ def compare(
     Raises a subclass of HirezMosaicError.
     """
     listener, folder, paths = listener or Listener(), Path(output), [Path(source) for source in sources]
-    size, under = parse_tile(tile), parse_colour(background)
+    size, shared = parse_tile(tile), Shared(**parse_settings(settings))
     _check_settings(selections, side)
     _check_outputs(folder, paths, overwrite)
-    found = cached_templates(Path(templates), size, under, crop, listener, exclude=exclude, strict=strict)
+    found = cached_templates(
+        Path(templates), size, shared.background, shared.crop, listener, exclude=shared.exclude, strict=shared.strict
+    )
     decoders = _decoders(selections, [Path(file) for file in trained], found, listener)
-    named = None if weights is None else Path(weights)
-    where = resolve_device(device)
-    judge = _make_judge(resolve_weights(named, cache_folder("weights"), listener.note), where, listener)
+    where = resolve_device(shared.device)
+    judge = _make_judge(resolve_weights(shared.weights, cache_folder("weights"), listener.note), where, listener)
     folder.mkdir(parents=True, exist_ok=True)
     rows: list[Row] = []
     with tempfile.TemporaryDirectory(prefix=".compare-", dir=folder) as scratch:
@@ -134,19 +130,14 @@ def compare(
                 templates=Path(templates),
                 tile=size,
                 output=Path(scratch) / "mosaic.zarr",
-                columns=_columns(source, side, size, under),
+                columns=_columns(source, side, size, shared.background),
                 far_weight=far_weight,
-                device=device,
-                precision=precision,
                 workspace=str(workspace),
                 restart=True,
                 overwrite=True,
                 no_preview=True,
                 memory=psutil.Process().memory_info().rss + free_memory(),
-                background=under,
-                crop=crop,
-                exclude=tuple(exclude),
-                weights=named,
+                **vars(shared),
             )
             comparison.add(spec, rows)
     return rows

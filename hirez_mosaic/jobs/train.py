@@ -17,7 +17,7 @@ from contextlib import closing
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import Any, Unpack
 
 import numpy as np
 import pyvips
@@ -51,7 +51,9 @@ from hirez_mosaic.nets.vgg import make_encoder
 from hirez_mosaic.nets.weights import resolve_weights
 from hirez_mosaic.settings.choosing import FAR_WEIGHT
 from hirez_mosaic.settings.decoders import DEFAULT, learning_kinds
-from hirez_mosaic.settings.parsing import parse_colour, parse_tile
+from hirez_mosaic.settings.parsing import parse_tile
+from hirez_mosaic.settings.shared import Shared, SharedSettings
+from hirez_mosaic.settings.spec import parse_settings
 from hirez_mosaic.templates import TemplateSet
 
 RECIPES = {
@@ -113,14 +115,8 @@ def train(
     seed: int = 0,
     resume: bool = False,
     overwrite: bool = False,
-    device: str = "auto",
-    precision: str = "auto",
-    background: str | tuple[int, int, int] = "white",
-    crop: str = "centre",
-    exclude: Sequence[str] = (),
-    strict: bool = False,
-    weights: str | Path | None = None,
     listener: Listener | None = None,
+    **settings: Unpack[SharedSettings],
 ) -> TrainResult:
     """Train a decoder for the templates in one folder on the pictures in another, and write it to `output`.
 
@@ -153,13 +149,16 @@ def train(
     choices = _Choices(decoder, recipe, chosen, tuple(scales), seed, rate is not None)
     home = output.with_name(f"{output.name}.training")
     _check_places(output, home, folders, resume, overwrite)
-    where = resolve_device(device)
-    dtype = resolve_precision(precision, where)
-    size, under = parse_tile(tile), parse_colour(background)
-    found = cached_templates(folders[0], size, under, crop, listener, exclude=exclude, strict=strict)
+    shared = Shared(**parse_settings(settings))
+    exclude, strict = shared.exclude, shared.strict
+    where = resolve_device(shared.device)
+    dtype = resolve_precision(shared.precision, where)
+    found = cached_templates(
+        folders[0], parse_tile(tile), shared.background, shared.crop, listener, exclude=exclude, strict=strict
+    )
     with closing(Photos(folders[1], CROP_SIDE, seed, cores(), exclude)) as photos:
         check_readable(folders[1], photos.unreadable if strict else photos.left_out, listener, strict)
-        vgg = resolve_weights(None if weights is None else Path(weights), cache_folder("weights"), listener.note)
+        vgg = resolve_weights(shared.weights, cache_folder("weights"), listener.note)
         training = _Training(choices, found, photos, vgg, where, dtype, home, listener)
         with shared_cores(1):
             state = training.restored() if resume else training.begun()
