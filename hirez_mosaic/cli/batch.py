@@ -2,15 +2,33 @@
 
 import json
 from contextlib import nullcontext
+from typing import Unpack
 
 import click
 
 from hirez_mosaic.cli.options import batch_options
 from hirez_mosaic.cli.recipe import RecipeCommand
 from hirez_mosaic.settings.formats import NAMES
+from hirez_mosaic.settings.spec import MakingSettings
 
 SOME_FAILED = 3
 """The exit code of a batch of which some pictures failed."""
+
+
+class BatchOptions(MakingSettings):
+    """The options that go to `jobs.batch.batch` as they are."""
+
+    folder: str
+    templates: str
+    output: str
+    tile: str
+    glob: str
+    recursive: bool
+    format: str
+    jobs: int
+    preview: bool
+    tile_map: str | None
+    page: bool
 
 
 @click.command(cls=RecipeCommand, short_help="Make a mosaic of every picture in a folder.")
@@ -33,7 +51,13 @@ SOME_FAILED = 3
 @batch_options
 @click.pass_context
 def batch(
-    context: click.Context, /, as_json: bool, quiet: bool, log_file: str | None, verbose: bool, **settings: object
+    context: click.Context,
+    /,
+    as_json: bool,
+    quiet: bool,
+    log_file: str | None,
+    verbose: bool,
+    **options: Unpack[BatchOptions],
 ) -> None:
     """Make a photomosaic of every picture in FOLDER.
 
@@ -50,7 +74,7 @@ def batch(
 
     listener = batching.BatchListener() if quiet else BatchConsole()
     with logged(log_file, verbose), listener if isinstance(listener, BatchConsole) else nullcontext():
-        result = batching.batch(**settings, listener=listener)  # type: ignore[arg-type]
+        result = batching.batch(**options, listener=listener)
     if isinstance(listener, BatchConsole):
         print_report(listener.console, result)
     if as_json:

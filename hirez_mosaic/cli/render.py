@@ -2,18 +2,29 @@
 
 import json
 from dataclasses import asdict
+from typing import Unpack
 
 import click
 
 from hirez_mosaic.cli.options import output, render_options
 from hirez_mosaic.cli.recipe import RecipeCommand
+from hirez_mosaic.settings.spec import RenderSettings
+
+
+class RenderOptions(RenderSettings):
+    """The options that go to `jobs.render.render` as they are."""
+
+    source: str
+    templates: str
+    tile: str
+    output: str | None
 
 
 @click.command(cls=RecipeCommand, short_help="Make a mosaic of a picture.")
 @click.argument("source", type=click.Path())
 @output(required=False, default="  [default: SOURCE-stem.mosaic.tif]")
 @render_options
-def render(as_json: bool, quiet: bool, log_file: str | None, verbose: bool, **settings: object) -> None:
+def render(as_json: bool, quiet: bool, log_file: str | None, verbose: bool, **options: Unpack[RenderOptions]) -> None:
     """Make a photomosaic of the picture SOURCE from the pictures in a folder.
 
     \b
@@ -27,7 +38,7 @@ def render(as_json: bool, quiet: bool, log_file: str | None, verbose: bool, **se
 
     listener = Listener() if quiet else ConsoleListener()
     with logged(log_file, verbose):
-        result = rendering.render(**settings, listener=listener)  # type: ignore[arg-type]
+        result = rendering.render(**options, listener=listener)
     if isinstance(listener, ConsoleListener):
         print_summary(listener.console, result)
     if as_json:
