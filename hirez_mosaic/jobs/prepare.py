@@ -31,8 +31,7 @@ from hirez_mosaic.outputs.appearing import check_output
 from hirez_mosaic.outputs.tile_map import check_tile_map
 from hirez_mosaic.pixels.geometry import CellGrid
 from hirez_mosaic.settings.spec import RenderSpec
-from hirez_mosaic.sources import Reading, files_of, flat_note, open_source
-from hirez_mosaic.sources.source import Source
+from hirez_mosaic.sources import Reading, Source, files_of, flat_note, open_source
 from hirez_mosaic.stages.ingest import INGEST, UNPACK
 from hirez_mosaic.stages.stage import Setup, Tools
 

@@ -15,7 +15,7 @@ from hirez_mosaic.stages.rules import RULES
 from hirez_mosaic.stages.select import SELECT
 from hirez_mosaic.stages.stage import Setup, Stage, Tools
 from hirez_mosaic.stages.start import START
-from hirez_mosaic.templates.template_set import TemplateSet
+from hirez_mosaic.templates import TemplateSet
 
 STAGES: tuple[Stage, ...] = (
     UNPACK,
