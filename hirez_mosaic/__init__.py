@@ -13,7 +13,9 @@ from hirez_mosaic import errors
 from hirez_mosaic.errors import HirezMosaicError
 
 if TYPE_CHECKING:
-    from hirez_mosaic.jobs.batch import BatchListener, BatchResult, Outcome, batch
+    from hirez_mosaic.jobs.batch import batch
+    from hirez_mosaic.jobs.batch_result import BatchResult, Outcome
+    from hirez_mosaic.jobs.batch_run import BatchListener
     from hirez_mosaic.jobs.compare import compare
     from hirez_mosaic.jobs.listener import Listener
     from hirez_mosaic.jobs.print import PrintListener, PrintPlan, PrintResult, print_sheets
@@ -23,10 +25,10 @@ if TYPE_CHECKING:
     from hirez_mosaic.jobs.train import train
 
 _LAZY = {
-    "BatchListener": "jobs.batch",
-    "BatchResult": "jobs.batch",
-    "Listener": "jobs.prepare",
-    "Outcome": "jobs.batch",
+    "BatchListener": "jobs.batch_run",
+    "BatchResult": "jobs.batch_result",
+    "Listener": "jobs.listener",
+    "Outcome": "jobs.batch_result",
     "PrintListener": "jobs.print",
     "PrintPlan": "jobs.print",
     "PrintResult": "jobs.print",

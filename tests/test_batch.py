@@ -30,14 +30,16 @@ from hirez_mosaic.cli.main import main
 from hirez_mosaic.engine.store import bytes_below
 from hirez_mosaic.errors import OutputError, OutputExistsError, SettingError, SourceNotFoundError
 from hirez_mosaic.files.fresh import remove
-from hirez_mosaic.jobs import batch as batching
-from hirez_mosaic.jobs import clock, disk, plan
+from hirez_mosaic.jobs import batch_records, batch_run, clock, disk, plan
 from hirez_mosaic.jobs import render as rendering
-from hirez_mosaic.jobs.batch import BatchListener, BatchResult, batch
+from hirez_mosaic.jobs.batch import batch
+from hirez_mosaic.jobs.batch_result import BatchResult
+from hirez_mosaic.jobs.batch_run import BatchListener
 from hirez_mosaic.jobs.journal import Journal, digest, open_journal
 from hirez_mosaic.jobs.listener import Listener
 from hirez_mosaic.jobs.render import render
 from hirez_mosaic.pixels.geometry import Box
+from hirez_mosaic.settings.formats import NAMES
 from hirez_mosaic.sources.folder import list_pictures, stems_of_mosaics
 from hirez_mosaic.stages import decode as decoding
 from hirez_mosaic.stages import encode as encoding
@@ -379,7 +381,7 @@ def test_templates_may_lie_among_the_pictures_or_be_the_pictures(pictures: Path,
     assert batch(pictures, pictures, tmp_path / "selves", **PLAIN).counts["made"] == 3
 
 
-@pytest.mark.parametrize("format", batching.NAMES)
+@pytest.mark.parametrize("format", NAMES)
 def test_every_format_is_recognised_when_it_is_unchanged(format: str, call: Call, tmp_path: Path) -> None:  # noqa: A002
     result = call(format=format, glob="a*")
     assert result.pictures[0].output == f"a.{format}"
@@ -531,12 +533,12 @@ def test_jobs_share_the_budget(call: Call) -> None:
 def test_an_unexpected_error_is_one_pictures_failure_with_its_traceback_in_the_log(
     call: Call, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    plain = batching.run_render
+    plain = batch_run.run_render
 
     def fails(spec: Any, *given: Any) -> Any:
         return plain(spec, *given) if spec.source.name != "b.png" else {}["what"]
 
-    monkeypatch.setattr(batching, "run_render", fails)
+    monkeypatch.setattr(batch_run, "run_render", fails)
     with caplog.at_level(logging.ERROR, "hirez_mosaic"):
         result = call()
     assert statuses(result) == {"a.png": "made", "b.png": "failed", "c.png": "made"}
@@ -759,7 +761,7 @@ def test_a_mosaic_of_a_killed_batch_stays_its_own_whatever_fails_afterwards(
     call: Call, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with monkeypatch.context() as killed:  # between the mosaic and the line that says so
-        killed.setattr(batching, "_outcome_of", lambda *given: (_ for _ in ()).throw(KeyboardInterrupt))
+        killed.setattr(batch_records, "_made_outcome", lambda *given: (_ for _ in ()).throw(KeyboardInterrupt))
         with pytest.raises(KeyboardInterrupt):
             call()
     assert (tmp_path / "out" / "a.tif").exists()

@@ -151,7 +151,7 @@ def test_a_mosaic_broken_off_while_it_is_assembled_is_assembled_again(
         boxes.clear()
     with monkeypatch.context() as broken:
         broken.setattr(
-            "hirez_mosaic.stages.assemble._Reader.px",
+            "hirez_mosaic.stages.assemble.MosaicReader.px",
             lambda *_, **__: (_ for _ in ()).throw(OSError(errno.ENOSPC, "No space left")),
         )
         with pytest.raises(DiskSpaceError):

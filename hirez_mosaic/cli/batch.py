@@ -71,8 +71,9 @@ def batch(
     from hirez_mosaic.cli.console import BatchConsole, print_report
     from hirez_mosaic.cli.logs import logged
     from hirez_mosaic.jobs import batch as batching
+    from hirez_mosaic.jobs.batch_run import BatchListener
 
-    listener = batching.BatchListener() if quiet else BatchConsole()
+    listener = BatchListener() if quiet else BatchConsole()
     with logged(log_file, verbose), listener if isinstance(listener, BatchConsole) else nullcontext():
         result = batching.batch(**options, listener=listener)
     if isinstance(listener, BatchConsole):

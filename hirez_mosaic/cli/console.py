@@ -23,7 +23,8 @@ from rich.table import Table
 from rich.text import Text
 
 from hirez_mosaic.cli.words import spelled
-from hirez_mosaic.jobs.batch import BatchListener, BatchResult, Outcome
+from hirez_mosaic.jobs.batch_result import BatchResult, Outcome
+from hirez_mosaic.jobs.batch_run import BatchListener
 from hirez_mosaic.jobs.job import Job
 from hirez_mosaic.jobs.listener import Listener
 from hirez_mosaic.jobs.pace import effort_seconds, step_seconds

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from hirez_mosaic.engine.machine import cores
 from hirez_mosaic.outputs.stream import strip_rows
 from hirez_mosaic.pixels.compiled import compiled
-from hirez_mosaic.stages.assemble import Mosaic, Progress, _Reader
+from hirez_mosaic.stages.assemble import Mosaic, MosaicReader, Progress
 
 Px = NDArray[np.uint8]
 _Made = TypeVar("_Made")
@@ -132,7 +132,7 @@ class _Pyramid(Generic[_Made]):
 
 def _strips(mosaic: Mosaic, progress: Progress) -> Iterator[Px]:
     """The px of a mosaic from top to bottom, some rows at a time, which the next may overwrite."""
-    reader, (rows, columns) = _Reader(mosaic), mosaic.index_map.shape
+    reader, (rows, columns) = MosaicReader(mosaic), mosaic.index_map.shape
     height = mosaic.templates.tile[1]
     step = strip_rows(height, mosaic.size[0])
     for row in range(rows):

@@ -17,7 +17,7 @@ import pyvips
 
 from hirez_mosaic.errors import DiskSpaceError, OutputError
 from hirez_mosaic.pixels.vips import vips_reason
-from hirez_mosaic.stages.assemble import Mosaic, Progress, _Reader
+from hirez_mosaic.stages.assemble import Mosaic, MosaicReader, Progress
 
 _STRIP_BYTES = 8 << 20  # of px made at once, about; never more than a row of cells
 _FULL = 1 << 20  # bytes free of a disk that is full
@@ -96,7 +96,7 @@ class MosaicStream(PxStream):
     """
 
     def __init__(self, mosaic: Mosaic, progress: Progress) -> None:
-        self._reader, self._columns = _Reader(mosaic), mosaic.index_map.shape[1]
+        self._reader, self._columns = MosaicReader(mosaic), mosaic.index_map.shape[1]
         self._progress = progress
         height = mosaic.templates.tile[1]
         self._rows = strip_rows(height, mosaic.size[0])

@@ -29,7 +29,7 @@ class Mosaic:
         return columns * width, rows * height
 
 
-class _Reader:
+class MosaicReader:
     """The px of a mosaic, cell row by cell row; arrays on disk are read a row of chunks at a time."""
 
     def __init__(self, mosaic: Mosaic) -> None:
@@ -43,7 +43,11 @@ class _Reader:
             )
 
     def px(self, row: int, columns: slice = slice(None), lines: slice = slice(None)) -> NDArray[np.uint8]:
-        """(lines, columns x width, 3) uint8: those lines of the cells of a row; the next call may overwrite them."""
+        """The px of one row of cells.
+
+        columns: which cells of the row. lines: which lines of px of each cell.
+        Returns (lines, columns x width, 3) uint8, which the next call may overwrite.
+        """
         choices = self._index_map[row][columns]
         (width, height), count = self._templates.tile, len(choices)
         shape = len(range(*lines.indices(height))), count, width, 3

@@ -40,12 +40,14 @@ def decode_chunk(
 ) -> None:
     """Fill the write box of `candidates` (rows, columns, k) uint32 and `scores` float32, best first.
 
-    best: (rows, columns) uint32, the first of them once more, for whoever wants no others; None where nobody does.
-    score: the decoder's `score()`. keys: see `keys_of`. k is 1 where only the best is wanted; choosing together wants
-        more.
-    features, norm: None where the decoder reads none.
-    Reads the features of its cells with a halo of one cell, clipped at the picture's edge, and runs over slabs of a few
-    rows of them.
+    k is 1 where later stages read the best candidate alone; choosing together reads more.
+    Reads the features of its cells with a halo of one cell, clipped at the picture's edge, and works on slabs of a few
+    rows at a time.
+
+    best: (rows, columns) uint32, filled with the first candidate of each cell; None where no stage reads it.
+    score: the decoder's `score()`.
+    keys: see `keys_of`.
+    features, norm: None where the decoder reads no features.
     """
     read = box.grown(HALO, grid.box)
     nearby = None if features is None else np.asarray(features[read.slices])
@@ -75,7 +77,9 @@ def projected_bytes(chunk: tuple[int, int], query: int, templates: int, k: int) 
     """Bytes that one task holds at most: the chunk's features, px and candidates, a slab's hidden layer and queries, a
     block of scores.
 
-    query: length of a query. templates: number of templates. k: candidates a cell.
+    query: length of a query.
+    templates: number of templates.
+    k: candidates a cell.
     """
     cells = max(chunk[1], min(_SLAB, chunk[0] * chunk[1]))
     slab = (cells + 2 * chunk[1] + 2 * cells // chunk[1] + 4) * (FEATURES * 4 * 5 + query * 4 * 3 + 3 * CELL * CELL * 4)
@@ -109,7 +113,7 @@ def decoding(
 
 
 def _with_bonus(score: Score, bonus: torch.Tensor) -> Score:
-    """Scores of templates, of which some get more."""
+    """The scores with a bonus for some templates. bonus: (N,), to be added."""
     return lambda queries, block, out=None: score(queries, block, out).add_(bonus[block])
 
 

@@ -48,8 +48,9 @@ def encode_chunk(
 
 
 def _encode_box(encoder: VGG16, bounds: Box, analysis: Any, box: Box) -> torch.Tensor:
-    """(rows, columns, 256) features of a box of cells; in halves, again and again, where a GPU has no room for the
-    whole.
+    """The features of a box of cells: (rows, columns, 256).
+
+    Where a GPU has no room for the whole box, its halves are encoded one after the other, and so on.
     """
     write = box.scaled(CELL)
     read = write.grown(encoder.halo, bounds)
@@ -68,20 +69,21 @@ def _encode_box(encoder: VGG16, bounds: Box, analysis: Any, box: Box) -> torch.T
 
 @torch.inference_mode()
 def encode(encoder: VGG16, pixels: NDArray[np.uint8]) -> torch.Tensor:
-    """(h, w, 3) uint8 sRGB -> pool3 features (1, 256, ceil(h / 8), ceil(w / 8)) on the encoder's device and in its
-    type.
+    """The pool3 features of px (h, w, 3) uint8 sRGB.
+
+    Returns (1, 256, ceil(h / 8), ceil(w / 8)), on the encoder's device and in its type.
     """
     images = as_images(pixels, next(encoder.parameters()).device)
     return encoder(images)[0] if images.is_cuda else encoder.in_bands(images, _BAND)
 
 
 def stored_type(precision: torch.dtype) -> type[np.floating[Any]]:
-    """What features are stored as: float16 holds all that bfloat16 computes of them, and numpy knows it."""
+    """The type in which features are stored: float16 holds all that bfloat16 computes, and numpy knows it."""
     return np.float32 if precision == torch.float32 else np.float16
 
 
 def stored(features: torch.Tensor) -> NDArray[np.floating[Any]]:
-    """Features as they are stored, see `stored_type`; made on their device."""
+    """The features in the type in which they are stored, see `stored_type`; converted on their device."""
     return (features if features.dtype == torch.float32 else features.half()).cpu().numpy()
 
 
@@ -99,9 +101,10 @@ def second_moments(features: torch.Tensor) -> NDArray[np.float64]:
 
 
 def projected_bytes(chunk: tuple[int, int], halo: int, itemsize: int) -> int:
-    """Bytes that one task of `chunk` (rows, columns) cells holds at most: the input, and of the net either block 2, two
-    layers of 128 channels at half size, or a band of block 1, two layers of 64 at full size, beside what it is pooled
-    to.
+    """Bytes that one task of `chunk` (rows, columns) cells holds at most.
+
+    These are the input and, of the network, the larger of two: block 2 (two layers of 128 channels at half size), or a
+    band of block 1 (two layers of 64 channels at full size) and what it is pooled to.
     """
     height, width = (side * CELL + 2 * halo for side in chunk)
     band = width * min(height, _BAND + 4) * (2 * 64 * itemsize + 12 + 4 * itemsize)

@@ -24,10 +24,9 @@ from hirez_mosaic.settings.spec import RenderSpec
 from hirez_mosaic.stages.stage import Setup, Stage, Tools
 
 _HASHED = 64  # cells a side that are read at once for a digest
-_FITTED_BYTES = (
-    1 << 30
-)  # of fitted decoders in the cache: a batch of 1,000 pictures makes 15 GB of them with 17,500 templates
-_VERSION = 6  # of fitting: a cached decoder of another is not used
+_FITTED_BYTES = 1 << 30
+"""Bytes of fitted decoders in the cache: a batch of 1,000 pictures makes 15 GB of them with 17,500 templates."""
+_VERSION = 6  # of fitting: a cached decoder of another version is not used
 
 
 def fitted_decoder(
@@ -39,16 +38,20 @@ def fitted_decoder(
     progress: Callable[[int], None],
     say: Callable[[str], None],
 ) -> LearnedDecoder:
-    """The chosen decoder fitted to the picture, or what an earlier fit to the same px with the same settings left in
-    the cache.
+    """The chosen decoder, fitted to the picture.
+
+    It comes from the cache where an earlier fit to the same px, with the same settings, left it there.
+
+    progress: called with steps done.
+    say: called with a sentence for a person.
     """
     decoder = choice.decoder.for_fitting()
     device = objective.templates.device
     file = cache / f"fitted-{_key(choice, picture.analysis, grid, objective)}.safetensors"
     if file.exists():
-        with suppress(DecoderError):  # damaged: it is fitted once more
+        with suppress(DecoderError):  # it is damaged and is fitted once more
             found = load_decoder(file, decoder.template_count, decoder.fingerprint).to(device)
-            with suppress(OSError):  # a cache that may not be written to
+            with suppress(OSError):  # the cache may not be written to
                 os.utime(file)
             progress(choice.fit_steps)
             return found
@@ -77,19 +80,19 @@ def _keep_latest(cache: Path) -> None:
             status = file.stat()
             files.append((status.st_mtime_ns, status.st_size, file))
     files.sort(reverse=True)
-    together = list(accumulate(size for _, size, _ in files))
-    for (_, _, file), size in list(zip(files, together, strict=True))[1:]:  # but the one just made, whatever its size
-        if size > _FITTED_BYTES:
+    totals = list(accumulate(size for _, size, _ in files))
+    for (_, _, file), total in list(zip(files, totals, strict=True))[
+        1:
+    ]:  # the one just made is kept, whatever its size
+        if total > _FITTED_BYTES:
             file.unlink(missing_ok=True)
 
 
 def _key(choice: Choice, analysis: Any, grid: CellGrid, objective: Objective) -> str:
-    """Digest of all that a fit depends on: the analysis image's px, templates, settings, precision, and what it starts
-    from.
-    """
+    """The digest of all that a fit depends on: px of the analysis image, templates, settings, precision and start."""
     sha = hashlib.blake2b(digest_size=16)
     vgg = objective.loss.vgg
-    told = [
+    settings = [
         _VERSION,
         choice.decoder.fingerprint,
         choice.fit_steps,
@@ -97,7 +100,7 @@ def _key(choice: Choice, analysis: Any, grid: CellGrid, objective: Objective) ->
         str(next(vgg.parameters()).dtype),
         analysis.shape,
     ]
-    sha.update(json.dumps([*told, choice.identity]).encode())
+    sha.update(json.dumps([*settings, choice.identity]).encode())
     for box in grid.chunks((_HASHED, _HASHED)):
         sha.update(np.ascontiguousarray(analysis[box.scaled(CELL).slices]).data)
     return sha.hexdigest()

@@ -13,10 +13,10 @@ class StoppedError(Exception):
 
 
 class Growing:
-    """The rows of an array (rows, columns, ...), for one reader, who waits until the chunks of those it asks for are
-    there.
+    """The rows of an array (rows, columns, ...) for one reader, who waits until the chunks that hold them are there.
 
-    missing: the chunks that are not. waited: seconds that the reader did.
+    missing: the chunks that are not there yet.
+    waited: seconds that the reader has waited.
     """
 
     def __init__(self, array: Any, missing: Iterable[Box]) -> None:
@@ -26,25 +26,25 @@ class Growing:
         self.waited = 0.0
 
     def add(self, box: Box) -> None:
-        """A chunk is there."""
+        """Note that a chunk is there."""
         with self._changed:
             self._missing.discard(box)
             self._changed.notify_all()
 
     def finish(self) -> None:
-        """All chunks are there, those too that nobody told of."""
+        """Note that all chunks are there, also those that were not added."""
         with self._changed:
             self._missing.clear()
             self._changed.notify_all()
 
     def stop(self) -> None:
-        """No chunk will be there any more: whoever waits, or asks from now on, gets a StoppedError."""
+        """Note that no more chunks will come: a reader who waits, or asks from now on, gets a StoppedError."""
         with self._changed:
             self._stopped = True
             self._changed.notify_all()
 
     def check(self) -> None:
-        """Raise StoppedError once it has been stopped."""
+        """Raise StoppedError where `stop` was called."""
         if self._stopped:
             raise StoppedError
 

@@ -16,14 +16,16 @@ from hirez_mosaic.settings.spec import RenderSpec
 from hirez_mosaic.sources import Source
 from hirez_mosaic.stages.stage import Setup, Stage, Tools
 
-_PART_BYTES = 128 << 20  # of source px in all their forms that a task holds at once, about
+_PART_BYTES = 128 << 20  # that source px, in all their forms, take in a task at once, about
 
 
 def ingest_chunk(box: Box, *, source: Source, grid: CellGrid, analysis: Any, colours: Any) -> None:
-    """Fill the write box (cells) of the analysis image (8 rows, 8 columns, 3) uint8 and of the cells' mean colours
-    (rows, columns, 3).
+    """Fill the write box of the analysis image and of the cells' mean colours.
 
     Holds about 128 MiB of the source at once, however much it is shrunk.
+
+    analysis: (8 rows, 8 columns, 3) uint8.
+    colours: (rows, columns, 3) uint8.
     """
     steps, write = _steps(source, grid), box.scaled(CELL)
     made = np.empty((write.height, write.width, 3), np.uint8)
@@ -37,8 +39,9 @@ def ingest_chunk(box: Box, *, source: Source, grid: CellGrid, analysis: Any, col
 
 
 def projected_bytes(source: Source, chunk: tuple[int, int], grid: CellGrid) -> int:
-    """Bytes that one task of `chunk` (rows, columns) cells holds at most, the chunks of the source's own that it
-    decodes included.
+    """Bytes that one task of `chunk` (rows, columns) cells holds at most.
+
+    The chunks of the source's file that it decodes are among them.
     """
     parts = _readable(Box(0, chunk[0], 0, chunk[1]).scaled(CELL), source, grid)
     boxes = [_read_box(part, _steps(source, grid)) for part in parts]
@@ -46,7 +49,7 @@ def projected_bytes(source: Source, chunk: tuple[int, int], grid: CellGrid) -> i
 
 
 def _steps(source: Source, grid: CellGrid) -> tuple[Fraction, Fraction]:
-    """Px of the source's level per px of the analysis image (horizontally, vertically)."""
+    """(horizontal, vertical) px of the source's level for each px of the analysis image."""
     (across, down), shrink = grid.source_step, source.shrink
     return across / shrink[0], down / shrink[1]
 
@@ -57,7 +60,7 @@ def _read_box(part: Box, steps: tuple[Fraction, Fraction]) -> Box:
 
 
 def _readable(part: Box, source: Source, grid: CellGrid) -> Iterator[Box]:
-    """The box in pieces whose source px can be held; at the smallest one px."""
+    """The box in pieces, of 1 px at the smallest, whose source px can be held in memory."""
     if part.area == 1 or _read_box(part, _steps(source, grid)).area * source.px_bytes <= _PART_BYTES:
         yield part
     else:
@@ -66,7 +69,7 @@ def _readable(part: Box, source: Source, grid: CellGrid) -> Iterator[Box]:
 
 
 class _Unpack(Stage):
-    """The samples of a source that can only be read from top to bottom, stored so that boxes can be read of them."""
+    """The samples of a source that can only be read from top to bottom, stored so that any box of them can be read."""
 
     name = "unpack"
     leaves = (arrays.SOURCE,)
@@ -81,7 +84,7 @@ class _Unpack(Stage):
         return setup.source.unpacked_bytes
 
     def chunk(self, setup: Setup) -> tuple[int, int]:
-        return setup.grid.rows, setup.grid.columns  # the whole at once
+        return setup.grid.rows, setup.grid.columns  # all at once
 
     def identity(self, spec: RenderSpec, tools: Tools) -> Identity:
         return {"version": __version__, "background": list(spec.background)}

@@ -1,11 +1,11 @@
-"""Refine: the scores of each cell's best templates optimised under Eq. 3, and what is chosen by next.
+"""Refine: the scores of each cell's best templates, optimised under Eq. 3; the next stages choose by them.
 
-The grid is cut into refining windows of 64 x 64 cells, whatever the chunks are, and each is optimised with 8 cells
-around it that are thrown away afterwards; what lies there starts from the same candidates in every window, so
-neighbours agree where they meet.
+The grid is cut into refining windows of 64 x 64 cells, whatever the chunks are. Each is optimised together with 8 cells
+around it, whose scores are thrown away afterwards. A cell starts from the same candidates in every window, so windows
+agree where they meet.
 
-What is minimised is Eq. 3 of the soft mosaic and, so that it is not bought with what the eye sees, near and far of
-`together`: in gaps between a cell's best and tenth choice, of which one counts as much as `GAP` of Eq. 3.
+What is minimised is Eq. 3 of the soft mosaic, and near and far of `together`, so that Eq. 3 is not lowered at the cost
+of what the eye sees. Near and far are measured in gaps between a cell's best and tenth choice.
 """
 
 from collections.abc import Callable
@@ -34,9 +34,10 @@ WINDOW = 64
 CONTEXT = 8
 """Cells around it that are optimised with it; half the reach of conv4_1 at the coarsest scale."""
 GAP = 0.4
-_START = 0.1  # of a gap, in logits
-_RATE = 0.2
-_FORGETS = 0.95
+"""What a gap of near and far counts, in Eq. 3."""
+_START = 0.1  # logits of a gap before the first step
+_RATE = 0.2  # Adam's learning rate
+_FORGETS = 0.95  # Adam's second beta
 _INVERSE_TEMPERATURE = (3.0, 60.0)
 
 
@@ -59,10 +60,11 @@ def refine_window(
     together: Together,
     steps: int,
 ) -> None:
-    """Fill the write box of `refined` (rows, columns, k) float32 with the candidates' scores when they are optimised.
+    """Fill the write box of `refined` (rows, columns, k) float32 with the candidates' optimised scores.
 
-    candidates, scores: (rows, columns, k), see `decode`. together: the terms of the picture's objective.
-    best: (rows, columns) uint32, filled with the candidates of the highest scores then.
+    candidates, scores: (rows, columns, k), see `decode`.
+    best: (rows, columns) uint32, filled with each cell's candidate of the highest optimised score.
+    together: the terms of the picture's objective.
     """
     read = box.grown(CONTEXT, grid.box)
     device, gap = objective.templates.device, together.gap or 1.0
@@ -70,8 +72,9 @@ def refine_window(
     near = torch.from_numpy(near_costs(np.asarray(scores[read.slices]), together.unit)).to(device).flatten(0, 1) / gap
     scored = optimised(objective, objective.source_window(analysis, read), found, near, together.far / gap, read, steps)
     first = found.gather(1, scored.argmax(1, keepdim=True))[:, 0]
-    kept = (of.unflatten(0, (read.height, read.width))[box.within(read).slices].cpu().numpy() for of in (scored, first))
-    refined[box.slices], best[box.slices] = next(kept), next(kept).astype(np.uint32)
+    inner = box.within(read).slices
+    refined[box.slices] = scored.unflatten(0, (read.height, read.width))[inner].cpu().numpy()
+    best[box.slices] = first.unflatten(0, (read.height, read.width))[inner].cpu().numpy().astype(np.uint32)
 
 
 def optimised(
@@ -85,8 +88,11 @@ def optimised(
 ) -> torch.Tensor:
     """(cells, k) the logits of each cell's candidates (cells, k) in a box after `steps` Adam steps on them.
 
-    source: (1, 3, 8 rows, 8 columns). near: (cells, k) what candidates cost near, in gaps. far: weight of the far view,
-    likewise. The inverse temperature rises geometrically from 3 to 60.
+    The inverse temperature rises geometrically from 3 to 60.
+
+    source: (1, 3, 8 rows, 8 columns) px in [0, 1].
+    near: (cells, k) the near term of candidates, in gaps.
+    far: weight of the far view, in gaps.
     """
     logits = (-_START * near).requires_grad_()
     optimiser = torch.optim.Adam([logits], lr=_RATE, betas=(0.9, _FORGETS))

@@ -1,8 +1,8 @@
 """The search of `together` under rules: moves and swaps that keep the rules at every step.
 
-A move gives a cell a template that may be used once more there, and takes from it one that need not stay. Where none of
-the two is so, two cells swap, which keeps every count. So a map that keeps the rules to begin with keeps them to the
-end; how many uses are left is known for the whole map, which is why blocks come one after another here.
+A move gives a cell another template. It needs a template that may be used once more there, and one in the cell that may
+lose a use. Where a move is not allowed, two cells may swap, which keeps every count. So a map that keeps the rules at
+the start keeps them to the end. The counts are those of the whole map, so blocks are improved one after another here.
 """
 
 from collections.abc import Callable, Iterator
@@ -28,7 +28,8 @@ _PARTNERS = 4  # cells at random that a cell tries to swap with
 class Counts:
     """What the rules still allow.
 
-    left: (templates,) int64, further uses of each. spare: (templates,) int64, uses that it may lose.
+    left: (templates,) int64, how many more uses each may have.
+    spare: (templates,) int64, how many uses each may lose.
     distance: cells that must lie between two uses, in every direction.
     """
 
@@ -41,8 +42,8 @@ class Counts:
 class Terms:
     """What the search minimises, see `together`; values, unit, gap, repeats and poses as there.
 
-    keys: (choices, D) and (choices,), by which what is no candidate is scored; without, it counts as the worst
-        candidate.
+    keys: (choices, D) keys and (choices,) bias, by which choices that are no candidates are scored. Where it is None,
+        such a choice counts as the worst candidate.
     """
 
     values: NDArray[np.float32]
@@ -57,12 +58,16 @@ class Terms:
 class _Block(NamedTuple):
     """A block at work, for the compiled functions. The first five change.
 
-    window: choices of the block and those around it. field: (3, 2 rows, 2 columns) K * errors of the block.
-    left, spare: see `Counts`. holder: (templates,) a cell of the block, by number, that holds each, or did lately; -1
-        for none.
-    top, first: of the block in the window. source: (rows, columns, 12). candidates, near: (rows, columns, k).
-    best: (rows, columns) each cell's best score. prices: of repeats, of the window. queries: (cells, D), of no length
-        without keys.
+    window: choices of the block and of the cells around it.
+    field: (3, 2 rows, 2 columns) K * errors of the block.
+    left, spare: see `Counts`.
+    holder: (templates,) the number of a cell of the block that holds, or lately held, each template; -1 for none.
+    top, first: row and column of the block in the window.
+    source: (rows, columns, 12) far values.
+    candidates, near: (rows, columns, k).
+    best: (rows, columns) each cell's best score.
+    queries: (cells, D), or (0, D) without keys.
+    prices: of repeats, at the cells of the window.
     """
 
     window: Any
@@ -98,10 +103,12 @@ def improve_ruled(
     source: Callable[[Box], NDArray[np.float32]],
     queries: Callable[[Box], NDArray[np.float32]],
 ) -> Iterator[int]:
-    """Improve a map (rows, columns) that keeps the rules in place, block after block; yields numbers of cells done,
-    `PASSES` times each.
+    """Improve in place, block after block, a map (rows, columns) that keeps the rules.
 
-    candidates, scores: (rows, columns, k), see `decode`. source: gives the (rows, columns, 12) far values of a box.
+    Yields numbers of cells done; every cell counts `PASSES` times.
+
+    candidates, scores: (rows, columns, k), see `decode`.
+    source: gives the (rows, columns, 12) far values of the source in a box.
     queries: gives the (cells, D) queries of a box.
     """
     holder = np.empty(len(counts.left), np.int64)
@@ -145,8 +152,9 @@ def improve_ruled(
 
 @compiled
 def _sweep_ruled(block, order):  # type: ignore[no-untyped-def]
-    """Let each cell once, in this order, move, or else swap, where that lowers E and keeps the rules; the number of
-    changes.
+    """Let each cell, in this order, move or else swap, where that lowers E and keeps the rules.
+
+    Returns the number of changes.
     """
     rows, columns, count = block.candidates.shape
     block.holder[:] = -1
@@ -165,7 +173,7 @@ def _sweep_ruled(block, order):  # type: ignore[no-untyped-def]
         if _moves(block, place, costs, present):
             changed += 1
             continue
-        for i in range(count):  # whoever holds what it would rather have
+        for i in range(count):  # with a cell that holds one of its candidates
             wanted = block.candidates[row, column, i]
             partner = block.holder[wanted // block.poses]
             if costs[i] < present and partner >= 0 and _swaps(block, place, partner, wanted, pull, costs[i] - present):
@@ -186,9 +194,9 @@ def _sweep_ruled(block, order):  # type: ignore[no-untyped-def]
 
 @compiled
 def _moves(block, place, costs, present):  # type: ignore[no-untyped-def]
-    """Give a cell its best candidate that the rules allow, where that is better than what it has; whether it was.
+    """Give a cell its best candidate that the rules allow, where that is better than its choice.
 
-    costs: (k,) of its candidates. present: of what it has.
+    costs: (k,) of its candidates. present: cost of its choice. Returns whether the choice changed.
     """
     columns = block.candidates.shape[1]
     row, column = place // columns, place % columns
@@ -216,9 +224,9 @@ def _moves(block, place, costs, present):  # type: ignore[no-untyped-def]
 
 @compiled
 def _swaps(block, place, partner, wanted, pull, gain):  # type: ignore[no-untyped-def]
-    """Swap the templates of two cells where that lowers E and keeps the rules; whether it did.
+    """Swap the templates of two cells where that lowers E and keeps the rules; returns whether they were swapped.
 
-    wanted: the choice for the first cell. pull: on it. gain: what it changes there, taken by itself.
+    wanted: the choice for the first cell. pull: on that cell. gain: by how much E grows there, the other cell aside.
     """
     columns = block.candidates.shape[1]
     row, column, down, right = place // columns, place % columns, partner // columns, partner % columns
@@ -234,7 +242,7 @@ def _swaps(block, place, partner, wanted, pull, gain):  # type: ignore[no-untype
     if not (_apart(block, row, column, template, down, right) and _apart(block, down, right, mine, row, column)):
         return False
     _put(block, row, column, old, wanted)
-    if not far:  # each feels what the other does
+    if not far:  # what one cell changes changes the pull on the other
         other = _pull_of(block, down, right, theirs)
         if gain + _cost(block, down, right, old, other) - _cost(block, down, right, theirs, other) >= 0:
             _put(block, row, column, wanted, old)
@@ -253,7 +261,7 @@ def _held(block, place):  # type: ignore[no-untyped-def]
 
 @compiled
 def _put(block, row, column, old, new):  # type: ignore[no-untyped-def]
-    """Let a cell hold another choice."""
+    """Give a cell another choice."""
     block.window[row + block.top, column + block.first] = new
     _move(block.field, block.kernel, block.values, row, column, old, new)
 
@@ -267,13 +275,13 @@ def _pull_of(block, row, column, old):  # type: ignore[no-untyped-def]
 
 @compiled
 def _cost(block, row, column, choice, pull):  # type: ignore[no-untyped-def]
-    """What of E depends on a cell, were it to hold this choice."""
+    """The part of E that depends on a cell, if it had this choice."""
     return _cost_near(block, row, column, choice, pull, _near(block, row, column, choice))
 
 
 @compiled
 def _cost_near(block, row, column, choice, pull, near):  # type: ignore[no-untyped-def]
-    """The same where the near term is known."""
+    """The same, for a near term that is known."""
     repeats = _repeats(
         block.window, block.prices, row + block.top, column + block.first, choice // block.poses, block.poses
     )
@@ -283,7 +291,7 @@ def _cost_near(block, row, column, choice, pull, near):  # type: ignore[no-untyp
 
 @compiled
 def _near(block, row, column, choice):  # type: ignore[no-untyped-def]
-    """The near term of any choice in a cell; of one that is no candidate by its own score, where that can be had."""
+    """The near term of any choice in a cell; of one that is no candidate by its score, where there are keys."""
     worst = np.float32(0)
     for i in range(block.candidates.shape[2]):
         if block.candidates[row, column, i] == choice:
@@ -297,7 +305,7 @@ def _near(block, row, column, choice):  # type: ignore[no-untyped-def]
 
 @compiled
 def _apart(block, row, column, template, other_row, other_column):  # type: ignore[no-untyped-def]
-    """Whether no cell too near to this one, but itself and one other, holds the template."""
+    """Whether no cell too near to this one holds the template; the cell itself and one other do not count."""
     window, distance = block.window, block.distance
     down, right = row + block.top, column + block.first
     low, across = other_row + block.top, other_column + block.first
@@ -313,8 +321,9 @@ def _apart(block, row, column, template, other_row, other_column):  # type: igno
 
 
 def projected_bytes(grid: CellGrid, chunk: tuple[int, int], k: int, distance: int, query: int) -> int:
-    """Bytes that improving one block holds at most. query: length of a query. The rest as in
-    `together.projected_bytes`.
+    """Bytes that improving one block holds at most.
+
+    distance: see `Counts`. query: length of a query. The rest is as in `together.projected_bytes`.
     """
     extra = [min(length, BLOCK + 2 * max(REACH, distance)) for length in (grid.rows, grid.columns)]
     return (

@@ -1,17 +1,17 @@
-"""Rules for repeating templates, kept on the whole map: so many uses of each at most and at least, so many cells
-between two uses.
+"""Rules: limits on repeating templates, kept on the whole map.
 
-A greedy choice with a guarantee, from which the search of `ruled` goes on. Templates that must be used are placed
-first, where least is lost by it. Then the cells with the most to lose, those whose last candidate is furthest behind
-their first, choose first; each takes the best of its candidates that the rules still allow. Cells that have none left
-choose afterwards, in the same order, among all templates that are left. `Rules.check` has made sure that there always
-is one: around a cell lie at most (2 D + 1)^2 - 1 others, so that many templates may be too near, and the rest must have
-enough uses for all cells.
+A template may have a least and a largest number of uses, and a least distance between two uses.
 
-Where a small map that was not refined has a limit of uses alone, the sum of all scores is made the largest there is, by
-an assignment solver.
+The rules are first kept by a greedy choice, and the search of `ruled_search` goes on from its map. Templates that must
+be used are placed first, in the cells that lose least by it. Then the other cells choose, one after another. Those with
+the most to lose choose first: their last candidate is furthest behind their first. Each cell takes the best of its
+candidates that the rules still allow. Cells that have no such candidate choose afterwards, in the same order, among all
+templates that are left. `Rules.check` has made sure that there always is one: at most (2 D + 1)^2 - 1 other cells lie
+around a cell, so at most as many templates are too near, and the others have enough uses for all cells.
 
-All of it follows from candidates and scores, in an order that knows neither chunks nor workers.
+Where a small map that was not refined has only a limit of uses, an assignment solver finds the largest sum of scores.
+
+All of it follows from candidates and scores. The order of the cells depends on neither chunks nor workers.
 """
 
 import os
@@ -45,13 +45,14 @@ from hirez_mosaic.templates import release
 KEPT = 32
 """Choices per cell that are kept for the rules."""
 WINDOW = 64
-"""Side of the windows in which the queries of cells that had no candidate left are made again, cells; whatever the
-chunks are.
+"""Side of the windows, cells, in which queries are made again for cells that had no candidate left.
+
+It does not depend on the chunks.
 """
-_LISTED = 64  # cells that a template which must be used chooses among, at first
+_LISTED = 64  # cells among which a template that must be used chooses, at first
 _BATCH = 8192  # cells whose candidates are in memory at once
-_TOGETHER = 1024  # of those cells, that choose at once, at most
-_RANKED = 1 << 20  # templates ranked for all of them, at most
+_LATE = 1024  # cells without candidates that choose at once, at most
+_RANKED = 1 << 20  # templates that are ranked for all of them, at most
 _EXACT = 1 << 22  # cells x uses up to which the best assignment is computed
 _SOLVER = 48 << 20  # bytes of scipy.optimize once it is imported; measured 40 MiB
 
@@ -62,7 +63,8 @@ Queries = Callable[[Box], torch.Tensor]
 class RuledMap:
     """An index map that is filled under rules.
 
-    choices: templates x poses. query: length of a query.
+    choices: how many there are, templates x poses.
+    query: length of a query.
     index_map: (rows, columns) uint32, in memory.
     """
 
@@ -80,13 +82,14 @@ class RuledMap:
         return Counts(self._left.copy(), used - self._rules.min_uses, self._rules.min_distance)
 
     def place_required(self, first: Any, seen: NDArray[np.float32], own: NDArray[np.float32]) -> Iterator[int]:
-        """Give every template the uses it must have, in the cells that lose least by it; yields numbers of cells done.
+        """Give every template the uses that it must have, in the cells that lose least by it.
 
-        first: (rows, columns) what each cell would have without rules. seen: (cells, channels) mean colours of the
-            source.
-        own: (templates, channels) those of the templates, upright.
-        The templates with the most to lose choose first, each among the free cells it loses least in; and again until
-        all are placed.
+        The templates with the most to lose choose first, each among the free cells in which least is lost. That is
+        repeated until all are placed. Yields numbers of cells done.
+
+        first: (rows, columns) the choice that each cell would have without rules.
+        seen: (cells, channels) mean colours of the source.
+        own: (templates, channels) mean colours of the templates, upright.
         """
         missing = np.full(len(own), self._rules.min_uses)
         cells, keys = self._grid.cells, torch.from_numpy(seen)
@@ -124,10 +127,11 @@ class RuledMap:
     ) -> Iterator[int]:
         """Choose for all cells that are still empty; yields numbers of cells done.
 
-        first: (rows, columns) what each cell would have without rules. candidates, scores: (rows, columns, k), see
-            `decode`.
-        boxes: their chunks. folder: for what must not be in memory. refined: whether `first` is more than the best
-            score.
+        first: (rows, columns) the choice that each cell would have without rules.
+        candidates, scores: (rows, columns, k), see `decode`.
+        boxes: the chunks of these arrays.
+        folder: for what must not be in memory.
+        refined: whether `first` is better than the choice of the best score.
         """
         cells, choices = self._grid.cells, len(self._left) * self._poses
         refined = refined or self._rules.min_uses > 0
@@ -162,7 +166,7 @@ class RuledMap:
             yield from self._late(late, waiting, queries, score, folder)
 
     def _take_first(self, cell: int, found: list[int]) -> bool:
-        """Give a cell the first of these choices that the rules allow; whether there is one."""
+        """Give a cell the first of these choices that the rules allow; returns whether there is one."""
         row, column = divmod(cell, self._grid.columns)
         distance = self._rules.min_distance
         near: set[int] = set()
@@ -181,7 +185,10 @@ class RuledMap:
     def _late(
         self, late: NDArray[np.int64], waiting: NDArray[np.bool_], queries: Queries, score: Score, folder: Path
     ) -> Iterator[int]:
-        """Let the cells `late`, in this order, choose among all templates that are left."""
+        """Let the cells `late`, in this order, choose among all templates that are left.
+
+        waiting: (cells,) whether a cell is one of these.
+        """
         place = np.zeros(self._grid.cells, np.int32)
         place[late] = np.arange(len(late))
         asked: NDArray[np.float32] = _on_disk(folder / "asked", np.float32, (len(late), self._query))
@@ -191,18 +198,21 @@ class RuledMap:
                 found = queries(box)[torch.from_numpy(rows * box.width + columns)]
                 asked[place[(rows + box.top) * self._grid.columns + columns + box.left]] = found.cpu().numpy()
                 release(asked)
-        together = _together(self._rules)
-        for start in range(0, len(late), together):
+        at_once = _late_at_once(self._rules)
+        for start in range(0, len(late), at_once):
             yield from self._rounds(
-                late[start : start + together], torch.from_numpy(asked[start : start + together]).to(found), score
+                late[start : start + at_once], torch.from_numpy(asked[start : start + at_once]).to(found), score
             )
             release(asked)
         del asked
         (folder / "asked").unlink()
 
     def _rounds(self, cells: NDArray[np.int64], asked: torch.Tensor, score: Score) -> Iterator[int]:
-        """Let cells choose among all that is left, in rounds; the first of a round always finds something. asked:
-        (cells, D) queries.
+        """Let cells choose among all templates that are left, in rounds.
+
+        The first cell of a round always finds one, so the rounds end.
+
+        asked: (cells, D) the queries of the cells.
         """
         poses, templates = self._poses, len(self._left)
         k = min(templates, _ranked(self._rules))
@@ -223,8 +233,8 @@ class RuledMap:
             asked, cells = asked[left], cells[left]
 
     def _assign(self, queries: Queries, score: Score, choices: int) -> Iterator[int]:
-        """The assignment with the largest sum of scores: a limit of uses is so many copies of each template."""
-        from scipy.optimize import linear_sum_assignment  # slow to import, 40 MiB, and needed on this way alone
+        """Choose the assignment with the largest sum of scores: of as many copies of a template as it has uses."""
+        from scipy.optimize import linear_sum_assignment  # slow to import, takes 40 MiB, and is needed here alone
 
         values = score(queries(self._grid.box), slice(0, choices)).unflatten(1, (-1, self._poses))
         best, pose = values.max(2)
@@ -239,26 +249,26 @@ class RuledMap:
 def _distances(
     keys: torch.Tensor, bias: torch.Tensor, queries: torch.Tensor, block: slice, out: torch.Tensor | None = None
 ) -> torch.Tensor:
-    """Minus squared distances, up to a constant of the query. keys: (n, D). bias: (n,)."""
+    """Squared distances with a minus, up to a constant of the query. keys: (n, D). bias: (n,)."""
     return torch.addmm(bias[block], queries, keys[block].T, alpha=2, out=out)
 
 
 def _ranked(rules: Rules) -> int:
-    """Templates that a late cell ranks, so that one at least is not too near: as many as may lie around it, and one
-    more.
-    """
+    """How many templates a late cell ranks: one more than may lie around it, so that one at least is not too near."""
     return max(KEPT, (2 * rules.min_distance + 1) ** 2)
 
 
-def _together(rules: Rules) -> int:
-    return max(1, min(_TOGETHER, _RANKED // _ranked(rules)))
+def _late_at_once(rules: Rules) -> int:
+    """How many late cells choose at once."""
+    return max(1, min(_LATE, _RANKED // _ranked(rules)))
 
 
 def _in_best_pose(
     score: Score, gone: torch.Tensor, poses: int, query: torch.Tensor, block: slice, out: torch.Tensor | None = None
 ) -> torch.Tensor:
-    """(cells, templates) scores of the best pose of each template. gone: (templates,) -inf for those that are used up,
-    else 0.
+    """(cells, templates) scores of the best pose of each template.
+
+    gone: (templates,) -inf for those that are used up, else 0.
     """
     return score(query, _posed(block, poses)).unflatten(1, (-1, poses)).amax(2) + gone[block]
 
@@ -269,20 +279,23 @@ def _posed(templates: slice, poses: int) -> slice:
 
 
 def scratch_bytes(grid: CellGrid, query: int, k: int) -> int:
-    """Bytes on disk that keeping the rules takes for a while: ranked candidates, and the queries of all cells."""
+    """Bytes on disk that keeping the rules takes while it runs: ranked candidates, and the queries of all cells."""
     return 4 * grid.cells * (k + 1 + query)
 
 
 def projected_bytes(rules: Rules, grid: CellGrid, query: int, choices: int, poses: int) -> int:
-    """Bytes that keeping the rules holds at most: the map and its order, a window's queries, late cells' ranks and a
-    block of scores.
+    """Bytes that keeping the rules holds at most.
+
+    These are the map and its order, a window's queries, the ranks of late cells, and a block of scores.
+
+    query: length of a query. choices: templates x poses.
     """
     window = min(WINDOW, grid.rows) * min(WINDOW, grid.columns)
     exact = 3 * 8 * _EXACT + _SOLVER if grid.cells * choices <= _EXACT else 0
     return (
         grid.cells * (4 + 4 + 4 + 8 + 8 + 4 + 1 + (12 + 12 + 4 * 5 if rules.min_uses else 0))
         + window * query * 4 * 4
-        + _together(rules) * (query * 4 * 2 + min(choices, _ranked(rules)) * 100)
+        + _late_at_once(rules) * (query * 4 * 2 + min(choices, _ranked(rules)) * 100)
         + 3 * 4 * 1024 * min(2048 * poses, choices)
         + _BATCH * KEPT * 80
         + exact
@@ -290,8 +303,9 @@ def projected_bytes(rules: Rules, grid: CellGrid, query: int, choices: int, pose
 
 
 def _on_disk(path: Path, dtype: type[np.generic], shape: tuple[int, ...]) -> "np.memmap[Any, Any]":
-    """An array in a new file, which has all its room: where a disk is full, to write to a mapped hole would kill the
-    process.
+    """An array in a new file, whose room on the disk is reserved.
+
+    On a full disk, writing to a mapped hole of a file would kill the process.
 
     Raises OSError.
     """
@@ -334,9 +348,14 @@ def keep_rules(
 ) -> tuple[float, float]:
     """Fill `ruled_map` (rows, columns) uint32 with the index map under the rules.
 
-    bonus: see `decoding`. together: terms of the objective, None where cells are chosen alone.
-    boxes: the chunks of the arrays. folder: for what must not be in memory. progress: called with cells done.
-    Returns how far the templates' mean colours are from their cells' (without, under) the rules, Delta E in CIELAB.
+    bonus: see `decoding`.
+    together: terms of the objective, None where cells are chosen alone.
+    boxes: the chunks of the arrays.
+    folder: for what must not be in memory.
+    progress: called with cells done.
+
+    Returns how far the templates' mean colours are from those of their cells, Delta E in CIELAB: (without rules, under
+    them).
     """
     grid, templates, asked = setup.grid, setup.tools.templates, setup.spec.rules
     queries = partial(box_queries, decoder, norm, grid.box, analysis=found.analysis, features=features)
@@ -380,7 +399,7 @@ def _bands(grid: CellGrid, boxes: Sequence[Box]) -> Iterator[Box]:
 
 
 def _mean_delta_e(index_map: Any, colours: Any, own: NDArray[np.float32], boxes: Sequence[Box]) -> float:
-    """How far the mean colours of the choices are from their cells', a mean over all cells, Delta E.
+    """How far the mean colours of the choices are from those of their cells, Delta E: the mean over all cells.
 
     own: (choices, 3) CIELAB.
     """

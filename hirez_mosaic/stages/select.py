@@ -21,7 +21,7 @@ from hirez_mosaic.stages.together import BLOCK, colour_of, improve, near_costs, 
 def select_chunk(box: Box, *, best: Any, index_map: Any) -> None:
     """Fill the write box of the index map (rows, columns) uint32 with each cell's best candidate.
 
-    best: (rows, columns) of these, or (rows, columns, k) with all candidates, best first.
+    best: (rows, columns) the best candidates, or (rows, columns, k) all of them, best first.
     """
     found = np.asarray(best[box.slices])
     index_map[box.slices] = found if found.ndim == 2 else found[..., 0]
@@ -39,10 +39,12 @@ def choose_block(
     together: Together,
     far: FarView,
 ) -> None:
-    """Fill the write box, a block, of the index map (rows, columns) uint32: its cells chosen together, see `together`.
+    """Fill the write box, a block, of the index map (rows, columns) uint32: choose its cells together, see `together`.
 
-    best: (rows, columns) each cell's best candidate, which stands for the blocks around whose turn comes later.
-    candidates, scores: (rows, columns, k), see `decode`. together: the objective's terms. far: its far view.
+    candidates, scores: (rows, columns, k), see `decode`.
+    best: (rows, columns) each cell's best candidate; in blocks around whose turn comes later, it counts as the choice.
+    together: the terms of the objective.
+    far: its far view.
     """
     read = box.grown(REACH, grid.box)
     window = np.asarray(best[read.slices]).astype(np.uint32)
@@ -58,7 +60,7 @@ def choose_block(
 
 
 def source_values(analysis: Any, box: Box) -> NDArray[np.float32]:
-    """(rows, columns, 12) far values of the source in a box of cells, see `together.far_values`."""
+    """(rows, columns, 12) far values of the source in a box of cells, see `far_values`."""
     pixels = np.asarray(analysis[box.scaled(CELL).slices]).astype(np.float32) / np.float32(255)
     cells = pixels.reshape(box.height, CELL, box.width, CELL, 3).transpose(0, 2, 1, 3, 4).reshape(-1, CELL, CELL, 3)
     return far_values(cells).reshape(box.height, box.width, -1)

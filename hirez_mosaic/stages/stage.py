@@ -25,14 +25,14 @@ from hirez_mosaic.settings.spec import RenderSpec
 from hirez_mosaic.sources import Source
 from hirez_mosaic.templates import TemplateSet
 
-_LEARNED = 80 << 20  # measured
+_LEARNED = 80 << 20  # bytes that stay in libraries after fitting or refining; measured
 
 
 @dataclass(frozen=True)
 class Tools:
-    """What renders share that differ in nothing but their source, their workspace and their outputs.
+    """What is shared by renders that differ only in their sources, workspaces and outputs. No render changes it.
 
-    No render changes it. candidates: choices a cell that decode keeps.
+    candidates: choices a cell that decode keeps.
     """
 
     templates: TemplateSet
@@ -92,7 +92,7 @@ class Setup:
 class Stage:
     """What is known of a stage. The defaults are those of a stage that leaves nothing and takes next to nothing.
 
-    name: of its marks, its bar, and its time.
+    name: of its marks, its progress bar and its time.
     reads: the names of the arrays and files of the workspace that it reads.
     leaves: the names of the arrays and files of the workspace that it may write.
     follows: the name of the stage that it follows chunk by chunk, so that the same workers run both.
@@ -120,7 +120,10 @@ class Stage:
         return 0
 
     def turn(self, setup: Setup) -> Callable[[Box], int] | None:
-        """Gives a chunk's turn, where chunks read neighbours of an earlier turn; those of one turn do not touch."""
+        """A function that gives a chunk's turn, for a stage whose chunks read neighbours of an earlier turn, else None.
+
+        Chunks of one turn do not touch.
+        """
         return None
 
     def memory(self, setup: Setup, chunk: tuple[int, int], workers: int) -> int:
@@ -143,7 +146,7 @@ class Stage:
         return 0
 
     def identity(self, spec: RenderSpec, tools: Tools) -> Identity:
-        """What decides its result beside what it reads, and the picture itself; by names that people know."""
+        """What decides its result, besides what it reads and the picture itself; by names that people know."""
         return {}
 
     def arrays(self, workspace: Workspace, setup: Setup) -> list[Any]:

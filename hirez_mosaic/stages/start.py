@@ -21,16 +21,21 @@ from hirez_mosaic.templates import TemplateSet
 from hirez_mosaic.templates.names import named, read_names
 
 _SAMPLED = 512  # cells by which a set is called rich or not, at most
-_RICH = 0.6  # times the mean contrast of cells that a tenth of the templates may have
-_REFINED = 4.0  # times as large as by px is the median gap of refined scores
+_RICH = 0.6  # a tenth of a rich set's templates have at most this many times the mean contrast of the cells
+_REFINED = 4.0  # the median gap of refined scores is made this many times as large as the gap by px
+_PREFERRED = 3.0  # gaps by which a preferred template may be worse than another and still be taken
 
 
 @dataclass(frozen=True)
 class Together:
-    """What choosing cells together works with, beside candidates and scores; see `together`.
+    """What choosing cells together works with, besides candidates and scores; see `together`.
 
-    values: (choices, 12) float32, see `far_values`. far: weight of the far view. unit: see `near_costs`.
-    gap: see `choice_gap`. poses: choices to a template. repeats: see `repeat_prices`.
+    values: (choices, 12) float32, see `far_values`.
+    far: weight of the far view.
+    unit: see `near_costs`.
+    gap: see `choice_gap`.
+    poses: choices to a template.
+    repeats: see `repeat_prices`.
     """
 
     values: NDArray[np.float32]
@@ -47,7 +52,7 @@ class Together:
     def refined(self, scores: Any, grid: CellGrid) -> "Together":
         """The same for refined scores (rows, columns, k).
 
-        Their gaps are made `_REFINED` times as large, for they were found with care; but not for the price of repeats.
+        Their gaps are made `_REFINED` times as large, because they were found with care; the price of repeats is not.
         """
         sample = np.concatenate(
             [np.asarray(scores[box.slices]).reshape(-1, scores.shape[-1]) for box in judged_windows(grid.box)[0]]
@@ -68,8 +73,8 @@ def together_of(
 ) -> Together:
     """The terms of this picture's objective, from a sample of its cells.
 
-    Where scores are no distances, they are scaled to be like those of the nearest neighbours by px: the medians of the
-    gaps to the tenth best are made equal.
+    Scores that are no distances are scaled to be like those of the nearest neighbours by px: the medians of the gaps
+    between the best and the tenth best are made equal.
     """
     k = min(RANK, len(templates))
     queries = _sampled(decoder, norm, grid, analysis, features)
@@ -83,11 +88,8 @@ def together_of(
     return Together(values, looks.far, unit, choice_gap(scores, unit, len(templates.names)), len(templates.poses))
 
 
-_PREFERRED = 3.0  # gaps by which a template that is preferred may be worse than another and still be taken
-
-
 def preferred_bonus(file: Path, templates: TemplateSet, together: Together) -> NDArray[np.float32]:
-    """(choices,) float32 to be added to the scores of templates that are preferred, those that a file names.
+    """(choices,) float32 to be added to scores: a bonus for the preferred templates, which a file names.
 
     Raises SettingError.
     """
@@ -97,8 +99,9 @@ def preferred_bonus(file: Path, templates: TemplateSet, together: Together) -> N
 
 
 def _sampled(decoder: Decoder, norm: TrunkNorm | None, grid: CellGrid, analysis: Any, features: Any) -> torch.Tensor:
-    """(cells, D) queries of at most `_SAMPLED` cells, spread over the judged windows: they depend on the picture's size
-    alone.
+    """(cells, D) queries of at most `_SAMPLED` cells, spread over the judged windows.
+
+    Which cells these are depends on the picture's size alone.
     """
     asked = torch.cat(
         [
@@ -113,9 +116,9 @@ def _sampled(decoder: Decoder, norm: TrunkNorm | None, grid: CellGrid, analysis:
 def is_rich(templates: TemplateSet, grid: CellGrid, analysis: Any) -> bool:
     """Whether a set can match what lies within a picture's cells, and not their colours alone.
 
-    It can where a tenth of its templates have less contrast of their own than the cells of the judged windows have: the
-    others would bring what the picture has not. Nearest distances say less: a red door that no slice of a photo is like
-    makes a good set look poor, and a good match for it among emoji makes those look rich.
+    It can where a tenth of its templates have less contrast than the cells of the judged windows: other sets would add
+    detail that the picture does not have. Nearest distances say less: a red door that no slice of a photo is like makes
+    a good set look poor, and a good match for it among emoji makes these look rich.
     """
     pixels = (
         torch.from_numpy(np.ascontiguousarray(analysis[box.scaled(CELL).slices])) for box in judged_windows(grid.box)[0]

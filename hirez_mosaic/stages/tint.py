@@ -13,7 +13,7 @@ from hirez_mosaic.templates import TemplateSet
 
 @dataclass(frozen=True)
 class Tint:
-    """How far, and where to.
+    """How far colours move, and towards what.
 
     strength: 0 (not at all) to 1 (all the way), (rows, columns) float32, or one number for all cells.
     colours: (rows, columns, 3) uint8, the mean colour of each cell of the source.
@@ -26,19 +26,20 @@ class Tint:
 
     @classmethod
     def of(cls, templates: TemplateSet, colours: Any, strength: Any) -> "Tint":
-        """Of the choices of a template set."""
+        """The tint of the choices of a template set."""
         return cls(strength, colours, to_lab(templates.mean_colours()[None])[0])
 
     def moves(
         self, choices: NDArray[np.integer], colours: NDArray[np.uint8], strength: NDArray[np.float32]
     ) -> NDArray[np.float32]:
-        """(n, 3) CIELAB that cells move by. choices, strength: (n,). colours: (n, 3)."""
+        """(n, 3) how far cells move, CIELAB. choices, strength: (n,). colours: (n, 3)."""
         return (to_lab(colours[None])[0] - self.own[choices]) * strength[:, None]
 
 
 def tinted(pixels: NDArray[np.uint8], moves: NDArray[np.float32]) -> NDArray[np.uint8]:
-    """(lines, n x width, 3) uint8 sRGB of n cells side by side, each moved by its own (n, 3) CIELAB, and cut off at the
-    gamut's edge.
+    """The px of n cells side by side, (lines, n x width, 3) uint8 sRGB, moved and cut off at the gamut's edge.
+
+    moves: (n, 3) how far each cell moves, CIELAB.
     """
     image = pyvips.Image.new_from_array(pixels).copy(interpretation="srgb").colourspace("lab")
     move = pyvips.Image.new_from_array(np.ascontiguousarray(moves[None])).zoom(

@@ -1,8 +1,8 @@
 """Choosing together: one objective for the whole map, and the search that lowers it cell by cell.
 
-A mosaic is looked at from several places. Close by each cell is seen alone; from afar the eye mixes neighbouring cells,
-so that a cell that is too dark is made good by one beside it that is too light. What is minimised, over the choice of
-every cell, is
+A mosaic is looked at from several distances. Close by, each cell is seen alone. From afar the eye mixes neighbouring
+cells, so a cell that is too light makes up for one beside it that is too dark. What is minimised, over the choices of
+all cells, is
 
     E = sum over cells of near(cell, choice)
       + sum over distances and channels of weight |G * (M - S)|^2
@@ -17,10 +17,10 @@ price    of a repeat at a cell, in its own units: a multiple of the gap between 
          the set's (`repeat_prices`). Where a set lacks a cell's colours its choices lie far apart, and a price for the
          set would be nothing there.
 
-It is what direct binary search does in halftoning (Analoui and Allebach, 1992), with templates for dots. A move changes
-one cell. |G * (M - S)|^2 is a quadratic form with the kernel K = G * G, so what a move changes follows from the present
-error at the cell and from K * (M - S) there, which is kept up to date: a candidate costs a dozen multiplications,
-whatever the kernel's size.
+The search is direct binary search, known from halftoning (Analoui and Allebach, 1992), with templates for dots. A move
+changes one cell. |G * (M - S)|^2 is a quadratic form with the kernel K = G * G. So what a move changes follows from the
+present error at the cell and from K * (M - S) there, which is kept up to date. A candidate costs a dozen
+multiplications, whatever the kernel's size.
 
 The result depends on the order of the moves. Blocks of `BLOCK` cells at fixed places of the whole map take turns in
 four colours, as on a chequered floor: no two blocks at work at one time touch. So neither chunks nor workers nor
@@ -37,11 +37,11 @@ from hirez_mosaic.pixels.geometry import CELL, Box, CellGrid
 BLOCK = 64
 """Side of a block, cells."""
 KEPT = 32
-"""Choices of a cell."""
+"""Candidates of a cell."""
 RANK = 10
 """The gap between a cell's best choice and this one is the unit of `REPEATS`."""
 REPEATS = 0.75
-"""Price of an equal template next to a cell, in gaps of the cell's."""
+"""Price of an equal template next to a cell, in gaps of that cell."""
 _FEW = 50  # templates to each rank of the gap
 _SWEEPS = 2  # of a block, one after another
 _REPEAT_RADIUS = 3  # cells
@@ -50,19 +50,21 @@ _REPEAT_RADIUS = 3  # cells
 def near_costs(scores: NDArray[np.float32], unit: float) -> NDArray[np.float32]:
     """(..., k) the near term of choices, from their scores (..., k): 0 for the best.
 
-    unit: squared px errors of a cell, in [0, 1]^2 and summed over its 8 x 8 x 3 values, to one of score.
-    The far view's errors are of means over half cells, so this is divided by the px of one: a cell that is evenly off
-    costs the same near and, were its neighbours off alike, far.
+    The far view's errors are those of means over half cells, so these are divided by the px of a half cell. An even
+    error of a cell then costs the same near as far, if its neighbours have the same error.
+
+    unit: what 1 of score is in squared px errors of a cell, px being in [0, 1], summed over its 8 x 8 x 3 values.
     """
     return (scores.max(-1, keepdims=True) - scores) * np.float32(unit / HALF_PX)
 
 
 def choice_gap(scores: NDArray[np.float32], unit: float, templates: int) -> float:
-    """How much worse a cell's tenth best choice is than its best, a median over the (cells, k) scores of a sample of
-    cells.
+    """How much worse a cell's tenth best choice is than its best: the median of a sample of cells.
 
-    Of few templates the tenth best is far off, so the gap is to a better one. Rounded to three digits, so that rounding
-    elsewhere does not show in it.
+    Where templates are few, the tenth best is far off, so a better one takes its place. The gap is rounded to three
+    digits, so that rounding elsewhere does not show in it.
+
+    scores: (cells, k) of the sample.
     """
     return float(f"{float(np.median(_gaps(near_costs(scores, unit), templates))):.2e}")
 
@@ -72,8 +74,10 @@ def repeat_prices(
 ) -> NDArray[np.float32]:
     """(...) float32 the price of repeats at cells, from the near term of their choices (..., k).
 
-    gap: of the set, see `choice_gap`; no cell's counts for less. repeats: see `REPEATS`.
-    Of fewer than 100 templates repeats are free: a page of 62 letters repeats them.
+    Repeats of fewer than 100 templates are free: a page of 62 letters repeats them.
+
+    gap: of the set, see `choice_gap`; the gap of a cell counts for no less.
+    repeats: see `REPEATS`.
     """
     if templates < 2 * _FEW:
         return np.zeros(near.shape[:-1], np.float32)
@@ -81,7 +85,7 @@ def repeat_prices(
 
 
 def _gaps(near: NDArray[np.float32], templates: int) -> NDArray[np.float32]:
-    """(...) the near term (..., k) of the tenth best choice, or of a better one where templates are few."""
+    """(...) of near terms (..., k) that of the tenth best choice, or of a better one where templates are few."""
     rank = min(max(2, min(RANK, templates // _FEW)), near.shape[-1]) - 1
     return np.ascontiguousarray(np.partition(near, rank, -1)[..., rank])
 
@@ -102,12 +106,13 @@ def improve(
     prices: NDArray[np.float32],
     poses: int,
 ) -> None:
-    """Improve the choices of a block's cells in place, those around it standing still.
+    """Improve the choices of a block's cells in place; the cells around it keep theirs.
 
-    window: (rows, columns) choices of the block and, up to the picture's edge, `REACH` cells around it. inner: the
-        block in it.
-    source: (rows, columns, 12) far values of the source in the window. values: (choices, 12) those of every choice.
-    candidates, near: (block rows, block columns, k) choices and what they cost near.
+    window: (rows, columns) choices of the block and, up to the picture's edge, `REACH` cells around it.
+    inner: the block in the window.
+    source: (rows, columns, 12) far values of the source in the window.
+    values: (choices, 12) far values of every choice.
+    candidates, near: (block rows, block columns, k) choices and their near terms.
     prices: (rows, columns) of repeats at the cells of the window.
     poses: choices to a template.
     """
@@ -122,7 +127,7 @@ def improve(
 
 @compiled
 def _sweep(window, offset, source, field, kernel, own, values, candidates, near, order, prices, poses):  # type: ignore[no-untyped-def]
-    """Let each cell once, in this order, take the candidate of the least E; the number of cells that changed.
+    """Let each cell, in this order, take the candidate of the least E; returns the number of cells that changed.
 
     field: (3, 2 rows, 2 columns) K * errors of the block, which is kept up to date.
     """
@@ -151,8 +156,9 @@ def _sweep(window, offset, source, field, kernel, own, values, candidates, near,
 
 @compiled
 def _pull(field, own, old, source, row, column, pull):  # type: ignore[no-untyped-def]
-    """What the neighbours of a cell ask of it: the field there without the cell's own part. old, source: (12,) far
-    values.
+    """Fill `pull` (12,) with the field at a cell, without the cell's own part.
+
+    old, source: (12,) far values of its choice, and of the source.
     """
     for channel in range(3):
         a, b = field[channel, 2 * row, 2 * column], field[channel, 2 * row, 2 * column + 1]
@@ -168,7 +174,7 @@ def _pull(field, own, old, source, row, column, pull):  # type: ignore[no-untype
 
 @compiled
 def _far(own, pull, values, source):  # type: ignore[no-untyped-def]
-    """The far term of a cell with these far values (12,), up to what does not depend on them."""
+    """The far term of a cell with these far values (12,), without what does not depend on them."""
     cost = np.float32(0)
     for j in range(own.shape[0]):
         error = values[j] - source[j]
@@ -178,7 +184,7 @@ def _far(own, pull, values, source):  # type: ignore[no-untyped-def]
 
 @compiled
 def _repeats(window, prices, row, column, template, poses):  # type: ignore[no-untyped-def]
-    """What this template costs a cell for those around that hold it, in whatever pose."""
+    """The price that a cell pays for a template which cells around it hold, in whatever pose."""
     total = np.float32(0)
     for down in range(max(0, row - _REPEAT_RADIUS), min(window.shape[0], row + _REPEAT_RADIUS + 1)):
         for right in range(max(0, column - _REPEAT_RADIUS), min(window.shape[1], column + _REPEAT_RADIUS + 1)):
@@ -190,7 +196,7 @@ def _repeats(window, prices, row, column, template, poses):  # type: ignore[no-u
 
 @compiled
 def _move(field, kernel, values, row, column, old, new):  # type: ignore[no-untyped-def]
-    """Bring the field up to date after a cell of the block changed its choice."""
+    """Bring the field up to date when a cell of the block changes its choice."""
     radius = kernel.shape[1] // 2
     for channel in range(3):
         first = 4 * channel
@@ -215,9 +221,9 @@ def energy(
     prices: NDArray[np.float32],
     poses: int,
 ) -> float:
-    """E of a whole map (rows, columns), all at once, for whoever wants to check.
+    """E of a whole map (rows, columns), computed at once, for checks.
 
-    near, prices: (rows, columns) the near term of its choices, and the price of repeats.
+    near, prices: (rows, columns) the near terms of its choices, and the prices of repeats.
     """
     errors = half_cells(values[index_map] - source)
     total = float(near.sum(dtype=np.float64)) + float((errors * far.field(errors)).sum(dtype=np.float64))

@@ -15,7 +15,7 @@ from PIL import ImageCms
 from hirez_mosaic.errors import OutputError, SettingError
 from hirez_mosaic.outputs.stream import PxStream, save_stream
 from hirez_mosaic.pixels.geometry import Box
-from hirez_mosaic.stages.assemble import Mosaic, _Reader
+from hirez_mosaic.stages.assemble import Mosaic, MosaicReader
 
 COMPRESSIONS = ("jpeg", "deflate")
 _BAND_BYTES = 8 << 20
@@ -41,7 +41,7 @@ class MosaicPx:
     """A mosaic, made of its templates where it is read."""
 
     def __init__(self, mosaic: Mosaic) -> None:
-        self._reader, self._tile, self.size = _Reader(mosaic), mosaic.templates.tile, mosaic.size
+        self._reader, self._tile, self.size = MosaicReader(mosaic), mosaic.templates.tile, mosaic.size
 
     def read(self, box: Box) -> NDArray[np.uint8]:
         """The box, which lies within the mosaic."""
