@@ -5,7 +5,7 @@ from rich.text import Text
 
 from hirez_mosaic.cli.console import ConsoleListener
 from hirez_mosaic.jobs.print import PrintListener, PrintPlan
-from hirez_mosaic.settings.lengths import told
+from hirez_mosaic.settings.lengths import format_size
 from hirez_mosaic.settings.parsing import format_bytes
 
 
@@ -20,10 +20,10 @@ class PrintConsole(ConsoleListener, PrintListener):
         sheets = f"{wall.grid[0]:,} across, {wall.grid[1]:,} down{more}" if not plan.stickers else ""
         rows = {
             "mosaic": f"{plan.mosaic} ({wall.size[0]:,} x {wall.size[1]:,} px{cells})",
-            "print": f"{told(wall.millimetres)}, {wall.dots:,.0f} px an inch",
-            "paper": f"{told(wall.paper.size)}, margins of {float(wall.paper.margin):g} mm",
+            "print": f"{format_size(wall.millimetres)}, {wall.dots:,.0f} px an inch",
+            "paper": f"{format_size(wall.paper.size)}, margins of {float(wall.paper.margin):g} mm",
             "sheets": sheets,
-            "template": f"{told(plan.template_size)}, {width:,} x {height:,} px: {plan.face}",
+            "template": f"{format_size(plan.template_size)}, {width:,} x {height:,} px: {plan.face}",
             "colours": "sRGB" if plan.profile is None else f"CMYK by {plan.profile}",
             "output": f"{plan.output} ({plan.pages:,} pages, {format_bytes(plan.bytes)} at most, about)",
         }

@@ -49,7 +49,7 @@ from hirez_mosaic.outputs.printing import (
     write_tifs,
 )
 from hirez_mosaic.outputs.tile_map import check_tile_map, read_tile_map, survey
-from hirez_mosaic.settings.lengths import INCH, Size, told
+from hirez_mosaic.settings.lengths import INCH, Size, format_size
 from hirez_mosaic.settings.parsing import MAX_TILE
 from hirez_mosaic.sources import Source, open_source, unpack
 from hirez_mosaic.stages.assemble import Mosaic
@@ -307,7 +307,7 @@ def _pages(plan: PrintPlan, layout: StickerPaper | None, opened: _Opened) -> lis
     if layout is not None and opened.mosaic is not None:
         stickers = Stickers(layout, opened.mosaic)
         title = (
-            f"{name}: {math.prod(layout.cells):,} stickers of {told(plan.template_size)}, {stickers.distinct:,} "
+            f"{name}: {math.prod(layout.cells):,} stickers of {format_size(plan.template_size)}, {stickers.distinct:,} "
             "different",
             "Below each sticker are its number and its place, column and row. The grid tells the number of each place.",
         )
@@ -316,7 +316,7 @@ def _pages(plan: PrintPlan, layout: StickerPaper | None, opened: _Opened) -> lis
         return [first, *grid_pages(stickers), *sticker_pages(stickers)]
     (columns, rows), lap = wall.grid, float(wall.overlap / wall.density)
     title = (
-        f"{name}: {told(wall.millimetres)} on {columns:,} x {rows:,} sheets of {told(wall.paper.size)}",
+        f"{name}: {format_size(wall.millimetres)} on {columns:,} x {rows:,} sheets of {format_size(wall.paper.size)}",
         f"{wall.dots:.0f} px an inch" + (f"; neighbours overlap by {lap:.1f} mm" if lap else ""),
     )
     return [

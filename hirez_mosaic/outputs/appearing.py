@@ -1,4 +1,7 @@
-"""Outputs that appear when they are complete: checked before the work, made aside, moved to their names at the end."""
+"""Outputs that appear when they are complete.
+
+They are checked before the work, made in a folder aside, and moved to their final names at the end.
+"""
 
 import errno
 import os
@@ -33,7 +36,7 @@ _PAGE = {
 
 @contextmanager
 def writing(what: str = "mosaic") -> Iterator[None]:
-    """Within, an OSError becomes an OutputError, or a DiskSpaceError, that tells what could not be written."""
+    """A context in which an OSError becomes an OutputError, or a DiskSpaceError, that names what is not written."""
     try:
         yield
     except OSError as error:
@@ -42,7 +45,7 @@ def writing(what: str = "mosaic") -> Iterator[None]:
 
 
 def check_space(folder: Path, wanted: int, what: str) -> None:
-    """Raise DiskSpaceError where the disk of `folder` has less than `wanted` bytes free. what: takes them."""
+    """Raise DiskSpaceError where the disk of `folder` has less than `wanted` bytes free. what: needs them."""
     free = shutil.disk_usage(folder).free
     if free < wanted:
         raise DiskSpaceError(
@@ -76,8 +79,9 @@ def _is_mosaic(folder: Path) -> bool:
 
 
 class Appearing:
-    """A private folder beside the output in which it is made; on success its parts move to their final names, at once
-    each.
+    """A private folder, beside the output, in which it is made; gives the output's path in there.
+
+    On success the parts of the output move to their final names, each in one step.
 
     Raises OutputError, and DiskSpaceError when the disk is full.
     """
@@ -106,6 +110,8 @@ class Appearing:
     def _move(self) -> None:
         for part in parts_of(self._output):
             made = self._folder / part.name
-            if part.exists() and (part.is_dir() or made.is_dir()):  # only a file can replace, and only a file
+            if part.exists() and (
+                part.is_dir() or made.is_dir()
+            ):  # only a file can take the place of another, and only of a file
                 part.rename(self._folder / f"old-{part.name}")
             made.replace(part)

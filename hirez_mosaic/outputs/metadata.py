@@ -1,4 +1,4 @@
-"""What a mosaic's file tells besides its px: the colour profile, and by which program and settings it was made."""
+"""What a mosaic's file holds besides its px: a colour profile, and the program and the settings that made it."""
 
 from collections.abc import Mapping
 from functools import cache
@@ -19,17 +19,17 @@ def srgb_profile() -> bytes:
 
 
 def xmp(record: Mapping[str, str]) -> bytes:
-    """An XMP packet, UTF-8, that names the program, and the settings in `record` as properties of their names.
+    """An XMP packet, UTF-8, that names the program and, as properties, the settings in `record`.
 
-    The same record gives the same bytes: there is no date in it.
+    The same record gives the same bytes, because the packet has no date.
     """
-    told = "".join(f"\n   made:{name}={quoteattr(_printable(value))}" for name, value in sorted(record.items()))
+    properties = "".join(f"\n   made:{name}={quoteattr(_printable(value))}" for name, value in sorted(record.items()))
     return (
         '<?xpacket begin="\ufeff" id="W5M0MpCehiHzreSzNTczkc9d"?>\n'
         '<x:xmpmeta xmlns:x="adobe:ns:meta/">\n'
         ' <rdf:RDF xmlns:rdf="http://www.w3.org/1999/02/22-rdf-syntax-ns#">\n'
         '  <rdf:Description rdf:about="" xmlns:xmp="http://ns.adobe.com/xap/1.0/"'
-        f' xmlns:made="{_NAMESPACE}"\n   xmp:CreatorTool={quoteattr(SOFTWARE)}{told}/>\n'
+        f' xmlns:made="{_NAMESPACE}"\n   xmp:CreatorTool={quoteattr(SOFTWARE)}{properties}/>\n'
         " </rdf:RDF>\n</x:xmpmeta>\n"
         '<?xpacket end="r"?>'
     ).encode()

@@ -17,8 +17,9 @@ _PREVIEW_FROM_PX = 100_000_000  # larger mosaics are previewed from templates at
 
 
 def assemble(mosaic: Mosaic, output: Path, progress: Progress, encoding: Encoding | None = None) -> None:
-    """Write a mosaic to a file, which appears, or replaces what is there, when it is complete: see `write_mosaic` and
-    `Appearing`.
+    """Write a mosaic to a file, which appears, or replaces an earlier one, when it is complete.
+
+    progress, encoding, errors: see `write_mosaic`, and `Appearing`.
     """
     with Appearing(output) as made:
         write_mosaic(mosaic, made, progress, encoding or Encoding())
@@ -27,8 +28,11 @@ def assemble(mosaic: Mosaic, output: Path, progress: Progress, encoding: Encodin
 def write_mosaic(mosaic: Mosaic, made: Path, progress: Progress, encoding: Encoding) -> None:
     """Write a mosaic under the name that `Appearing` gave.
 
-    made: its suffix chooses the format, see `settings.formats`.
     Reads the index map from top to bottom, each chunk once, and returns when the file is on the disk.
+
+    made: its suffix chooses the format, see `settings.formats`.
+    progress: called with numbers of cells done.
+
     Raises OutputError, and DiskSpaceError when the disk is full.
     """
     with writing():
@@ -39,8 +43,11 @@ def write_mosaic(mosaic: Mosaic, made: Path, progress: Progress, encoding: Encod
 
 
 def write_preview(mosaic: Mosaic, output: Path) -> None:
-    """Write the mosaic at 1,600 px on its longer side; of more than 100 Mpx from templates at 8 x 8 px, where these
-    have so many.
+    """Write the mosaic at 1,600 px on its longer side.
+
+    A mosaic of more than 100 Mpx is made from templates at 8 x 8 px, where that gives 1,600 px or more.
+
+    Raises OutputError, and DiskSpaceError when the disk is full.
     """
     width, height = mosaic.size
     if width * height > _PREVIEW_FROM_PX and CELL * max(mosaic.index_map.shape) >= _PREVIEW_SIDE:

@@ -12,12 +12,12 @@ from hirez_mosaic.settings.record import SOFTWARE
 from hirez_mosaic.stages.assemble import Mosaic, Progress
 
 CHUNK = (1024, 256)
-"""(width, height), px; of all channels."""
+"""(width, height) of a chunk, px; it holds all channels."""
 _AXES = ("c", "y", "x")
 
 
 def save_zarr(mosaic: Mosaic, path: Path, progress: Progress, encoding: Encoding) -> None:
-    """Write a mosaic as OME-Zarr. progress: hears of cells. Raises OSError."""
+    """Write a mosaic as OME-Zarr. progress: called with cells done. Raises OSError."""
     sizes = level_sizes(mosaic.size, CHUNK[1])
     group = zarr.create_group(path, zarr_format=3, attributes={"ome": _described(path.stem, len(sizes), encoding)})
     arrays = [_array(group, str(level), size) for level, size in enumerate(sizes)]
@@ -38,16 +38,17 @@ def _array(group: zarr.Group, name: str, size: tuple[int, int]) -> "zarr.Array[A
 
 
 def _described(name: str, levels: int, encoding: Encoding) -> dict[str, Any]:
-    """What OME-Zarr wants to be told of a picture. The centre of a smaller level's first px lies between those of the
-    px it is made of.
+    """The metadata of OME-Zarr.
+
+    The centre of a smaller level's first px lies between the centres of the px that it is made of.
     """
     axes = [{"name": "c", "type": "channel"}, *({"name": name, "type": "space"} for name in "yx")]
     datasets = []
     for level in range(levels):
         step, shift = float(2**level), (2**level - 1) / 2
         scale = {"type": "scale", "scale": [1.0, step, step]}
-        moved = {"type": "translation", "translation": [0.0, shift, shift]}
-        datasets.append({"path": str(level), "coordinateTransformations": [scale, moved]})
+        shifted = {"type": "translation", "translation": [0.0, shift, shift]}
+        datasets.append({"path": str(level), "coordinateTransformations": [scale, shifted]})
     window = {"min": 0, "max": 255, "start": 0, "end": 255}
     colours = {"red": "FF0000", "green": "00FF00", "blue": "0000FF"}
     channels = [

@@ -1,5 +1,6 @@
-"""A mosaic cut into tiles, with levels that are each half the one before, in flat memory and in an order that never
-changes.
+"""A mosaic cut into tiles, in levels that are each half the one before.
+
+Memory does not grow with the height, and the order of the tiles is always the same.
 
 The px are made from top to bottom in bands as high as a tile. While threads encode the tiles of one band, and halve
 them into the next level, the px of the next band are made. So two bands of each level are held at a time.
@@ -27,7 +28,7 @@ Encode = Callable[["Tile", Px], _Made]
 
 @dataclass(frozen=True)
 class Tile:
-    """Where a tile lies. level: 0 is the mosaic itself. row, column: of its level, from 0."""
+    """Where a tile lies. level: 0 is the mosaic itself. row, column: in its level, from 0."""
 
     level: int
     row: int
@@ -35,8 +36,9 @@ class Tile:
 
 
 def level_sizes(size: tuple[int, int], side: int) -> list[tuple[int, int]]:
-    """(width, height) of every level, the largest first, until one is a single tile; half of an odd side is rounded
-    down.
+    """(width, height) of every level, the largest first, until one is a single tile.
+
+    Half of an odd side is rounded down. side: of a tile, px.
     """
     sizes = [size]
     while max(sizes[-1]) > side and min(sizes[-1]) > 1:
@@ -45,16 +47,17 @@ def level_sizes(size: tuple[int, int], side: int) -> list[tuple[int, int]]:
 
 
 def projected_bytes(width: int, tile: tuple[int, int], strip: int) -> int:
-    """Bytes that cutting a mosaic of `width` px into tiles (width, height) holds. strip: bytes on their way in."""
+    """Bytes that cutting a mosaic of `width` px into tiles (width, height) holds. strip: bytes of a strip of px."""
     return 2 * strip + 6 * width * 3 * tile[1] + cores() * 16 * 3 * tile[0] * tile[1]
 
 
 def encoded(
     mosaic: Mosaic, tile: tuple[int, int], progress: Progress, encode: Encode[_Made]
 ) -> Generator[tuple[Tile, _Made], None, None]:
-    """Every tile of every level, encoded; always in the same order. tile: (width, height) of one, px, even numbers.
+    """Every tile of every level, encoded, always in the same order.
 
-    progress: hears of the cells of level 0 as their px are made.
+    tile: (width, height) of a tile, px, even numbers.
+    progress: called with cells of level 0 when their px are made.
     """
     pool = ThreadPoolExecutor(cores())
     try:
@@ -96,7 +99,7 @@ class _Pyramid(Generic[_Made]):
             lines = lines[room:]
 
     def _add_rows(self, level: int, rows: int) -> bool:
-        """Whether the band of a level is full, now that so many rows more are in it."""
+        """Count rows that were added to the band of a level; returns whether it is full."""
         self._filled[level] += rows
         return self._filled[level] == len(self._bands[level])
 
@@ -131,7 +134,7 @@ class _Pyramid(Generic[_Made]):
 
 
 def _strips(mosaic: Mosaic, progress: Progress) -> Iterator[Px]:
-    """The px of a mosaic from top to bottom, some rows at a time, which the next may overwrite."""
+    """The px of a mosaic from top to bottom, some rows at a time; the next ones may overwrite them."""
     reader, (rows, columns) = MosaicReader(mosaic), mosaic.index_map.shape
     height = mosaic.templates.tile[1]
     step = strip_rows(height, mosaic.size[0])

@@ -9,7 +9,7 @@ from hirez_mosaic.templates import RESIDENT
 
 
 class _Output(Stage):
-    """One that reads the finished map, or the map as it grows, and writes beside the workspace."""
+    """A stage that reads the finished map, or the map as it grows, and writes files beside the workspace."""
 
     reads: ClassVar[tuple[str, ...]] = (arrays.INDEX_MAP.name, arrays.RULED_MAP.name, arrays.COLOURS.name)
 
@@ -40,11 +40,11 @@ class _TileMap(_Output):
 
     def memory(self, setup: Setup, chunk: tuple[int, int], workers: int) -> int:
         rows = chunk[0] * setup.grid.columns * (8 * setup.tools.candidates + 7)
-        return rows + super().memory(setup, chunk, workers)  # some of which is still held
+        return rows + super().memory(setup, chunk, workers)  # some of what assembling takes is still held
 
 
 class _Preview(_Output):
-    """The mosaic, small."""
+    """A small version of the mosaic."""
 
     name = "preview"
 
@@ -69,7 +69,7 @@ class _Page(_Output):
 
 
 def _resident(setup: Setup) -> int:
-    """Bytes of templates that are in memory while they are placed."""
+    """Bytes of the templates that are in memory while templates are placed."""
     grid = setup.grid
     row = grid.columns * grid.tile[0] * grid.tile[1] * 3
     return min(setup.tools.templates.pixels.nbytes, RESIDENT + row)

@@ -1,7 +1,7 @@
-"""A mosaic as a picture that libvips reads while it is made, and saves.
+"""A mosaic as a picture that libvips reads, while it is made, and saves.
 
-libvips reads the mosaic as an uncompressed TIFF that nobody wrote: `MosaicStream` answers its reads from the index map,
-one strip of px at a time. So the mosaic never exists in memory or on disk before it is compressed. (libvips' own
+libvips reads an uncompressed TIFF, of which no file exists: `MosaicStream` answers its reads from the index map, one
+strip of px at a time. So the mosaic never exists in memory or on disk before it is compressed. (libvips' own
 `arrayjoin` of one image per cell is some 90 times slower, `mapim` over an atlas of the templates about 5 times.)
 """
 
@@ -19,8 +19,8 @@ from hirez_mosaic.errors import DiskSpaceError, OutputError
 from hirez_mosaic.pixels.vips import vips_reason
 from hirez_mosaic.stages.assemble import Mosaic, MosaicReader, Progress
 
-_STRIP_BYTES = 8 << 20  # of px made at once, about; never more than a row of cells
-_FULL = 1 << 20  # bytes free of a disk that is full
+_STRIP_BYTES = 8 << 20  # of px that are made at once, about; never more than a row of cells
+_FULL = 1 << 20  # a disk is full where fewer bytes are free
 
 
 class PxStream:
@@ -28,7 +28,9 @@ class PxStream:
 
         header | offset of every strip | length of every strip | strip 0 | strip 1 | ...
 
-    A strip is the full width and so many rows, of which the height is a multiple; a subclass makes them in their order.
+    A strip has the full width. A subclass makes the strips, in their order.
+
+    size: (width, height), px. rows: of px in a strip; the height is a multiple of it.
     """
 
     def __init__(self, size: tuple[int, int], rows: int) -> None:
@@ -51,13 +53,13 @@ class PxStream:
         return self._image
 
     def stop(self) -> None:
-        """Make libvips give up; it would go on writing a picture whose px have ended."""
+        """Make libvips give up: else it goes on writing a picture whose px have ended."""
         self._stopped = True
         if self._image is not None:
             self._image.set_kill(True)
 
     def _read(self, length: int) -> bytes | memoryview:
-        """At most so many bytes more, which the next call may overwrite; none at the end."""
+        """The next bytes, at most `length`, which the next call may overwrite; none at the end."""
         try:
             data: bytes | memoryview
             if self._stopped:
@@ -69,7 +71,7 @@ class PxStream:
             else:
                 number, offset = divmod(self._position - len(self._header), self._strip_bytes)
                 data = self._strip_of(number)[offset : offset + length]
-        except Exception as error:  # libvips sees the end of a file; whoever started it sees the error
+        except Exception as error:  # libvips sees the end of a file; `save_stream` raises the error
             self.failure = error
             self.stop()
             return b""
@@ -91,8 +93,9 @@ class PxStream:
 
 
 class MosaicStream(PxStream):
-    """A mosaic that is made while it is read. A strip is a divisor of the template's height, so none straddles two rows
-    of cells.
+    """A mosaic that is made while it is read.
+
+    The height of a strip divides that of a template, so no strip lies in two rows of cells.
     """
 
     def __init__(self, mosaic: Mosaic, progress: Progress) -> None:
@@ -112,7 +115,10 @@ class MosaicStream(PxStream):
 
 
 def strip_rows(tile_height: int, width: int) -> int:
-    """The largest divisor of the template's height at which a strip of `width` px stays below 8 MiB; 1 at least."""
+    """Rows of a strip: the largest divisor of a template's height at which it stays below 8 MiB, or 1.
+
+    width: of the strip, px.
+    """
     fitting = (
         rows for rows in range(tile_height, 0, -1) if tile_height % rows == 0 and rows * width * 3 <= _STRIP_BYTES
     )
@@ -120,7 +126,7 @@ def strip_rows(tile_height: int, width: int) -> int:
 
 
 def _tiff_header(width: int, height: int, rows: int) -> bytes:
-    """Header, directory and strip tables of a BigTIFF of 8-bit RGB strips that follow at once."""
+    """Header, directory and strip tables of a BigTIFF; its strips, 8-bit RGB, follow directly."""
     strips = height // rows
     tags = 10
     tables = 16 + 8 + tags * 20 + 8
@@ -155,7 +161,13 @@ def _tiff_header(width: int, height: int, rows: int) -> bytes:
 
 
 def save_stream(stream: PxStream, output: Path, save: Callable[[pyvips.Image], None]) -> None:
-    """Save to `output` in a thread of its own, since libvips would keep the interpreter from hearing Ctrl-C."""
+    """Save a picture in a thread of its own, because libvips would keep the interpreter from noticing Ctrl-C.
+
+    output: the file or folder, whose disk is looked at after a failure.
+    save: writes the image that it is called with.
+
+    Raises OutputError, DiskSpaceError, and what making the px raised.
+    """
     with ThreadPoolExecutor(1) as pool:
         try:
             work = pool.submit(lambda: save(stream.open()))
@@ -170,7 +182,7 @@ def save_stream(stream: PxStream, output: Path, save: Callable[[pyvips.Image], N
         work.result()
     except pyvips.Error as error:
         reason = vips_reason(error)
-        # of two that fail at a time, libvips tells one the reasons of both and the other none
+        # Where two fail at the same time, libvips gives one of them both reasons and the other none.
         full = "o space" in reason or shutil.disk_usage(output.parent).free < _FULL
         kind = DiskSpaceError if full else OutputError
         raise kind(f"The mosaic could not be written: {reason}.") from error

@@ -9,8 +9,8 @@ The Cloud Optimized layout holds every directory at its beginning, and the large
     header | directory of the mosaic | directories of the levels | tiles of the smallest level | ... | tiles of the
     mosaic
 
-Below 4 GiB a file is classic TIFF, from there on BigTIFF. (libvips writes JPEG as RGB from quality 90 on, which takes
-twice the bytes of the YCbCr that a .jpg of this quality has, and no Cloud Optimized layout.)
+Below 4 GiB a file is classic TIFF, from there on BigTIFF. (libvips is not used here: from quality 90 on it writes JPEG
+as RGB, which takes twice the bytes of YCbCr, and it has no Cloud Optimized layout.)
 """
 
 import struct
@@ -33,10 +33,10 @@ from hirez_mosaic.settings.record import SOFTWARE
 from hirez_mosaic.stages.assemble import Mosaic, Progress
 
 SIDE = 256
-"""Of a tile, px."""
+"""Side of a tile, px."""
 FULL_COLOUR_FROM = 90  # quality from which JPEG holds colour at full resolution, as libvips' .jpg does
 _HEADER = 16  # bytes; a classic one takes 8 of them
-_CLASSIC = 2**32  # bytes at which classic TIFF ends
+_CLASSIC = 2**32  # bytes that a classic TIFF must stay below
 _LEVEL = 6  # of Deflate
 _CODES = {"none": 1, "lzw": 5, "jpeg": 7, "deflate": 8, "webp": 50001}
 _SHORT, _LONG, _RATIONAL, _BYTE, _ASCII, _UNDEFINED, _LONG8 = 3, 4, 5, 1, 2, 7, 16
@@ -57,7 +57,7 @@ class _Tiles:
 
 
 def save_tiff(mosaic: Mosaic, path: Path, progress: Progress, encoding: Encoding) -> None:
-    """Write a mosaic as TIFF. progress: hears of cells. Raises OSError."""
+    """Write a mosaic as TIFF. progress: called with cells done. Raises OSError."""
     levels = [_Tiles(size) for size in level_sizes(mosaic.size, SIDE)]
     encode, tables = _encoder(encoding)
     made = path.with_name(f"{path.name}.tiles") if encoding.cog else path
@@ -80,7 +80,7 @@ def save_tiff(mosaic: Mosaic, path: Path, progress: Progress, encoding: Encoding
 
 
 def _encoder(encoding: Encoding) -> tuple[Callable[[Tile, Px], bytes], bytes]:
-    """(what encodes the px of a tile, the tables of JPEG that all tiles share)."""
+    """(the function that encodes the px of a tile, the tables of JPEG that all tiles share)."""
     if encoding.compression != "jpeg":
         return lambda tile, px: _CODECS[encoding.compression](_whole(px), encoding.quality), b""
     sampling = "444" if encoding.quality >= FULL_COLOUR_FROM else "420"
@@ -90,7 +90,7 @@ def _encoder(encoding: Encoding) -> tuple[Callable[[Tile, Px], bytes], bytes]:
 
 
 def _whole(px: Px) -> Px:
-    """The px of a tile, continued by its last ones where it lies across the edge."""
+    """The px of a whole tile; beyond the edge of the picture its last px are repeated."""
     down, across = SIDE - px.shape[0], SIDE - px.shape[1]
     return np.pad(px, ((0, down), (0, across), (0, 0)), "edge") if down or across else px
 
@@ -109,7 +109,7 @@ def _cut_jpeg(data: bytes) -> tuple[bytes, bytes]:
 
 
 def _differences(px: Px) -> Px:
-    """Each px less the one to its left, which compresses better: TIFF's horizontal predictor."""
+    """Each px minus the one to its left, which compresses better: TIFF's horizontal predictor."""
     made = px.copy()
     made[:, 1:] -= px[:, :-1]
     return made
@@ -128,7 +128,7 @@ _CODECS: dict[str, Callable[[Px, int], bytes]] = {
 # Directories
 
 Describe = Callable[[_Tiles, bool], list[Entry]]
-"""The entries of a level, but for where its tiles lie. Whether it is the mosaic itself."""
+"""Gives the entries of a level, without the places of its tiles, from (tiles, whether it is the mosaic itself)."""
 
 
 def _entries(tiles: _Tiles, whole: bool, *, encoding: Encoding, tables: bytes) -> list[Entry]:
@@ -169,7 +169,7 @@ def _packed(kind: int, *values: int) -> bytes:
 
 
 def _with_tiles(entries: list[Entry], tiles: _Tiles, big: bool) -> list[Entry]:
-    """The entries, and where the tiles lie."""
+    """The entries, with the places of the tiles."""
     kind, dtype = (_LONG8, "<u8") if big else (_LONG, "<u4")
     places = {324: tiles.offsets, 325: tiles.lengths}
     tables = [(tag, kind, np.frombuffer(table, np.uint64).astype(dtype).tobytes()) for tag, table in places.items()]
@@ -177,7 +177,7 @@ def _with_tiles(entries: list[Entry], tiles: _Tiles, big: bool) -> list[Entry]:
 
 
 def _directory(entries: Sequence[Entry], at: int, following: int, big: bool) -> bytes:
-    """A directory that lies at byte `at`, with its values behind it. following: where the next one is, 0 for none."""
+    """A directory that lies at byte `at`, with its values behind it. following: where the next one lies, 0 for none."""
     room = 8 if big else 4
     table = struct.pack("<Q" if big else "<H", len(entries))
     values, behind = b"", at + len(table) + len(entries) * (12 + 2 * (room - 4)) + room
@@ -197,7 +197,7 @@ def _header(first: int, big: bool) -> bytes:
 
 
 def _aligned(file: BinaryIO) -> int:
-    """The place in the file, after it is made a multiple of 8."""
+    """The place in the file, which is padded to a multiple of 8."""
     file.write(b"\0" * (-file.tell() % 8))
     return file.tell()
 
@@ -231,7 +231,7 @@ def _write_cog(file: BinaryIO, tiles_file: BinaryIO, levels: Sequence[_Tiles], d
     data = sum(sum(tiles.lengths) for tiles in levels)
     big = _HEADER + _directory_bytes(levels, describe) + data >= _CLASSIC
     placed, start = [], _HEADER
-    for tiles in levels:  # how long a directory is does not depend on where its tiles lie
+    for tiles in levels:  # the length of a directory does not depend on where its tiles lie
         placed.append(start)
         length = len(_directory(_with_tiles(describe(tiles, tiles is levels[0]), tiles, big), 0, 0, big))
         start += length + -length % 8

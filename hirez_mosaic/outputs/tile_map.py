@@ -6,7 +6,7 @@ One row a cell, in any order:
     template       path below the template folder, with forward slashes
     mirror         0 or 1: mirrored left to right, before it is turned
     rotate         0, 90, 180 or 270 degrees to the left
-    score          of the decoder, higher is better; empty where the rules took what was no candidate
+    score          of the decoder, higher is better; empty where the rules chose a template that was no candidate
     runner_up      path of the best other template; empty where there is none
     colour         #rrggbb, the mean colour of the source in this cell
     tint           0 to 1: how far the template's mean colour is moved towards it
@@ -37,7 +37,7 @@ Cell = dict[str, Any]
 
 
 def check_tile_map(path: Path) -> None:
-    """Raise SettingError for a suffix no tile map has, or where its library is missing."""
+    """Raise SettingError for a suffix that no tile map has, or where the library for it is missing."""
     if path.suffix.lower() not in SUFFIXES:
         raise SettingError(f"The tile map {path} has no known suffix; use one of {', '.join(SUFFIXES)}.")
     if path.suffix.lower() == ".parquet":
@@ -53,7 +53,7 @@ def cells_of(
     scores: Array,
     colours: Array,
 ) -> Iterator[Cell]:
-    """Yield the rows of a tile map, of arrays that are read a row of chunks at a time.
+    """Yield the rows of a tile map, from arrays that are read a row of chunks at a time.
 
     tint: 0 to 1, of all cells.
     index_map: (rows, columns) uint32, choices.
@@ -138,10 +138,11 @@ def _parquet() -> tuple[Any, Any]:
 
 @dataclass(frozen=True)
 class TileMap:
-    """A tile map read back.
+    """A tile map that was read from a file.
 
-    index_map: (rows, columns) uint32 of choices from `templates`. colours: (rows, columns, 3) uint8. tint: (rows,
-        columns) float32.
+    index_map: (rows, columns) uint32, choices from `templates`.
+    colours: (rows, columns, 3) uint8, mean colours of the source.
+    tint: (rows, columns) float32, 0 to 1.
     """
 
     templates: TemplateSet
@@ -165,11 +166,12 @@ def survey(path: Path) -> tuple[frozenset[str], tuple[int, int]]:
 
 
 def read_tile_map(path: Path, templates: TemplateSet, banned: frozenset[str], tint: float | None = None) -> TileMap:
-    """The tile map in a file; holds 12 bytes a cell, and the whole of a JSON file.
+    """The tile map in a file. Holds 12 bytes a cell, and the whole of a JSON file.
 
-    templates: in one pose; the map's own poses are added. banned: templates in whose place their runner-up is taken,
-        upright.
+    templates: in one pose; the map's own poses are added.
+    banned: templates that are replaced by their runner-up, upright.
     tint: of all cells, instead of the map's.
+
     Raises TileMapError, with the row, for whatever is wrong with it, and for a banned template that neither map nor
     folder has.
     """
@@ -203,8 +205,7 @@ def read_tile_map(path: Path, templates: TemplateSet, banned: frozenset[str], ti
             if not name or name in banned:
                 raise TileMapError(
                     f"The template {cell.template} of {cell.place} of the tile map {path} is banned and has no "
-                    "runner-up that is not; "
-                    "name another there."
+                    "runner-up that is not; name another there."
                 )
         if name not in numbers:
             raise TileMapError(
@@ -255,7 +256,7 @@ def _parsed(cell: Cell) -> _Cell:
         raise ValueError(f"row {row}, column {column}")
     if turns not in (0, 1, 2, 3) or int(cell.get("mirror") or 0) not in (0, 1):
         raise ValueError(f"mirror {cell.get('mirror')}, rotate {cell.get('rotate')}")
-    if len(colour) not in (0, 3) or not 0 <= tint <= 1:  # nor is NaN
+    if len(colour) not in (0, 3) or not 0 <= tint <= 1:  # NaN is out of range, too
         raise ValueError(f"colour {cell.get('colour')}, tint {cell.get('tint')}")
     if not cell["template"]:
         raise ValueError("no template")

@@ -1,4 +1,4 @@
-"""What writes a mosaic in each format, by the names of `settings.formats`, with what that takes of disk and memory."""
+"""The writers of the formats, by the names of `settings.formats`, and the disk and memory that they take."""
 
 import json
 from collections.abc import Callable
@@ -16,20 +16,21 @@ from hirez_mosaic.settings.formats import LOSSY, Encoding, format_of
 from hirez_mosaic.stages.assemble import Mosaic, Progress
 
 _BYTES_PER_PX = {"jpeg": 1.7, "webp": 1.0, "deflate": 3.0, "lzw": 4.5, "none": 3.6}
-_IIIF_SIDE = 512  # of a tile, px
-_VIPS_LINES = 256  # of px that libvips collects on their way out, for each level of a pyramid
-_VIPS_BYTES = 64 << 20  # that it holds besides
+_IIIF_SIDE = 512  # side of a tile, px
+_VIPS_LINES = 256  # lines of px that libvips collects for each level of a pyramid before it writes them
+_VIPS_BYTES = 64 << 20  # bytes that libvips holds besides
 
 Save = Callable[[Mosaic, Path, Progress, Encoding], None]
-"""Writes a mosaic to a file or folder that is not there; hears of cells. Raises OSError, OutputError."""
+"""Writes a mosaic to a new file or folder; calls progress with cells done. Raises OSError, OutputError."""
 
 
 @dataclass(frozen=True)
 class Writer:
     """What writes a format.
 
-    save: see `Save`. kind: of the encoding of its px, a key of `_BYTES_PER_PX`; None where `Encoding.compression` says.
-    memory: bytes held, of (width of the mosaic, height, bytes of a strip of it).
+    save: see `Save`.
+    kind: how its px are encoded, a key of `_BYTES_PER_PX`; None where `Encoding.compression` says it.
+    memory: gives the bytes held for (width of the mosaic, height, bytes of a strip of it).
     """
 
     save: Save
@@ -37,8 +38,11 @@ class Writer:
     memory: Callable[[int, int, int], int]
 
     def disk(self, size: tuple[int, int], levels: bool, encoding: Encoding) -> int:
-        """Bytes on disk of a mosaic of `size` (width, height) px, by rule of thumb: enough for grainy photos, not for
-        pure noise.
+        """Bytes on disk of a mosaic of `size` (width, height) px, by rule of thumb.
+
+        They are enough for grainy photos, but not for pure noise.
+
+        levels: whether the format holds smaller levels, too.
         """
         kind = self.kind or encoding.compression
         finest = 2.5 if kind in LOSSY and encoding.quality > 95 else 1
@@ -70,7 +74,7 @@ def _save_deep_zoom(image: pyvips.Image, file: Path, encoding: Encoding) -> None
     plain = file.with_name("mosaic")  # libvips would read suffixes and options from the name
     image.dzsave(str(plain), suffix=f".jpg[Q={encoding.quality}]", container="fs")
     levels = plain.with_name("mosaic_files")
-    (levels / "vips-properties.xml").unlink(missing_ok=True)  # of no use, and never twice the same: it is dated
+    (levels / "vips-properties.xml").unlink(missing_ok=True)  # it is of no use, and its date differs each time
     for made, part in zip((levels, plain.with_suffix(".dzi")), format_of(file).parts_of(file), strict=True):
         made.rename(part)
 
@@ -80,16 +84,16 @@ def _save_iiif(image: pyvips.Image, folder: Path, encoding: Encoding) -> None:
     suffix = f".jpg[Q={encoding.quality}]"
     image.dzsave(str(plain), layout="iiif3", tile_size=_IIIF_SIDE, overlap=0, suffix=suffix, container="fs")
     (plain / "vips-properties.xml").unlink(missing_ok=True)
-    told = json.loads((plain / "info.json").read_text("utf-8"))
-    told["id"] = f"{encoding.iiif.rstrip('/')}/{quote(folder.name)}"
-    whole = next((plain / "full").iterdir()).name.split(",")  # the one size at which there is the whole picture
-    told["sizes"] = [{"width": int(whole[0]), "height": int(whole[1])}]
-    (plain / "info.json").write_text(json.dumps(told, indent=1), "utf-8")
+    info = json.loads((plain / "info.json").read_text("utf-8"))
+    info["id"] = f"{encoding.iiif.rstrip('/')}/{quote(folder.name)}"
+    whole = next((plain / "full").iterdir()).name.split(",")  # the only size of the whole picture that is there
+    info["sizes"] = [{"width": int(whole[0]), "height": int(whole[1])}]
+    (plain / "info.json").write_text(json.dumps(info, indent=1), "utf-8")
     plain.rename(folder)
 
 
 def _through_vips(save: Callable[[pyvips.Image, Path, Encoding], None]) -> Save:
-    """What saves a mosaic as libvips reads it from a `MosaicStream`."""
+    """A `Save` by libvips, which reads the mosaic from a `MosaicStream`."""
 
     def saved(mosaic: Mosaic, file: Path, progress: Progress, encoding: Encoding) -> None:
         dots_per_mm = encoding.dpi / 25.4
@@ -113,11 +117,11 @@ WRITERS = {
     "zarr": Writer(ome_zarr.save_zarr, "none", _tiles_memory(ome_zarr.CHUNK)),
     "iiif": Writer(_through_vips(_save_iiif), "jpeg", _vips_memory(4)),
 }
-"""By the name of the format. WebP's encoder wants the whole picture."""
+"""By the name of the format. WebP's encoder needs the whole picture in memory."""
 
 
 def writer_of(output: Path) -> Writer:
-    """What writes an output, by its suffix."""
+    """The writer of an output, by its suffix."""
     return WRITERS[format_of(output).name]
 
 
@@ -127,7 +131,7 @@ def output_bytes(size: tuple[int, int], output: Path, encoding: Encoding) -> int
 
 
 def projected_bytes(grid: CellGrid, output: Path, *, tinted: bool = False) -> int:
-    """Bytes that assembly holds at most: strips on their way in, and what the format collects of them."""
+    """Bytes that assembling holds at most: strips that are being made, and what the format collects of them."""
     width, height = grid.mosaic_size
     strip = width * 3 * strip_rows(grid.tile[1], width) * (3 if tinted else 1)
     return writer_of(output).memory(width, height, strip)

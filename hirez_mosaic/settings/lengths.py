@@ -65,15 +65,16 @@ def parse_paper(text: str) -> tuple[Size, bool]:
         raise SettingError(f"The paper is {text!r}; use A0 to A6, letter, legal, tabloid, or WxH such as 329x483mm.")
     if not (_SIDES[0] <= min(width, height) and max(width, height) <= _SIDES[1]):
         raise SettingError(
-            f"The paper is {told((width, height))}; use {float(_SIDES[0]):.0f} to {float(_SIDES[1]):,.0f} mm a side."
+            f"The paper is {format_size((width, height))}; use {float(_SIDES[0]):.0f} to {float(_SIDES[1]):,.0f} mm "
+            "a side."
         )
     return (width, height), plain in PAPERS
 
 
-def told(size: Size) -> str:
-    """A size for people.
+def format_size(size: Size) -> str:
+    """The text of a size, for people.
 
-    >>> told((Fraction(2000), Fraction(1503, 2)))
+    >>> format_size((Fraction(2000), Fraction(1503, 2)))
     '2,000 x 751.5 mm'
     """
     return " x ".join(f"{float(side):,.1f}".removesuffix(".0") for side in size) + " mm"

@@ -1,6 +1,4 @@
-"""Pages: a folder in which a browser shows a mosaic and knows every template in it, from any static host or by double
-click.
-"""
+"""Pages: folders in which a browser shows a mosaic and every template in it, from a static host or by double click."""
 
 from hirez_mosaic.outputs.pages.levels import Level, jpeg
 from hirez_mosaic.outputs.pages.page import (

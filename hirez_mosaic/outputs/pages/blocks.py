@@ -1,11 +1,11 @@
 """What a page knows of its cells, in blocks that a browser loads one by one.
 
-Each is a script that calls hirezMosaicBlock(name, content), for a page that was opened by double click may load scripts
-and no data:
+Each is a script that calls hirezMosaicBlock(name, content), because a page that was opened by double click may load
+scripts, but no data:
 
     index/ROW/COLUMN   choices of a square of cells, row by row: base64 of uint32, little end first
-    uses/N             cells (row x columns + column) by the template that stands there, one after another: likewise
-    names/N            {"names": paths of templates, "first": where in `uses` each begins, and the last ends}
+    uses/N             cells (row x columns + column), sorted by the template that stands there: base64, too
+    names/N            {"names": paths of templates, "first": where in `uses` each begins, and where the last ends}
     search/N           {three letters: which blocks of names have them}
 """
 
@@ -26,15 +26,15 @@ DRAWERS = 256  # blocks that three letters are spread over
 
 
 def write_block(folder: Path, name: str, content: Any) -> None:
-    """Write one block. content: an array of whole numbers, or what JSON can tell."""
-    told = (
+    """Write one block. content: an array of whole numbers, or what JSON can hold."""
+    written = (
         base64.b64encode(np.ascontiguousarray(content, "<u4").tobytes()).decode()
         if isinstance(content, np.ndarray)
         else content
     )
     file = folder / f"{name}.js"
     file.parent.mkdir(parents=True, exist_ok=True)
-    file.write_text(f"hirezMosaicBlock({json.dumps(name)},{json.dumps(told, separators=(',', ':'))})\n", "ascii")
+    file.write_text(f"hirezMosaicBlock({json.dumps(name)},{json.dumps(written, separators=(',', ':'))})\n", "ascii")
 
 
 def write_index(folder: Path, choices: NDArray[np.uint32]) -> None:
@@ -47,10 +47,10 @@ def write_index(folder: Path, choices: NDArray[np.uint32]) -> None:
 
 
 def sorted_uses(numbers: Iterator[NDArray[np.uint32]], counts: NDArray[np.int64], uses: NDArray[np.uint32]) -> None:
-    """Fill `uses` (cells,) with the cells sorted by their template, each template's in their order, a part of the map
-    at a time.
+    """Fill `uses` (cells,) with the cells, sorted by their template and then by place, a part of the map at a time.
 
-    numbers: of the templates of all cells, row by row, in parts (n,). counts: (templates,) of their cells.
+    numbers: parts (n,) of the templates' numbers in all cells, row by row.
+    counts: (templates,) how many cells each template has.
     """
     free, start = np.cumsum(counts) - counts, 0
     for part in numbers:
@@ -69,19 +69,21 @@ def write_uses(folder: Path, uses: NDArray[np.uint32]) -> None:
 
 
 def write_names(folder: Path, names: tuple[str, ...] | None, counts: NDArray[np.int64]) -> None:
-    """Write the blocks of names, without names where there are None, and where each template's uses begin. counts: as
-    `sorted_uses`.
+    """Write the blocks of names, with the places in `uses` at which each template's begin.
+
+    names: None leaves the names out. counts: see `sorted_uses`.
     """
     first = np.concatenate([[0], np.cumsum(counts)])
     for number in range(-(-len(counts) // NAMES)):
         some = slice(number * NAMES, (number + 1) * NAMES)
-        told = {} if names is None else {"names": names[some]}
-        write_block(folder, f"names/{number}", {**told, "first": first[some.start : some.stop + 1].tolist()})
+        named = {} if names is None else {"names": names[some]}
+        write_block(folder, f"names/{number}", {**named, "first": first[some.start : some.stop + 1].tolist()})
 
 
 def write_search(folder: Path, names: tuple[str, ...]) -> None:
-    """Write which three letters, in lower case, occur in which blocks of names; holds about 8 bytes for each that
-    occurs in a block.
+    """Write which three letters, in lower case, occur in which blocks of names.
+
+    Holds about 8 bytes for each three letters of each block.
     """
     drawers: list[dict[str, list[int]]] = [defaultdict(list) for _ in range(DRAWERS)]
     for number in range(-(-len(names) // NAMES)):
@@ -93,7 +95,7 @@ def write_search(folder: Path, names: tuple[str, ...]) -> None:
 
 
 def drawer_of(three: str) -> int:
-    """In which block of the search these letters stand; viewer.js computes the same."""
+    """The block of the search in which these letters stand; viewer.js computes the same."""
     total = 0
     for letter in three:
         total = (total * 31 + ord(letter)) % DRAWERS

@@ -22,16 +22,19 @@ from hirez_mosaic.templates import TemplateSet
 from hirez_mosaic.templates.template_set import area_averages
 
 SIDE = 512
-"""Side of a tile, px, about: whole cells, one at least."""
+"""Side of a tile, px, about: a tile has whole cells, at least one."""
 _QUALITY = 82
 _SHRUNK_BYTES = 16 << 20  # of templates shrunk at once, about
-_WAITING = 4  # tiles that each worker may have before it
+_WAITING = 4  # tiles that may wait for each worker
 
 
 @dataclass(frozen=True)
 class Level:
-    """One size of a picture. size, tile: (width, height) of all of it and of a tile, px. step: px of the full size to
-    one of this.
+    """One size of a picture.
+
+    size: (width, height), px.
+    tile: (width, height) of a tile, px.
+    step: (across, down) px of the full size to one px of this level.
     """
 
     size: tuple[int, int]
@@ -40,7 +43,7 @@ class Level:
 
     @property
     def tiles(self) -> tuple[int, int]:
-        """(across, down)."""
+        """(across, down) how many tiles there are."""
         return math.ceil(self.size[0] / self.tile[0]), math.ceil(self.size[1] / self.tile[1])
 
 
@@ -64,8 +67,9 @@ def template_sizes(tile: tuple[int, int], most: int) -> list[tuple[int, int]]:
 
 
 def shrunk_sets(templates: TemplateSet, sizes: list[tuple[int, int]], scratch: Path) -> Iterator[TemplateSet]:
-    """The same choices at each size, from the largest; those that are smaller than `templates` lie in files of
-    `scratch`.
+    """The same choices at each size, from the largest.
+
+    Sets that are smaller than `templates` lie in files in `scratch`.
     """
     for width, height in sizes:
         if (width, height) != templates.tile:
@@ -119,7 +123,7 @@ def cells_px(
 
 
 def halved(array: NDArray[np.uint8], file: Path) -> NDArray[np.uint8]:
-    """(height, width, 3) at half the size, rounded up, in a file; the last px may cover half as much."""
+    """(height, width, 3) px at half the size, rounded up, in a file; the last px of an odd side covers half as much."""
     height, width, _ = array.shape
     made = np.memmap(file, np.uint8, "w+", shape=(math.ceil(height / 2), math.ceil(width / 2), 3))
     for top in range(0, len(made), SIDE):
@@ -132,8 +136,9 @@ def halved(array: NDArray[np.uint8], file: Path) -> NDArray[np.uint8]:
 def halves(
     array: NDArray[np.uint8], step: tuple[float, float], scratch: Path
 ) -> Iterator[tuple[Level, NDArray[np.uint8]]]:
-    """A picture, and it halved until a tile holds all of it. array: (height, width, 3). step: px of the full size to
-    one of its px.
+    """A picture, and the same halved again and again, until a tile holds all of it.
+
+    array: (height, width, 3). step: px of the full size to one px of the picture.
     """
     while True:
         height, width, _ = array.shape
@@ -149,7 +154,7 @@ def array_tile(array: NDArray[np.uint8]) -> Tile:
 
 
 def jpeg(px: NDArray[np.uint8], quality: int = _QUALITY) -> bytes:
-    """(height, width, 3) uint8 sRGB as JPEG, which holds nothing else; colour at half resolution."""
+    """(height, width, 3) uint8 sRGB as JPEG without metadata, with colour at half resolution."""
     return bytes(imagecodecs.jpeg8_encode(np.ascontiguousarray(px), level=quality, subsampling="420"))
 
 
@@ -172,7 +177,7 @@ def write_level(
 def in_turn(
     pool: ThreadPoolExecutor, work: Callable[..., Any], arguments: Iterable[tuple[Any, ...]], most: int
 ) -> Iterator[Any]:
-    """What `work` returns for each of the arguments, in their order; at most so many are under way."""
+    """What `work` returns for each of the arguments, in their order. most: calls that are under way at once."""
     under_way: deque[Future[Any]] = deque()
     for some in arguments:
         under_way.append(pool.submit(work, *some))

@@ -48,12 +48,12 @@ from hirez_mosaic.templates import TemplateSet, enlarged
 from hirez_mosaic.templates.cropping import cropping
 
 _VIEWER = Path(__file__).parent / "viewer"
-_ENLARGED = 160  # px of the longer side of a template that is looked at, unless it is told
-_SOURCE_SIDE = 4096  # of the source that a page fades to, px, about
+_ENLARGED = 160  # px of the longer side at which a template is shown alone, by default
+_SOURCE_SIDE = 4096  # longer side of the source that a page fades to, px, about
 _MOST_CELLS = 2**32
-_LEVEL_BYTES = 1.3  # a px of the mosaic, all levels
-_CELL_BYTES = 24  # of blocks and of scratch, a cell
-_HELD = 10  # bytes that a worker holds for each px of a tile, in all its forms; where it is tinted 60
+_LEVEL_BYTES = 1.3  # bytes of all levels for each px of the mosaic
+_CELL_BYTES = 24  # bytes of blocks and scratch files for each cell
+_HELD = 10  # bytes that a worker holds for each px of a tile, in all its forms; 60 where it is tinted
 _FOLDER = 1000  # templates in a folder
 
 
@@ -61,10 +61,14 @@ _FOLDER = 1000  # templates in a folder
 class Contents:
     """What a page shows.
 
-    title: for people. background: sRGB under transparent templates. crop: where templates are cut, one of `spec.CROPS`.
-    source: (rows x n, columns x n, 3) uint8, what the mosaic was made of, n px a cell; None where it is not known.
-    anonymous: leave out the names of templates. thumbnails: px of the longer side at which templates are shown, at
-        most; None for 160, or as large as they are in the mosaic.
+    title: for people.
+    source: (rows x n, columns x n, 3) uint8, the picture that the mosaic was made of, n px a cell; None where it is not
+        known.
+    background: sRGB under transparent templates.
+    crop: which part of templates is kept, one of `CROPS`.
+    anonymous: leave out the names of templates.
+    thumbnails: px of the longer side at which a template is shown alone, at most; None for 160, or for its size in the
+        mosaic where that is larger.
     """
 
     mosaic: Mosaic
@@ -77,13 +81,13 @@ class Contents:
 
     @property
     def enlarged(self) -> int:
-        """Px of the longer side of a template that is looked at, at most."""
+        """Px of the longer side at which a template is shown alone, at most."""
         return self.thumbnails or max(_ENLARGED, *self.mosaic.templates.tile)
 
 
 @dataclass(frozen=True)
 class Shown:
-    """A page in a gallery. folder: of the page, relative to the gallery. caption: what is told of it."""
+    """A page in a gallery. folder: of the page, relative to the gallery. caption: text below its title."""
 
     title: str
     folder: str
@@ -105,14 +109,16 @@ def projected_bytes(columns: int, tile: tuple[int, int], workers: int, *, tinted
 def write_page(contents: Contents, made: Path, progress: Progress, workers: int) -> None:
     """Write a page into the folder `made`, which is new; scratch files lie beside it.
 
-    progress: hears of cells as the largest level is written.
+    progress: called with cells of the largest level when they are written.
+    workers: threads that encode.
+
     Raises OutputError, DiskSpaceError, and TemplateError for a template that is gone.
     """
     scratch = made.with_name(f"{made.name}-scratch")
     with writing("page"), ThreadPoolExecutor(workers) as pool:
         made.mkdir()
         scratch.mkdir()
-        mosaic, counts = _used_alone(contents.mosaic, scratch)
+        mosaic, counts = _only_used(contents.mosaic, scratch)
         _write_blocks(mosaic, counts, made, scratch, anonymous=contents.anonymous)
         sets = shrunk_sets(mosaic.templates, template_sizes(mosaic.templates.tile, contents.enlarged), scratch)
         largest = next(sets)
@@ -122,14 +128,17 @@ def write_page(contents: Contents, made: Path, progress: Progress, workers: int)
         source = None
         if contents.source is not None:
             array, step = _source_px(contents.source, mosaic, scratch / "source")
-            told = ((level, array_tile(px)) for level, px in halves(array, step, scratch))
-            source = _write_levels(told, made / "source", pool, workers, 0, progress)
+            smaller = ((level, array_tile(px)) for level, px in halves(array, step, scratch))
+            source = _write_levels(smaller, made / "source", pool, workers, 0, progress)
         _write_small(made, levels)
         write_viewer(made, _described(contents, mosaic, levels, source))
 
 
-def _used_alone(mosaic: Mosaic, scratch: Path) -> tuple[Mosaic, NDArray[np.int64]]:
-    """The mosaic of those templates alone that it uses, its index map in a file; and how often it uses each."""
+def _only_used(mosaic: Mosaic, scratch: Path) -> tuple[Mosaic, NDArray[np.int64]]:
+    """The mosaic with only those templates that it uses, its index map in a file.
+
+    Returns it, and (templates,) how often it uses each.
+    """
     (rows, columns), templates = mosaic.index_map.shape, mosaic.templates
     poses = len(templates.poses)
     if rows * columns >= _MOST_CELLS:
@@ -182,8 +191,10 @@ def _write_templates(
     pool: ThreadPoolExecutor,
     workers: int,
 ) -> None:
-    """Write each template as it is looked at: from its file, or where it may be no larger than in the mosaic, or is
-    not, as there.
+    """Write each template as it is shown alone.
+
+    It is made from the template's file, where that may be larger than the template in the mosaic and is; else it is the
+    template of the mosaic.
     """
     from_files, crop = contents.enlarged > max(templates.tile), cropping(contents.crop)
 
@@ -227,8 +238,9 @@ def _write_levels(
     cells: int,
     progress: Progress,
 ) -> list[Level]:
-    """Write levels until one is a single tile; returns them, the smallest first. cells: told in equal parts for the
-    tiles of the first.
+    """Write levels until one is a single tile; returns them, the smallest first.
+
+    cells: how many progress is called with in all, in equal parts, for the tiles of the first level.
     """
     written: list[Level] = []
     for level, make in levels:
@@ -241,7 +253,7 @@ def _write_levels(
 
 
 def _in_parts(total: int, parts: int, progress: Progress) -> Callable[[], None]:
-    """Tells of `total` in so many parts, one a call."""
+    """A function that calls progress with one of the equal parts of `total`, each time."""
     numbers = iter(range(1, parts + 1))
 
     def tell() -> None:
@@ -252,7 +264,10 @@ def _in_parts(total: int, parts: int, progress: Progress) -> Callable[[], None]:
 
 
 def _source_px(source: Array, mosaic: Mosaic, file: Path) -> tuple[NDArray[np.uint8], tuple[float, float]]:
-    """The source at some 4,096 px a side at most, but 1 px a cell at least; and px of the mosaic to one of its px."""
+    """(the source as the page shows it, px of the mosaic to one of its px).
+
+    It has at most about 4,096 px a side, but at least 1 px a cell.
+    """
     (rows, columns), (width, height) = mosaic.index_map.shape, mosaic.templates.tile
     of_cell = source.shape[0] // rows
     fitting = [
@@ -291,7 +306,7 @@ def _described(contents: Contents, mosaic: Mosaic, levels: list[Level], source: 
 
 
 def write_picture(source: Source, title: str, made: Path, workers: int) -> None:
-    """Write the page of a picture of which nothing is known but its px into the folder `made`, which is new."""
+    """Write the page of a picture, of which only the px are known, into the folder `made`, which is new."""
     with writing("page"), ThreadPoolExecutor(workers) as pool:
         made.mkdir()
         every = ((level, picture_tile(source, level)) for level in picture_levels(source.size))
@@ -301,9 +316,9 @@ def write_picture(source: Source, title: str, made: Path, workers: int) -> None:
 
 
 def described_picture(title: str, levels: list[Level]) -> dict[str, Any]:
-    """What a page tells of such a picture. levels: the smallest first."""
-    told = [asdict(level) for level in levels]
-    return {"title": title, "size": levels[-1].size, "levels": told, "source": None, "cells": None}
+    """The content of page.js for such a picture. levels: the smallest first."""
+    described = [asdict(level) for level in levels]
+    return {"title": title, "size": levels[-1].size, "levels": described, "source": None, "cells": None}
 
 
 def _write_small(made: Path, levels: list[Level]) -> None:
@@ -313,17 +328,17 @@ def _write_small(made: Path, levels: list[Level]) -> None:
 
 
 def write_viewer(folder: Path, described: dict[str, Any]) -> None:
-    """Write what shows a page. described: what page.js tells it."""
+    """Write the files that show a page. described: the content of page.js."""
     for name, content in viewer_files(described).items():
         (folder / name).parent.mkdir(exist_ok=True)
         (folder / name).write_bytes(content)
 
 
 def viewer_files(described: dict[str, Any]) -> dict[str, bytes]:
-    """The files that show a page, by their paths below it. described: what page.js tells them."""
+    """The files that show a page, by their paths below it. described: the content of page.js."""
     own = {f"viewer/{file.name}": file.read_bytes() for file in sorted(_VIEWER.iterdir()) if file.suffix != ".html"}
-    told = f"window.hirezMosaicPage = {json.dumps(described, separators=(',', ':'))};\n"
-    return {**own, "index.html": (_VIEWER / "index.html").read_bytes(), "page.js": told.encode("ascii")}
+    script = f"window.hirezMosaicPage = {json.dumps(described, separators=(',', ':'))};\n"
+    return {**own, "index.html": (_VIEWER / "index.html").read_bytes(), "page.js": script.encode("ascii")}
 
 
 def write_gallery(file: Path, title: str, pages: Sequence[Shown]) -> None:

@@ -1,4 +1,4 @@
-"""The zoom levels of any picture that is no more than its px: each half the one before, cut where it is looked at."""
+"""The zoom levels of any picture: each is half the one before, and tiles are cut where they are looked at."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -15,7 +15,7 @@ from hirez_mosaic.outputs.pages.levels import SIDE, Level, Tile
 from hirez_mosaic.pixels.geometry import Box
 from hirez_mosaic.sources import Source, open_source, unpack
 
-_READ_PX = 16 << 20  # of a picture that are read and shrunk at once, at most
+_READ_PX = 16 << 20  # px of a picture that are read and shrunk at once, at most
 
 
 @contextmanager
@@ -29,7 +29,7 @@ def readable(path: Path, scratch: Path) -> Iterator[Source]:
 
 
 def picture_levels(size: tuple[int, int]) -> list[Level]:
-    """Of a picture of `size` (width, height) px, from the largest to one that a tile holds."""
+    """The levels of a picture of `size` (width, height) px, from the largest to one that a tile holds."""
     levels = [Level(size, (SIDE, SIDE), (1.0, 1.0))]
     while levels[-1].tiles != (1, 1):
         (width, height), (step, _) = levels[-1].size, levels[-1].step
@@ -38,7 +38,10 @@ def picture_levels(size: tuple[int, int]) -> list[Level]:
 
 
 def picture_tile(source: Source, level: Level) -> Tile:
-    """Cuts tiles out of a picture, from the smallest of its own levels that is no smaller than this one."""
+    """A function that cuts the tiles of a level out of a picture.
+
+    It reads the smallest of the picture's own levels that is no smaller than this one.
+    """
     step = Fraction(level.step[0])
     sources = [replace(source, level=number) for number in range(len(source.levels))]
     chosen = next(one for one in reversed(sources) if one.level == 0 or max(one.shrink) <= step)

@@ -1,4 +1,4 @@
-"""The pages of a mosaic that people stick together: numbered templates to cut, and a grid with the numbers."""
+"""The pages of a mosaic that people stick together: numbered stickers to cut out, and a grid with the numbers."""
 
 import math
 from collections.abc import Iterator
@@ -14,7 +14,7 @@ from hirez_mosaic.outputs.printing.layout import MOST_PAGES, Paper, count, name_
 from hirez_mosaic.outputs.printing.page import Drawing, Line, Page, Picture, Text, fitted
 from hirez_mosaic.outputs.printing.sheets import marks
 from hirez_mosaic.pixels.geometry import Box
-from hirez_mosaic.settings.lengths import told
+from hirez_mosaic.settings.lengths import format_size
 from hirez_mosaic.stages.assemble import Mosaic
 from hirez_mosaic.stages.tint import tinted
 
@@ -28,8 +28,11 @@ _PAGE_TITLE = 6  # mm for the name of a page
 
 @dataclass(frozen=True)
 class StickerPaper:
-    """How stickers lie on their paper. tile: (width, height) of one, px. density: px a mm. cells: (columns, rows) of
-    the mosaic.
+    """How stickers lie on their paper.
+
+    tile: (width, height) of a sticker, px.
+    density: px a mm.
+    cells: (columns, rows) of the mosaic.
     """
 
     tile: tuple[int, int]
@@ -50,45 +53,44 @@ class StickerPaper:
 
     @property
     def pages(self) -> int:
-        """Of stickers."""
+        """How many pages of stickers there are."""
         return -(-self.cells[0] * self.cells[1] // (self.fitting[0] * self.fitting[1]))
 
     @property
     def grid_pages(self) -> int:
-        """Of the grid."""
+        """How many pages the grid takes."""
         return math.prod(map(count, self.cells, grid_fitting(self.paper)))
 
     @property
     def px(self) -> int:
-        """Of all pages."""
+        """How many px all pages have together."""
         return math.prod((*self.cells, *self.size))
 
     @property
     def margin(self) -> int:
-        """Px."""
+        """Margin of the paper, px."""
         return math.ceil(self.paper.margin * self.density)
 
 
 def fewest(
     tile: tuple[int, int], density: Fraction, cells: tuple[int, int], paper: Paper, turnable: bool
 ) -> StickerPaper:
-    """Stickers on paper as it is or turned, whatever takes fewer pages. Raises SettingError where none fits, no square
-    of the grid does, or there are too many pages.
+    """Stickers on paper as it is, or turned where that takes fewer pages.
+
+    Raises SettingError where no sticker or no square of the grid fits, or where there are too many pages.
     """
     ways = [StickerPaper(tile, density, cells, one) for one in (paper, paper.turned)[: 1 + turnable]]
     fitting = [way for way in ways if min(*way.fitting, *grid_fitting(way.paper)) > 0]
     if not fitting:
         raise SettingError(
-            f"A sticker of {told((tile[0] / density, tile[1] / density))} with its number, or the grid, does not fit "
-            "between "
-            f"the margins of {told(paper.size)}; use larger paper, or a smaller print."
+            f"A sticker of {format_size((tile[0] / density, tile[1] / density))} with its number, or the grid, does "
+            f"not fit between the margins of {format_size(paper.size)}; use larger paper, or a smaller print."
         )
     best = min(fitting, key=lambda way: way.pages)
     if best.pages + best.grid_pages > MOST_PAGES:
         raise SettingError(
             f"{math.prod(cells):,} stickers take {best.pages + best.grid_pages:,} pages and {MOST_PAGES:,} are the "
-            "most; "
-            "use larger paper."
+            "most; use larger paper."
         )
     return best
 
@@ -102,8 +104,9 @@ class Stickers:
 
     @cached_property
     def numbers(self) -> NDArray[np.int64]:
-        """(rows, columns): the number of each cell's sticker, from 1. Cells of the same px have the same; where any is
-        tinted, each has its own.
+        """(rows, columns): the number of each cell's sticker, from 1.
+
+        Cells with the same px have the same number. In a tinted mosaic each cell has its own.
         """
         index_map = np.asarray(self.mosaic.index_map)
         if self.mosaic.tint is not None:
@@ -112,12 +115,12 @@ class Stickers:
 
     @cached_property
     def order(self) -> NDArray[np.int64]:
-        """(cells,): numbers of the cells, row by row from 0, in the order of their stickers."""
+        """(cells,): the cells, numbered row by row from 0, in the order of their stickers."""
         return np.argsort(self.numbers, axis=None, kind="stable")
 
     @property
     def distinct(self) -> int:
-        """How many are different."""
+        """How many different stickers there are."""
         return int(self.numbers.max())
 
     def on_page(self, page: int) -> NDArray[np.int64]:
@@ -127,7 +130,7 @@ class Stickers:
 
 
 def grid_fitting(paper: Paper) -> tuple[int, int]:
-    """(columns, rows) of the grid's squares on a page at most."""
+    """(columns, rows) of the grid's squares on a page, at most."""
     across, down = paper.room
     return int((across - _HEADING) / _SQUARE[0]), int((down - _HEADING - _PAGE_TITLE) / _SQUARE[0])
 
@@ -172,7 +175,7 @@ def _table(stickers: Stickers, name: str, box: Box) -> Drawing:
 
 
 def sticker_pages(stickers: Stickers) -> list[Page]:
-    """Pages of stickers in the order of their numbers, each as often as it is used."""
+    """The pages of stickers, in the order of their numbers; each sticker is there as often as it is used."""
     return [_page(stickers, number) for number in range(stickers.layout.pages)]
 
 
@@ -198,7 +201,7 @@ def _bands(stickers: Stickers, page: int, width: int) -> Iterator[NDArray[np.uin
 
 
 def _px(mosaic: Mosaic, cells: NDArray[np.int64]) -> NDArray[np.uint8]:
-    """(height, cells x width, 3): cells side by side."""
+    """(height, cells x width, 3) the px of cells, side by side."""
     choices = np.asarray(mosaic.index_map).reshape(-1)[cells]
     taken = mosaic.templates.take(choices)
     mosaic.templates.release()
@@ -210,7 +213,7 @@ def _px(mosaic: Mosaic, cells: NDArray[np.int64]) -> NDArray[np.uint8]:
 
 
 def _labels(stickers: Stickers, page: int) -> Drawing:
-    """The number and the place of each sticker below it, and the marks of where to cut."""
+    """The number and the place of each sticker, which stand below it, and the marks that show where to cut."""
     layout, cells = stickers.layout, stickers.on_page(page)
     across, columns, density = layout.fitting[0], layout.cells[0], float(layout.density)
     margin, off = layout.margin / density, 1.0

@@ -5,14 +5,14 @@ from fractions import Fraction
 
 from hirez_mosaic.errors import SettingError
 from hirez_mosaic.pixels.geometry import Box
-from hirez_mosaic.settings.lengths import INCH, Size, told
+from hirez_mosaic.settings.lengths import INCH, Size, format_size
 
 MOST_PAGES = 20_000
 
 
 @dataclass(frozen=True)
 class Paper:
-    """A sheet of paper. size, margin: mm; nothing of the picture lies within the margin."""
+    """A sheet of paper. size: (width, height), mm. margin: mm on every side, in which no part of the picture lies."""
 
     size: Size
     margin: Fraction
@@ -24,7 +24,7 @@ class Paper:
 
     @property
     def turned(self) -> "Paper":
-        """The same on its other side."""
+        """The same, turned by a quarter."""
         return Paper((self.size[1], self.size[0]), self.margin)
 
 
@@ -32,8 +32,11 @@ class Paper:
 class Wall:
     """A picture on sheets that lie side by side.
 
-    size: (width, height), px. density: px a mm. paper: of each sheet.
-    overlap: px that two neighbours both show. bleed: px beyond the line at which a sheet is cut.
+    size: (width, height), px.
+    density: px a mm.
+    paper: of each sheet.
+    overlap: px that two neighbours both show.
+    bleed: px beyond the line at which a sheet is cut.
     """
 
     size: tuple[int, int]
@@ -44,7 +47,7 @@ class Wall:
 
     @property
     def millimetres(self) -> Size:
-        """(width, height) of the whole."""
+        """(width, height) of the whole picture, mm."""
         return self.size[0] / self.density, self.size[1] / self.density
 
     @property
@@ -54,7 +57,7 @@ class Wall:
 
     @property
     def room(self) -> tuple[int, int]:
-        """(width, height) of the picture that a sheet holds once it is cut, px."""
+        """(width, height) of the part that a sheet holds after it is cut, px."""
         across, down = (int(side * self.density) - 2 * self.bleed for side in self.paper.room)
         return across, down
 
@@ -66,13 +69,13 @@ class Wall:
 
     @property
     def px(self) -> int:
-        """Of all sheets together."""
+        """How many px all sheets have together."""
         columns, rows = self.grid
         across = sum(self.box(column, 0).width + 2 * self.bleed for column in range(columns))
         return across * sum(self.box(0, row).height + 2 * self.bleed for row in range(rows))
 
     def box(self, column: int, row: int) -> Box:
-        """The px of a sheet once it is cut."""
+        """The px that a sheet shows after it is cut."""
         left, right = part(column, self.size[0], self.room[0], self.overlap)
         top, bottom = part(row, self.size[1], self.room[1], self.overlap)
         return Box(top, bottom, left, right)
@@ -82,29 +85,32 @@ class Wall:
         check_room(self.paper)
         if min(self.room) <= self.overlap:
             raise SettingError(
-                f"The paper of {told(self.paper.size)} has too little room for margins of "
-                f"{float(self.paper.margin):g} mm, "
-                f"overlap and bleed at {self.dots:.3g} px an inch; use larger paper, or less of these."
+                f"The paper of {format_size(self.paper.size)} has too little room for margins of "
+                f"{float(self.paper.margin):g} mm, overlap and bleed at {self.dots:.3g} px an inch; "
+                "use larger paper, or less of these."
             )
         columns, rows = self.grid
         if columns * rows > MOST_PAGES:
             raise SettingError(
-                f"{told(self.millimetres)} take {columns:,} x {rows:,} sheets of {told(self.paper.size)} and "
-                f"{MOST_PAGES:,} are the most; use larger paper, or a smaller print."
+                f"{format_size(self.millimetres)} take {columns:,} x {rows:,} sheets of {format_size(self.paper.size)} "
+                f"and {MOST_PAGES:,} are the most; use larger paper, or a smaller print."
             )
 
 
 def check_room(paper: Paper) -> None:
-    """Raise SettingError where margins leave no room."""
+    """Raise SettingError where the margins leave no room."""
     if min(paper.room) <= 0:
         raise SettingError(
-            f"The paper of {told(paper.size)} is smaller than its margins of {float(paper.margin):g} mm on every side; "
-            "use larger paper, or a smaller `margin`."
+            f"The paper of {format_size(paper.size)} is smaller than its margins of {float(paper.margin):g} mm on every "
+            "side; use larger paper, or a smaller `margin`."
         )
 
 
 def laid(size: tuple[int, int], density: Fraction, paper: Paper, turnable: bool, overlap: int, bleed: int) -> Wall:
-    """The wall on paper as it is or turned, whatever takes fewer sheets; upright where both take the same."""
+    """The wall on paper as it is, or turned where that takes fewer sheets.
+
+    turnable: whether the paper may be turned. The rest is as in `Wall`. Raises SettingError, see `Wall.check`.
+    """
     ways = [Wall(size, density, one, overlap, bleed) for one in (paper, paper.turned)[: 1 + turnable]]
     fitting = [wall for wall in ways if min(wall.room) > overlap]
     if not fitting:
@@ -115,7 +121,7 @@ def laid(size: tuple[int, int], density: Fraction, paper: Paper, turnable: bool,
 
 
 def count(length: int, room: int, overlap: int = 0) -> int:
-    """How many parts of at most `room`, which overlap, cover a length.
+    """How many parts, which overlap and have at most `room`, cover a length.
 
     >>> count(100, 40), count(100, 40, 10), count(40, 40, 10)
     (3, 3, 1)
@@ -130,7 +136,7 @@ def part(number: int, length: int, room: int, overlap: int = 0) -> tuple[int, in
 
 
 def name_of(column: int, row: int) -> str:
-    """Of a sheet or a cell, as spreadsheets have it.
+    """The name of a sheet or a cell, as in spreadsheets.
 
     >>> name_of(0, 0), name_of(27, 9)
     ('A1', 'AB10')

@@ -10,12 +10,17 @@ from numpy.typing import NDArray
 from hirez_mosaic.settings.lengths import Size
 
 EM = 0.6
-"""Width of a letter, of its height: that of Courier, in which all are as wide."""
+"""Width of a letter in parts of its height: that of Courier, whose letters are all of one width."""
 
 
 @dataclass(frozen=True)
 class Line:
-    """From (x, y) to (x, y), mm from the page's top left corner; upright or level. grey: 0 is black. wide: mm."""
+    """A line, upright or level.
+
+    start, stop: (x, y), mm from the page's top left corner.
+    wide: mm.
+    grey: 0 is black, 1 white.
+    """
 
     start: tuple[float, float]
     stop: tuple[float, float]
@@ -25,8 +30,11 @@ class Line:
 
 @dataclass(frozen=True)
 class Text:
-    """Words. x, y: mm, of their left or their middle, and of their base line. high: of the letters, mm.
+    """Words on a page.
 
+    x: of their left end, or of their middle where they are centred, mm.
+    y: of their base line, mm.
+    high: height of the letters, mm.
     boxed: whether they stand on white.
     """
 
@@ -39,17 +47,17 @@ class Text:
 
     @property
     def wide(self) -> float:
-        """mm."""
+        """Width of the words, mm."""
         return EM * self.high * len(self.words)
 
     @property
     def left(self) -> float:
-        """mm."""
+        """Left end of the words, mm."""
         return self.x - self.wide / 2 if self.centred else self.x
 
     @property
     def box(self) -> tuple[float, float, float, float]:
-        """(left, bottom, right, top) of the white they stand on, mm from the page's top left corner."""
+        """(left, bottom, right, top) of the white that they stand on, mm from the page's top left corner."""
         around = 0.3 * self.high
         return self.left - around, self.y + around, self.left + self.wide + around, self.y - self.high
 
@@ -64,8 +72,11 @@ class Drawing:
 
 @dataclass(frozen=True)
 class Picture:
-    """(left, top) on the page and (width, height), px; bands: makes (rows, width, 3) uint8 sRGB that follow one
-    another, each time it is called.
+    """The picture of a page.
+
+    place: (left, top) on the page, px.
+    size: (width, height), px.
+    bands: gives its px from top to bottom, as (rows, width, 3) uint8 sRGB, each time that it is called.
     """
 
     place: tuple[int, int]
@@ -75,8 +86,12 @@ class Picture:
 
 @dataclass(frozen=True)
 class Page:
-    """One page. paper: mm. density: px a mm of its picture. draw: makes what stands over it. trim: (left, top, right,
-    bottom) of what is left once it is cut, mm.
+    """One page.
+
+    paper: (width, height), mm.
+    density: px a mm of its picture.
+    draw: makes what stands over the picture.
+    trim: (left, top, right, bottom) of the page after it is cut, mm.
     """
 
     name: str
@@ -88,5 +103,5 @@ class Page:
 
 
 def fitted(words: str, wide: float, high: float) -> float:
-    """The height of letters, at most `high`, at which words are at most `wide`; mm."""
+    """The height of letters, at most `high`, at which words are no wider than `wide`; all in mm."""
     return min(high, wide / (EM * max(1, len(words))))

@@ -1,4 +1,4 @@
-"""Pages as a PDF that is written from its first byte to its last; what is held is a page at a time."""
+"""Pages as a PDF, which is written from its first byte to its last; one page is in memory at a time."""
 
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
@@ -19,7 +19,7 @@ _CHUNK = 1 << 20
 def write_pdf(
     pages: Sequence[Page], file: Path, title: str, progress: Progress, ink: Ink, compression: str, quality: int
 ) -> None:
-    """Write pages to a file; a picture is packed in a file beside it before it is copied. progress: hears of pages.
+    """Write pages to a file. A picture is first packed in a file beside it. progress: called with pages done.
 
     Raises OutputError, and DiskSpaceError when the disk is full.
     """
@@ -50,7 +50,7 @@ def write_pdf(
 
 
 class _Flowing(pydyf.PDF):  # type: ignore[misc]
-    """A PDF of which an object may come in parts."""
+    """A PDF whose objects may come in parts."""
 
     def write_line(self, content: bytes | Iterator[bytes], output: BinaryIO) -> None:
         for part in (content, b"\n") if isinstance(content, bytes) else content:
@@ -78,13 +78,13 @@ def _one(name: str, value: Any) -> Any:
 
 
 def _intent(profile: Any, path: Path) -> Any:
-    told = pydyf.String(path.stem)
+    name = pydyf.String(path.stem)
     return pydyf.Dictionary(
         {
             "Type": "/OutputIntent",
             "S": "/GTS_PDFX",
-            "OutputConditionIdentifier": told,
-            "Info": told,
+            "OutputConditionIdentifier": name,
+            "Info": name,
             "DestOutputProfile": profile.reference,
         }
     )
@@ -106,12 +106,12 @@ def _described(page: Page, pdf: Any, content: Any, resources: Any) -> Any:
 
 
 def _points(length: Any) -> str:
-    """A length in mm, as a PDF has it: 1,000 px at 300 an inch are off by less than a thousandth of one."""
+    """A length in mm as a PDF has it. 1,000 px at 300 px an inch are off by less than a thousandth of a px."""
     return f"{float(length) / float(POINT):.4f}".rstrip("0").rstrip(".")
 
 
 def _packed(picture: Picture, profile: Any, packed: Path, ink: Ink, compression: str, quality: int) -> Iterator[bytes]:
-    """A picture: packed into a file, for a PDF tells how long it is before its first byte."""
+    """A picture, packed into a file first, because a PDF says its length before its first byte."""
 
     def write(image: pyvips.Image) -> None:
         mixed = ink.mixed(image)

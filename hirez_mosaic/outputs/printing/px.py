@@ -1,4 +1,4 @@
-"""The px of what is printed, box by box; their way into files, and the colours of the paper."""
+"""The px of prints: read box by box, converted to the colours of the print, and written to files."""
 
 import zlib
 from collections.abc import Callable, Iterator
@@ -21,7 +21,7 @@ COMPRESSIONS = ("jpeg", "deflate")
 _BAND_BYTES = 8 << 20
 _LEAST_ROWS = 256  # of a band: tiles of a TIFF are decoded once for each band that they lie in
 _STRIP_ROWS = 64
-_JPEG_SIDE = 65_500  # where libjpeg ends
+_JPEG_SIDE = 65_500  # the largest that libjpeg writes, px
 
 Bands = Callable[[], Iterator[NDArray[np.uint8]]]
 
@@ -38,13 +38,13 @@ class Readable(Protocol):
 
 
 class MosaicPx:
-    """A mosaic, made of its templates where it is read."""
+    """The px of a mosaic, which are made from its templates when they are read."""
 
     def __init__(self, mosaic: Mosaic) -> None:
         self._reader, self._tile, self.size = MosaicReader(mosaic), mosaic.templates.tile, mosaic.size
 
     def read(self, box: Box) -> NDArray[np.uint8]:
-        """The box, which lies within the mosaic."""
+        """(height, width, 3) the px of a box, which lies within the mosaic."""
         width, height = self._tile
         first = box.left // width
         columns, px = slice(first, -(-box.right // width)), np.empty((box.height, box.width, 3), np.uint8)
@@ -56,7 +56,7 @@ class MosaicPx:
 
 
 def bands(picture: Readable, box: Box) -> Iterator[NDArray[np.uint8]]:
-    """A box in bands of rows; beyond the picture its edge px repeat."""
+    """The px of a box in bands of rows; beyond the picture its edge px repeat."""
     step = max(_LEAST_ROWS, _BAND_BYTES // (3 * box.width))
     for top in range(box.top, box.bottom, step):
         yield _read(picture, Box(top, min(top + step, box.bottom), box.left, box.right))
@@ -79,18 +79,18 @@ def _inside(start: int, stop: int, length: int) -> tuple[int, int]:
 
 @dataclass(frozen=True)
 class Ink:
-    """The colours that a file is written in: sRGB, or those of a profile of CMYK, which libvips wants as a file."""
+    """The colours in which a file is written: sRGB, or those of a CMYK profile. profile: its file; None for sRGB."""
 
     profile: Path | None = None
 
     @property
     def channels(self) -> int:
-        """3, or 4 for CMYK."""
+        """How many channels there are: 3, or 4 for CMYK."""
         return 3 if self.profile is None else 4
 
     @property
     def icc(self) -> bytes:
-        """The profile."""
+        """The profile's bytes."""
         return _SRGB if self.profile is None else self.profile.read_bytes()
 
     def check(self) -> None:
@@ -121,7 +121,7 @@ _SRGB = bytes(pyvips.Operation.call("profile_load", "srgb"))
 
 
 class BandStream(PxStream):
-    """Bands as a picture; what libvips reads is as high as a whole number of strips, so `image` cuts the rest off."""
+    """Bands as a picture. libvips reads a whole number of strips, so `open` cuts off the rows that are too many."""
 
     def __init__(self, size: tuple[int, int], bands: Iterator[NDArray[np.uint8]]) -> None:
         self._wanted, self._bands, self._rest = size, bands, np.empty((0, size[0], 3), np.uint8)
@@ -148,7 +148,7 @@ def save(size: tuple[int, int], bands: Bands, file: Path, write: Callable[[pyvip
 
 
 def check_sides(size: tuple[int, int], compression: str) -> None:
-    """Raise OutputError for px that JPEG has no room for."""
+    """Raise OutputError for a side that is too long for JPEG."""
     if compression == "jpeg" and max(size) > _JPEG_SIDE:
         raise OutputError(
             f"A sheet has {size[0]:,} x {size[1]:,} px and JPEG ends at {_JPEG_SIDE:,} a side; "
@@ -157,7 +157,7 @@ def check_sides(size: tuple[int, int], compression: str) -> None:
 
 
 def deflate(image: pyvips.Image, to: BinaryIO) -> None:
-    """Write px as zlib packs them, each as its difference to the one at its left: TIFF's predictor, and PDF's."""
+    """Write px as zlib packs them, each as its difference to the one at its left: the predictor of TIFF and of PDF."""
     packer, region = zlib.compressobj(6), pyvips.Region.new(image)
     step = max(1, _BAND_BYTES // (image.width * image.bands))
     for top in range(0, image.height, step):

@@ -14,7 +14,7 @@ from hirez_mosaic.outputs.printing.px import Readable, bands
 from hirez_mosaic.pixels.geometry import Box
 
 _MARK = 5.0  # length of a crop mark, mm, where the margin has room for it
-_OFF = 1.0  # between it and the picture, mm
+_OFF = 1.0  # distance of a crop mark from the picture, mm
 _LETTERS = 3.0  # height of a label's letters, mm, where the margin has room for them
 _TITLE = 12.0  # mm at the top of the plan
 _LEAST = 1.0  # height of letters that can be read, mm
@@ -44,7 +44,7 @@ def _sheet(wall: Wall, picture: Readable, column: int, row: int) -> Page:
 
 
 def _marked(wall: Wall, column: int, row: int, trim: tuple[float, float, float, float]) -> Drawing:
-    """The marks of a sheet's corners, those where its neighbours begin, and its label."""
+    """The label of a sheet, and the marks of its corners and of the lines where its neighbours begin."""
     columns, rows = wall.grid
     left, top, right, bottom = trim
     lap = float(wall.overlap / wall.density)
@@ -62,7 +62,12 @@ def _marked(wall: Wall, column: int, row: int, trim: tuple[float, float, float, 
 def marks(
     across: Sequence[float], down: Sequence[float], trim: tuple[float, float, float, float], off: float, length: float
 ) -> list[Line]:
-    """Crop marks around a rectangle (left, top, right, bottom): at these x above and below, at these y beside it."""
+    """Crop marks around a rectangle.
+
+    across: x at which marks stand above and below it. down: y at which they stand beside it.
+    trim: (left, top, right, bottom) of the rectangle.
+    off: distance of the marks. length: of a mark. All in mm.
+    """
     left, top, right, bottom = trim
     if length <= 0:
         return []
@@ -86,7 +91,10 @@ def plan_page(
 ) -> Page:
     """The first page: a preview of the mosaic under the outlines and names of its parts.
 
-    preview: (height, width, 3). parts: makes (name, box); in the unit of `whole`, the mosaic's (width, height).
+    title: lines of words at its top.
+    preview: (height, width, 3) uint8.
+    parts: makes the (name, box) of each part, in the unit of `whole`.
+    whole: (width, height) of the mosaic, in px or in cells.
     """
     margin, (across, down) = paper.margin, paper.room
     high, wide = preview.shape[:2]
@@ -114,7 +122,7 @@ def _plan(
         drawing.texts.append(Text(left, float(paper.margin) + (number + 0.7) * step, high, words))
     across, down = (float(side) / length for side, length in zip(size, whole, strict=True))
     placed = [(name, _corners(box, place, across, down)) for name, box in parts()]
-    for wide, grey in ((0.5, 1.0), (0.2, 0.0)):  # black that is seen on black, too
+    for wide, grey in ((0.5, 1.0), (0.2, 0.0)):  # black on white, which is seen on black px, too
         for _, corners in placed:
             drawing.lines.extend(_outline(corners, wide, grey))
     for name, (x, y, right, bottom) in placed:

@@ -14,7 +14,7 @@ from hirez_mosaic.outputs.printing.px import Ink, check_sides, save
 from hirez_mosaic.stages.assemble import Progress
 
 _BAND_ROWS = 256
-_CLASSIC_BYTES = 3 << 30  # beyond which a TIFF is a BigTIFF, before it is packed
+_CLASSIC_BYTES = 3 << 30  # of px, not compressed, beyond which a TIFF is a BigTIFF
 
 
 def paper_px(page: Page) -> tuple[int, int]:
@@ -26,7 +26,7 @@ def paper_px(page: Page) -> tuple[int, int]:
 def write_tifs(
     pages: Sequence[Page], folder: Path, progress: Progress, ink: Ink, compression: str, quality: int
 ) -> None:
-    """Write each page to NAME.tif in a new folder. progress: hears of pages.
+    """Write each page to NAME.tif in a new folder. progress: called with pages done.
 
     Raises OutputError, and DiskSpaceError when the disk is full.
     """
@@ -58,7 +58,7 @@ def _bands(page: Page, size: tuple[int, int]) -> Iterator[NDArray[np.uint8]]:
 
 
 class _Feed:
-    """A page's picture, laid on one band after the other."""
+    """The picture of a page, which is laid on one band after the other."""
 
     def __init__(self, page: Page) -> None:
         self._picture = page.picture
@@ -80,7 +80,7 @@ class _Feed:
 
 
 def _drawn(band: NDArray[np.uint8], drawing: Drawing, density: float, top: int) -> NDArray[np.uint8]:
-    """A band of the paper, whose first row is `top`, with what of a drawing lies there."""
+    """A band of the paper, whose first row is `top`, with the part of a drawing that lies there."""
     image = Image.fromarray(band)
     canvas, bottom = ImageDraw.Draw(image), top + len(band)
     for line in drawing.lines:
