@@ -190,7 +190,7 @@ class _Bench:
 
 
 def in_own_process(work: Callable[[], T], environment: Mapping[str, str] | None = None) -> T:
-    """Call `work` in a process of its own and return what it returns, so that start-up and peak memory are its alone.
+    """Call `work` in a process of its own, so that start-up and peak memory are its alone; returns what it returns.
 
     work: what can be pickled; `functools.partial` of a function gives it arguments.
     environment: variables to set in the process.

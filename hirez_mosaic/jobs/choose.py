@@ -40,10 +40,11 @@ from hirez_mosaic.stages.start import START, Together, is_rich, preferred_bonus,
 class Chosen:
     """What is in the workspace when every cell has its template.
 
-    index_map: (rows, columns) uint32. candidates, scores: (rows, columns, k) uint32 and float32, best first.
+    index_map: (rows, columns) uint32.
+    candidates, scores: (rows, columns, k) uint32 and float32, best first.
     colours: (rows, columns, 3) uint8, the mean colours of the source's cells.
     rules_cost: see `RenderResult`.
-    left: the stages that have yet to run until the index map is there; the mosaic is assembled at the same time.
+    left: the stages that must still run until the index map is there; the mosaic is assembled at the same time.
     """
 
     index_map: Any
@@ -56,10 +57,11 @@ class Chosen:
 
 @dataclass(frozen=True)
 class _Scoring:
-    """By what the templates are scored for this picture.
+    """What the templates are scored by for this picture.
 
-    norm, features: None for a decoder that reads none. together: None where neither neighbours nor gaps are wanted.
-    bonus: (choices,) float32 to be added to the scores of templates that are preferred, None for none.
+    norm, features: None for a decoder that reads no features.
+    together: terms of the objective; None where no stage needs them.
+    bonus: (choices,) float32, to be added to scores; None where no templates are preferred.
     """
 
     decoder: Decoder
@@ -70,7 +72,7 @@ class _Scoring:
 
 
 def choose(job: Job, workspace: Workspace, clock: Clock, listener: Listener) -> Chosen:
-    """Run everything up to the index map, but for what may run while the mosaic is assembled."""
+    """Run all stages up to the index map, except those that may run while the mosaic is assembled."""
     analysis, colours = INGEST.arrays(workspace, job)
     scoring = _scoring(job, workspace, clock, _encode(job, workspace, clock), listener)
     candidates, scores, *first = DECODE.arrays(workspace, job)
@@ -102,7 +104,7 @@ def ingest_stage(job: Job, workspace: Workspace, clock: Clock) -> StageRun:
 
 
 def _unpacked(source: Source, workspace: Workspace, clock: Clock, job: Job) -> Source:
-    """The source in the workspace, where it is unpacked unless an earlier start did."""
+    """The source in the workspace, where it is unpacked unless an earlier start did that."""
     marks = workspace.marks(UNPACK.name, UNPACK.chunk(job))
     if marks.has(workspace.grid.box):
         return unpacked(source, cast("ChunkedArray", workspace.group[arrays.SOURCE]))
@@ -113,7 +115,7 @@ def _unpacked(source: Source, workspace: Workspace, clock: Clock, job: Job) -> S
 
 
 def _encode(job: Job, workspace: Workspace, clock: Clock) -> Picture | None:
-    """Ingest and, for a decoder that looks at features, encode: what such a decoder sees."""
+    """Ingest and, for a decoder that reads features, encode. Returns what such a decoder reads, else None."""
     ingesting = ingest_stage(job, workspace, clock)
     if not ENCODE.runs(job):
         clock.run(ingesting, workers=job.plan.workers)
@@ -147,7 +149,7 @@ def gather_moments(moments: Any, progress: Callable[[int], None]) -> torch.Tenso
 
 
 def _scoring(job: Job, workspace: Workspace, clock: Clock, picture: Picture | None, listener: Listener) -> _Scoring:
-    """The decoder of this picture, with all that goes with it."""
+    """The decoder of this picture, and all that scoring needs besides."""
     spec, tools = job.spec, job.tools
     analysis, _ = INGEST.arrays(workspace, job)
     decoder = tools.choice.decoder
@@ -168,9 +170,9 @@ def _scoring(job: Job, workspace: Workspace, clock: Clock, picture: Picture | No
 
 
 def _fitted(job: Job, workspace: Workspace, clock: Clock, picture: Picture, listener: Listener) -> Decoder:
-    """The decoder fitted to this picture: that of a start that was broken off, where it left one.
+    """The decoder, fitted to this picture.
 
-    The chunks that were decoded since are its.
+    Where an earlier start left a fitted decoder, it is taken, because chunks may have been decoded with it.
     """
     tools = job.tools
     with (
@@ -187,7 +189,7 @@ def _fitted(job: Job, workspace: Workspace, clock: Clock, picture: Picture, list
 
 
 def _started(job: Job, clock: Clock, decoder: Decoder, analysis: Any) -> tuple[Decoder, Looks]:
-    """The decoder as it begins with this set and this picture, and how the set is looked at."""
+    """(the decoder before it is fitted to this picture, how templates of this set are compared with it)."""
     templates, choice = job.tools.templates, job.tools.choice
     if not (job.spec.together or choice.started_for_picture):
         return decoder, POOR
@@ -267,7 +269,7 @@ def _select_stage(job: Job, workspace: Workspace, best: Any, scores: Any, togeth
 def _rule(
     job: Job, workspace: Workspace, clock: Clock, scoring: _Scoring, together: Together | None, found: Found
 ) -> Chosen:
-    """The same under the rules for repeating templates. together: None where cells are chosen alone."""
+    """Keep the rules for repeating templates. together: None where cells are chosen alone."""
     (ruled_map,) = RULES.arrays(workspace, job)
     total = job.grid.cells * (1 + (PASSES if together else 0))
     with (

@@ -1,4 +1,4 @@
-"""Stages run one after another or beside assembly, and what each took."""
+"""Runs stages, one after another or beside assembling, and measures what each takes."""
 
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -16,13 +16,14 @@ from hirez_mosaic.pixels.geometry import Box
 from hirez_mosaic.stages.growing import Growing
 
 Write = Callable[[Any, Callable[[int], None]], None]
-"""Assembles the mosaic of an index map, which is read from top to bottom; tells how many cells are done."""
+"""Assembles the mosaic of (an index map, progress). The map is read from top to bottom; progress gets cells done."""
 
 
 class Clock:
     """Runs stages, and remembers what each took.
 
-    seconds, peaks: by stage. Where stages run together, each has its share of the time by what it was at work.
+    seconds: wall time by stage. Stages that run together share the time by how long each was at work.
+    peaks: peak resident memory of the process at the end of each stage, bytes.
     """
 
     def __init__(self, job: Job, listener: Logged) -> None:
@@ -37,6 +38,7 @@ class Clock:
 
     @contextmanager
     def timed(self, name: str, unit: str = "cells", total: int | None = None) -> Iterator[Callable[[int], None]]:
+        """A context measured as a stage; yields what to call with units done. total: of units; None for cells."""
         start = time.perf_counter()
         with self._listener.stage(name, self._cells if total is None else total, unit) as progress:
             yield progress
@@ -48,9 +50,9 @@ class Clock:
         self._share(start, self._run(stages, workers, lambda stage, box: None))
 
     def run_beside(self, *stages: StageRun, workers: int, index_map: Any, write: Write) -> None:
-        """Run stages the last of which makes the index map, and assemble the mosaic of its rows as they come.
+        """Run stages, the last of which makes the index map, and assemble the mosaic from its rows as they come.
 
-        Whatever of the two goes wrong ends the other, and is raised when nothing runs any more.
+        An error of the one ends the other, and is raised when nothing runs any more.
         """
         start, last = time.perf_counter(), stages[-1]
         finished = set(last.finished())
@@ -67,7 +69,7 @@ class Clock:
                 rows.check()
                 progress(cells)
 
-            def heard(stage: StageRun, box: Box) -> None:
+            def chunk_done(stage: StageRun, box: Box) -> None:
                 if writing.done():
                     writing.result()  # raises what went wrong
                 if stage is last:
@@ -75,9 +77,9 @@ class Clock:
 
             try:
                 writing = pool.submit(assembled)
-                busy = self._run(stages, workers, heard)
+                busy = self._run(stages, workers, chunk_done)
                 rows.finish()
-                while not wait([writing], timeout=0.2).done:  # without a timeout some systems would not hear of Ctrl-C
+                while not wait([writing], timeout=0.2).done:  # without a timeout some systems would not notice Ctrl-C
                     pass
                 busy["assemble"] = writing.result()
             except BaseException:
@@ -86,9 +88,12 @@ class Clock:
         self._share(start, busy)
 
     def _run(
-        self, stages: Sequence[StageRun], workers: int, heard: Callable[[StageRun, Box], None]
+        self, stages: Sequence[StageRun], workers: int, chunk_done: Callable[[StageRun, Box], None]
     ) -> dict[str, float]:
-        """Seconds for which each stage kept one worker, or its share of all, at work."""
+        """Run stages; returns for each how many seconds it was at work, divided by the number of workers.
+
+        chunk_done: called with each finished chunk.
+        """
         lock = Lock()
         busy = dict.fromkeys((stage.name for stage in stages), 0.0)
         named = {stage.name: stage for stage in stages}
@@ -105,7 +110,7 @@ class Clock:
                 progress[name](box.area)
                 with lock:
                     busy[name] += seconds / workers
-                heard(named[name], box)
+                chunk_done(named[name], box)
 
             self._engine.run(stages, workers, self._place, finished, self._listener.note)
         return busy

@@ -1,6 +1,4 @@
-"""Which decoder a render uses: the one named, a trained one of these templates out of the cache, or the residual one,
-fitted or not.
-"""
+"""The decoder that a render uses: the one that is named, a trained one from the cache, or the residual one."""
 
 from pathlib import Path
 
@@ -15,7 +13,7 @@ from hirez_mosaic.templates import TemplateSet
 
 
 def trained_path(cache: Path, fingerprint: str) -> Path:
-    """Where `hirez-mosaic train` leaves a decoder for renders with the same templates."""
+    """The file in the cache in which `train` leaves a decoder for renders with the same templates."""
     return cache / f"{fingerprint}.safetensors"
 
 
@@ -30,14 +28,14 @@ def choose_decoder(spec: RenderSpec, templates: TemplateSet, cache: Path) -> Cho
     kind = spec.decoder if spec.decoder in KINDS else DEFAULT
     small = torch.from_numpy(templates.at_cell_size())
     if steps:
-        told = f"{kind}, fitted to the source in {steps} steps"
-        return Choice(new_decoder(kind, small, templates.fingerprint), told, steps, True)
+        description = f"{kind}, fitted to the source in {steps} steps"
+        return Choice(new_decoder(kind, small, templates.fingerprint), description, steps, True)
     decoder = unlearned_decoder(kind, small, templates.fingerprint)
     return Choice(decoder, decoder.description, 0, True)
 
 
 def _file(spec: RenderSpec, fingerprint: str, cache: Path) -> Path | None:
-    """The file that holds the decoder; None where a kind is named, or the cache holds none of these templates."""
+    """The file that holds the decoder; None where a kind is named, or where the cache holds no decoder of the set."""
     if spec.decoder in KINDS:
         return None
     if spec.decoder != "auto":

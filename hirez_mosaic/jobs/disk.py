@@ -1,4 +1,4 @@
-"""The room on disk that a render has yet to take, and whether it is there."""
+"""The room on disk that a render still needs, and whether it is there."""
 
 import shutil
 from collections.abc import Sequence
@@ -15,8 +15,11 @@ from hirez_mosaic.stages.stage import Setup
 
 @dataclass(frozen=True)
 class DiskNeeded:
-    """Bytes that a render has yet to write: of the workspace, less what is there, and of the mosaic. places: by a
-    folder on each disk.
+    """Bytes that a render has yet to write.
+
+    work: of the workspace, without what is there already.
+    mosaic: of the outputs.
+    places: all of them, by a folder on each disk.
     """
 
     work: int
@@ -24,7 +27,7 @@ class DiskNeeded:
     places: dict[Path, int]
 
     def check(self, beside: Sequence["DiskNeeded"]) -> None:
-        """Raise DiskSpaceError where a disk has no room for that and what renders `beside` have yet to write there."""
+        """Raise DiskSpaceError where a disk has no room for that and for what renders `beside` have yet to write."""
         for folder, wanted in self.places.items():
             free, disk = shutil.disk_usage(_existing(folder)).free, _device(folder)
             promised = sum(size for other in beside for place, size in other.places.items() if _device(place) == disk)
@@ -32,17 +35,18 @@ class DiskNeeded:
                 others = f", beside {format_bytes(promised)} of pictures under way" if promised else ""
                 raise DiskSpaceError(
                     f"The disk of {folder} has {format_bytes(free)} free and the job takes about "
-                    f"{format_bytes(wanted)} "
-                    f"(workspace {format_bytes(self.work)}, mosaic {format_bytes(self.mosaic)}){others}: "
+                    f"{format_bytes(wanted)} (workspace {format_bytes(self.work)}, "
+                    f"mosaic {format_bytes(self.mosaic)}){others}: "
                     f"{wanted + promised - free:,} bytes are missing; free some, or name other disks with "
                     "`workspace` and `output`."
                 )
 
 
 def disk_needed(setup: Setup, chunk: tuple[int, int], place: str) -> DiskNeeded:
-    """What a render has yet to write, with its workspace at a folder or URL. An object store has no end.
+    """What a render has yet to write. An object store counts as endless.
 
     chunk: (rows, columns) of cells in the plan's chunks.
+    place: of the workspace, a folder or a URL.
     """
     stages = stages_of(setup)
     scratch = sum(stage.scratch(setup) for stage in stages)
@@ -66,7 +70,7 @@ def _existing(path: Path) -> Path:
 
 
 def _device(path: Path) -> int:
-    """The disk of a path, or of the nearest folder above it that is there; the path may go meanwhile."""
+    """The disk of a path, or of the nearest folder above it that is there; the path may vanish meanwhile."""
     place = path.absolute()
     while True:
         try:

@@ -1,4 +1,4 @@
-"""The least time that a render can take: its networks, its source, its output and the decoding of its templates, bare.
+"""The least time that a render can take: that of the bare work, in networks and in libvips.
 
 Read: libvips shrinks the source, which the system holds in memory, to the size of the analysis image.
 Encoder: tensors of the analysis image's size in the job's chunks, without halos. On a CPU the better of two ways
@@ -6,7 +6,7 @@ counts: all cores on one chunk, or one core on each of as many chunks.
 Decoder: features and px in memory, every logit, no maximum.
 Write: libvips from memory to the job's format.
 Templates: libvips' thumbnails of files that were read before.
-What is computed is thrown away.
+Results are thrown away.
 """
 
 import time

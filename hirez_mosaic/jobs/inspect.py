@@ -34,14 +34,14 @@ from hirez_mosaic.templates.loading import open_template
 COLOUR_REACH = 10.0
 """Distance, Delta E 76, within which a template's mean colour can stand for a cell's."""
 
-_ACROSS = 128  # cells of the source's longer side
-_BIN = 20  # of CIELAB: side of the bins in which colours out of reach are counted
-_MOST_LACKS = 6  # of these colours at most
-_WIDTH, _ON_SHEET = 1024, 384  # of the contact sheet: px, templates at most
-_CUT, _CUT_ACROSS = 12, 2  # pictures of which every way to cut them is shown, and how many of these side by side
+_ACROSS = 128  # cells along the source's longer side
+_BIN = 20  # side, in CIELAB, of the bins in which colours out of reach are counted
+_MOST_LACKS = 6  # colours out of reach that are named, at most
+_WIDTH, _ON_SHEET = 1024, 384  # width of the contact sheet, px, and templates on it, at most
+_CUT, _CUT_ACROSS = 12, 2  # pictures that are shown cut in every way, and how many of them lie side by side
 _TRIED, _TRIED_SIDE = 48, 128  # templates among which those pictures are searched; px a side at which they are opened
-_OTHER_SHAPE = 0.05  # of the logarithm of a picture's shape: less than this is hardly cut at all
-_CELLS_AT_ONCE, _COLOURS_AT_ONCE = 512, 8192  # whose distances are held at once
+_OTHER_SHAPE = 0.05  # a picture is of another shape where the logarithms of the two shapes differ by more
+_CELLS_AT_ONCE, _COLOURS_AT_ONCE = 512, 8192  # cells and colours whose distances are held at once
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""A job once it is planned: everything that a render works with, and what renders share."""
+"""A job: a render that is planned, with everything that it works with."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,8 +14,9 @@ from hirez_mosaic.stages.stage import Setup
 class Job(Setup):
     """A render that is planned.
 
-    place: of the workspace, a folder or a URL. identity: what decides each stage, the picture included, by the stage's
-        name; what is finished is of use to a later start for as long as this is the same.
+    place: of the workspace, a folder or a URL.
+    identity: what decides each stage, the picture included, by the stage's name. What is finished is of use to a later
+        start as long as this is the same.
     """
 
     plan: Plan
@@ -23,10 +24,10 @@ class Job(Setup):
     identity: dict[str, Identity]
 
     def disk_needed(self) -> DiskNeeded:
-        """What it has yet to write."""
+        """The bytes that it has yet to write."""
         return disk_needed(self, self.plan.chunk, self.place)
 
 
 def hidden_workspace(output: Path) -> Path:
-    """Where a render keeps what it has finished until its mosaic is there, unless it is told."""
+    """The folder in which a render keeps what it has finished until its mosaic is there, unless one is named."""
     return output.with_name(f".{shortened(output.name)}.workspace")

@@ -1,7 +1,7 @@
 """The journal of a batch: what became of every picture, a line of JSON each, kept beside the mosaics.
 
 OUT/.hirez-mosaic/
-├── journal.jsonl     appended to, and on the disk before the batch goes on; a last line that is cut off does not count
+├── journal.jsonl     lines are added, and are on the disk before the batch goes on; a line that is cut off is ignored
 └── lock              held while a batch is at work
 """
 

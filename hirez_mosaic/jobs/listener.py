@@ -1,4 +1,4 @@
-"""Who hears how a job goes: nobody, a log, or whatever a person writes for it."""
+"""Listeners, which are told how a job goes: one that ignores it, and one that logs it."""
 
 import logging
 import time
@@ -15,7 +15,7 @@ _log = logging.getLogger("hirez_mosaic")
 
 
 class Listener:
-    """Hears how a render goes; this one keeps quiet."""
+    """Hears how a render goes; this one does nothing."""
 
     def note(self, line: str) -> None:
         """Something worth a line."""
@@ -42,38 +42,38 @@ class Logged(Listener):
     left, right), cells), `bytes` (written) and `seconds`.
     """
 
-    def __init__(self, heard: Listener, picture: Path | None) -> None:
-        self._heard, self._picture = heard, None if picture is None else str(picture)
+    def __init__(self, listener: Listener, picture: Path | None) -> None:
+        self._listener, self._picture = listener, None if picture is None else str(picture)
 
     def note(self, line: str) -> None:
         _log.warning(line, extra={"picture": self._picture})
-        self._heard.note(line)
+        self._listener.note(line)
 
     def unreadable(self, folder: Path, files: Sequence[tuple[str, str]]) -> None:
         for name, why in files:
             _log.warning(f"{folder / name} cannot be read: {why}", extra={"picture": self._picture})
-        self._heard.unreadable(folder, files)
+        self._listener.unreadable(folder, files)
 
     def planned(self, job: "Job") -> None:
         plan = job.plan
-        told = (
-            f"planned: {plan.chunk_count} chunks of {plan.chunk[1]} x {plan.chunk[0]} cells, {plan.workers} at a time"
+        chunks = f"{plan.chunk_count} chunks of {plan.chunk[1]} x {plan.chunk[0]} cells, {plan.workers} at a time"
+        _log.info(
+            f"planned: {chunks}, {format_bytes(plan.projected)} of memory projected", extra={"picture": self._picture}
         )
-        _log.info(f"{told}, {format_bytes(plan.projected)} of memory projected", extra={"picture": self._picture})
-        self._heard.planned(job)
+        self._listener.planned(job)
 
     def status(self, line: str) -> None:
-        self._heard.status(line)
+        self._listener.status(line)
 
     @contextmanager
     def stage(self, name: str, total: int, unit: str) -> Iterator[Callable[[int], None]]:
         start = time.perf_counter()
-        with self._heard.stage(name, total, unit) as progress:
+        with self._listener.stage(name, total, unit) as progress:
             yield progress
         took = time.perf_counter() - start
         _log.info("stage finished", extra={"picture": self._picture, "stage": name, "seconds": round(took, 3)})
 
     def chunk(self, stage: StageRun, box: Box, seconds: float) -> None:
         """A chunk of a stage is finished."""
-        told = {"picture": self._picture, "stage": stage.name, "chunk": [box.top, box.bottom, box.left, box.right]}
-        _log.info("chunk finished", extra={**told, "bytes": box.area * stage.cell_bytes, "seconds": round(seconds, 3)})
+        extra = {"picture": self._picture, "stage": stage.name, "chunk": [box.top, box.bottom, box.left, box.right]}
+        _log.info("chunk finished", extra={**extra, "bytes": box.area * stage.cell_bytes, "seconds": round(seconds, 3)})

@@ -1,4 +1,4 @@
-"""What a notebook shows of a finished mosaic: a small picture of it and its figures, and its page in a frame."""
+"""What a notebook shows of a finished mosaic: a small picture and its figures, and its page in a frame."""
 
 import html
 import math
@@ -19,14 +19,16 @@ from hirez_mosaic.settings.writing import PREVIEW_FROM_PX
 from hirez_mosaic.sources import open_source
 
 _SIDE = 800  # px of the picture that is shown, at most
-_UNREADABLE = ("iiif",)  # that no page is made of afterwards
+_UNREADABLE = ("iiif",)  # formats of which no page can be made afterwards
 
 
 @dataclass(frozen=True)
 class MosaicView:
     """A mosaic as a notebook shows it.
 
-    output: its file or folder. size: (width, height), px. preview: a small picture of it; None where there is none.
+    output: its file or folder.
+    size: (width, height), px.
+    preview: a small picture of it; None where there is none.
     figures: for people, by name.
     """
 
@@ -82,7 +84,7 @@ def _of_iiif(output: Path) -> pyvips.Image:
 
 
 def _of_zarr(output: Path) -> pyvips.Image:
-    """The smallest level that is as large as what is shown, or the mosaic."""
+    """The smallest level that is as large as what is shown, or else the mosaic itself."""
     source = open_source(output)
     try:
         large = [number for number, level in enumerate(source.levels) if max(level.size) >= _SIDE] or [0]
@@ -131,8 +133,11 @@ def page_of(
 ) -> Path:
     """Write the page of a finished mosaic; returns its folder.
 
-    folder: NAME.page beside the mosaic where None. templates: folder of the templates; with it and a tile map the page
-    knows every cell. Raises SettingError, and what `make_pages` raises.
+    tile: (width, height) of a template, px.
+    folder: NAME.page beside the mosaic where None.
+    templates: folder of the templates; with it and a tile map the page shows every cell.
+
+    Raises SettingError, and what `make_pages` raises.
     """
     made = output.with_name(f"{output.stem}.page") if folder is None else Path(folder)
     if templates is not None:

@@ -1,7 +1,7 @@
-"""How long the choices of effort take on this machine, from a step in miniature: Eq. 3 of a small window and its
-gradient.
+"""How long fitting and refining will take on this machine.
 
-Both fitting and refining spend nearly all their time in such steps.
+Both spend nearly all their time in steps that compute Eq. 3 of a window and its gradient. One such step is measured, on
+a small window.
 """
 
 import time
@@ -15,8 +15,8 @@ from hirez_mosaic.pixels.geometry import CELL, CellGrid
 from hirez_mosaic.stages.refine import CONTEXT
 from hirez_mosaic.stages.refine import WINDOW as REFINED
 
-_SIDE = 16  # of the window, cells
-_AROUND = 1.3  # what drawing windows, scoring and judging add to the steps; measured
+_SIDE = 16  # side of that window, cells
+_AROUND = 1.3  # factor for drawing windows, scoring and judging, which come on top of the steps; measured
 
 
 def step_seconds(device: torch.device, precision: torch.dtype) -> float:

@@ -1,4 +1,4 @@
-"""Pages of finished mosaics: of tile maps, whose pages show every cell, and of any picture, whose pages show px."""
+"""Pages of finished mosaics: the page of a tile map shows every cell, the page of any other picture its px."""
 
 import time
 from collections.abc import Sequence
@@ -57,10 +57,9 @@ def make_pages(
     jobs: int | None = None,
     listener: Listener | None = None,
 ) -> PagesResult:
-    """Write a page to a folder, in which a browser shows a mosaic; of several mosaics, a gallery of pages.
+    """Write a page to a folder, in which a browser shows a mosaic; for several mosaics, a gallery of pages.
 
-    mosaics: tile maps, .csv, .json or .parquet, of which the page shows every cell, or any pictures, of which it shows
-        the px.
+    mosaics: tile maps, .csv, .json or .parquet, whose pages show every cell, or any pictures, whose pages show px.
     output: the folder.
     templates: folder of templates, which tile maps need.
     source: picture that the mosaic was made of, to which the page fades; the cells' mean colours where None.

@@ -15,7 +15,7 @@ from hirez_mosaic.files.listing import walk
 from hirez_mosaic.pixels.vips import fetch
 from hirez_mosaic.sources import open_whole, reason, size_of
 
-_TOO_SMALL = "is below"  # how the reason against a picture that is too small begins
+_TOO_SMALL = "is below"  # the beginning of the reason why a small picture is left out
 _TRIES = 50  # damaged pictures in a row after which reading gives up
 
 
@@ -84,7 +84,7 @@ class Photos:
             file = self.files[numbers[int(rng.integers(len(numbers)))]]
             try:
                 return self._random_crop(file, rng)
-            except SourceError as error:  # damaged beyond its header: any other picture takes its place
+            except SourceError as error:  # it is damaged behind its header, and any other picture takes its place
                 if file not in self._damaged:
                     self._damaged.add(file)
                     self.left_out.append((file.name, reason(error, file)))

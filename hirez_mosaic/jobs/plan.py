@@ -1,4 +1,4 @@
-"""The plan of a render, made before the first px is read: which chunks, how many at a time, within how many bytes."""
+"""The plan of a render, made before the first px is read: its chunks, how many run at a time, and their memory."""
 
 import math
 from dataclasses import dataclass, replace
@@ -14,30 +14,20 @@ from hirez_mosaic.pixels.geometry import CellGrid
 from hirez_mosaic.stages.encode import ENCODE
 from hirez_mosaic.stages.stage import Setup
 
-_SIDES = (
-    104,
-    96,
-    64,
-    48,
-    32,
-    24,
-    16,
-    8,
-    4,
-    2,
-    1,
-)  # of a chunk, cells: larger halve the halo's share, smaller the memory
+_SIDES = (104, 96, 64, 48, 32, 24, 16, 8, 4, 2, 1)
+"""Sides of chunks, cells. In larger chunks the halo's share is smaller, and smaller chunks need less memory."""
 _LIBRARIES = 192 << 20  # code, reordered weights, and freed memory that the first chunks leave behind; measured
-_PER_WORKER = 48 << 20  # the same for each thread
-_SLACK = 1.15  # what tensors take beyond the sum of their elements; measured
-_SMALL = 32  # chunks below this spend more on their halo than on themselves; rather run fewer at a time
+_PER_WORKER = 48 << 20  # the same, for each thread
+_SLACK = 1.15  # memory of tensors, in parts of that of their elements; measured
+_SMALL = 32  # smaller chunks spend more time on their halo than on themselves, so fewer run at a time instead
 _OF_FREE = "The memory budget of {} (what this process has, and three quarters of what is free)"
 
 
 def make_room(memory: int | None, engine: Engine, shares: int = 1) -> Room:
-    """Room within `memory` bytes; where processes of a cluster run the chunks, in each.
+    """The memory that a render may take, in each process that runs chunks.
 
-    Where nothing is said a quarter of what is free, or three quarters if that is too little.
+    memory: bytes. Where it is None, a quarter of what is free, or three quarters where that is too little.
+    shares: renders at a time that share it.
     """
     process = psutil.Process().memory_info().rss
     if engine.memory is not None and (memory is None or engine.memory < memory):
@@ -59,9 +49,11 @@ def make_room(memory: int | None, engine: Engine, shares: int = 1) -> Room:
 class Plan:
     """How one render will run.
 
-    chunk: (rows, columns) of cells. workers: chunks at a time.
+    chunk: (rows, columns) of cells.
+    workers: chunks at a time.
     overlaps: whether the mosaic is assembled while the last stage that chooses templates is still running.
-    stage_bytes: bytes that the tensors and pictures of each stage take besides what the process and its libraries do.
+    room: the memory that it may take.
+    stage_bytes: bytes that tensors and pictures take in each stage, without the process and its libraries.
     """
 
     grid: CellGrid
@@ -83,7 +75,7 @@ class Plan:
 
     @property
     def projected(self) -> int:
-        """Bytes of memory at the peak of the whole render, and of those at its side."""
+        """Bytes of memory at the peak of the whole render, and of the renders that run beside it."""
         return max(map(self.projected_of, self.stage_bytes))
 
     def projected_of(self, stage: str) -> int:
@@ -103,12 +95,13 @@ class Plan:
 def make_plan(setup: Setup, left: tuple[int, int] | None = None) -> Plan:
     """The largest chunk and the most workers within the budget.
 
-    left: (rows, columns) of the chunks that an earlier start left, which are gone on with whatever the budget then was.
-    Raises BudgetError when not even the smallest chunk (or the one asked for, or left) fits.
+    left: (rows, columns) of the chunks that an earlier start left; their size is kept, whatever the budget was then.
+
+    Raises BudgetError where not even the smallest chunk fits, or the one that is asked for or left.
     """
     spec, grid, room = setup.spec, setup.grid, setup.tools.room
     given = left or (None if spec.chunk is None else (min(spec.chunk, grid.rows), min(spec.chunk, grid.columns)))
-    overlapping = (False,) if spec.rules else (True, False)  # rules change cells anywhere, to the last
+    overlapping = (False,) if spec.rules else (True, False)  # rules may change any cell until they end
     choices = _choices(given and max(given), setup.tools.engine.threads)
     for budget, (workers, side) in product(dict.fromkeys((room.budget, room.most)), choices):
         chunk = given or grid.even_chunk(side, workers, ENCODE.halo(setup), _SMALL)
@@ -144,12 +137,12 @@ def _too_small(plan: Plan, chunk_remedy: str) -> BudgetError:
 
 
 def _whole_mib(size: float) -> str:
-    """`size` bytes as MiB, rounded up: a remedy must be enough, and two sizes that differ must read so."""
+    """`size` bytes in MiB, rounded up: a remedy must be enough, and two different sizes must look different."""
     return f"{math.ceil(size / (1 << 20))} MiB"
 
 
 def _choices(asked: int | None, most: int) -> list[tuple[int, int]]:
-    """(workers, chunk side) from the quickest to the smallest."""
+    """(workers, side of a chunk) to be tried, from the quickest to the smallest. asked: the only side, if not None."""
     workers = sorted({most >> shift for shift in range(most.bit_length())}, reverse=True)
     if asked is not None:
         return [(count, asked) for count in workers]

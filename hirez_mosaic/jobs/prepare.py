@@ -1,4 +1,4 @@
-"""A render before it runs: its tools, its plan, what it may go on with, and who hears how it goes."""
+"""A render before it runs: its checks, its tools, its plan, and what it may take over from an earlier start."""
 
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
@@ -37,11 +37,14 @@ from hirez_mosaic.stages.stage import Setup, Tools
 
 
 def prepare(spec: RenderSpec, listener: Listener, cleanup: ExitStack, tools: Tools | None = None) -> Job:
-    """Open and check everything a render needs, from the cheapest to the dearest; writes nothing but the caches, and an
-    empty workspace.
+    """Open and check everything that a render needs, from the cheapest to the dearest check.
 
-    cleanup: closes what was opened, and gives the workspace free. tools: that it shares with others; its own where
-        None.
+    Writes nothing but the caches. Discards what an earlier start left and this one cannot use.
+
+    cleanup: closes what was opened, and releases the workspace.
+    tools: those that it shares with other renders; its own where None.
+
+    Raises a subclass of HirezMosaicError.
     """
     spec.check_places()
     for path in filter(None, (spec.output, spec.preview, spec.page)):
@@ -76,10 +79,11 @@ def prepare(spec: RenderSpec, listener: Listener, cleanup: ExitStack, tools: Too
 
 @dataclass(frozen=True)
 class _Left:
-    """What an earlier start left. chunk: (rows, columns) of cells in its chunks, None where there is nothing to go on
-    with.
+    """What an earlier start left.
 
-    stale: what is of no use to this start, by stage. note: what to say about that.
+    chunk: (rows, columns) of cells in its chunks; None where nothing of it is of use.
+    stale: names of what is of no use to this start, by stage.
+    note: what to say about that.
     """
 
     chunk: tuple[int, int] | None = None
@@ -90,8 +94,9 @@ class _Left:
 def _left(setup: Setup, place: str, identity: dict[str, Identity]) -> _Left:
     """What an earlier start left in the workspace.
 
-    A workspace that nobody asked for serves a start with other settings as far as its stages are the same.
-    Raises OtherJobError for one that was named and is another job's, and for one of another version.
+    From a hidden workspace, a start with other settings takes over the stages that are the same.
+
+    Raises OtherJobError for a workspace that was named and belongs to another job, and for one of another version.
     """
     found = stored_job(place)
     if found is None:
@@ -130,9 +135,10 @@ def _opened(spec: RenderSpec, listener: Listener, cleanup: ExitStack) -> Source:
 
 
 def make_tools(spec: RenderSpec, listener: Listener, cleanup: ExitStack, at_once: int = 1) -> Tools:
-    """Load everything a render needs that does not depend on its source.
+    """Load everything that a render needs and that does not depend on its source.
 
-    at_once: renders at a time that share memory and cores. cleanup: closes what was opened.
+    cleanup: closes what was opened.
+    at_once: renders at a time that share memory and cores.
     """
     engine = make_engine(spec.scheduler, spec.device, at_once)
     cleanup.callback(engine.close)
@@ -143,9 +149,9 @@ def make_tools(spec: RenderSpec, listener: Listener, cleanup: ExitStack, at_once
     choice.decoder.to(device)
     if choice.note:
         listener.note(choice.note)
-    looks = choice.decoder.reads_features or spec.refine_steps > 0  # else no network is wanted
-    weights = resolve_weights(spec.weights, cache_folder("weights"), listener.note) if looks else {}
-    encoder = make_encoder(weights, device, precision) if looks else VGG16("pool3")
+    needs_network = choice.decoder.reads_features or spec.refine_steps > 0
+    weights = resolve_weights(spec.weights, cache_folder("weights"), listener.note) if needs_network else {}
+    encoder = make_encoder(weights, device, precision) if needs_network else VGG16("pool3")
     return Tools(
         templates,
         weights,
@@ -161,17 +167,21 @@ def make_tools(spec: RenderSpec, listener: Listener, cleanup: ExitStack, at_once
 
 
 def make_engine(scheduler: str | None, device: str, at_once: int = 1) -> Engine:
-    """The engine of a job: threads of this process, or a Dask cluster: the one at an address, or of this host's GPUs
-    where it has several.
+    """The engine of a job: threads of this process, or a Dask cluster.
 
-    at_once: jobs of this process that share its cores. Raises ClusterError, DeviceError.
+    The cluster is the one at an address, or one of this host's GPUs, where there are several.
+
+    scheduler: the address; None for none.
+    at_once: jobs of this process that share its cores.
+
+    Raises ClusterError, DeviceError.
     """
     where = resolve_device("cpu" if scheduler else device)
     gpus = torch.cuda.device_count() if where.type == "cuda" and where.index is None else 0
     if scheduler is None and (gpus < 2 or find_spec("distributed") is None):
         return Threads(where, max(1, cores() // at_once))
     try:
-        cluster = import_module("hirez_mosaic.engine.cluster")  # of what need not be installed
+        cluster = import_module("hirez_mosaic.engine.cluster")  # it imports what need not be installed
     except ModuleNotFoundError as error:
         raise ClusterError(
             "`scheduler` takes the package distributed; install it with pip install 'hirez-mosaic[cluster]'."
@@ -194,5 +204,5 @@ def _identity(setup: Setup) -> dict[str, Identity]:
 
 
 def reading_of(spec: RenderSpec) -> Reading:
-    """What of its source a render reads."""
+    """What a render reads of its source."""
     return Reading(spec.source_page, spec.plane, spec.channel, spec.stretch)

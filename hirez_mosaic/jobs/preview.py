@@ -1,4 +1,4 @@
-"""Which preview a mosaic has: the one that was asked for, or of a large one NAME.preview.jpg beside it."""
+"""The preview of a mosaic: the one that was asked for, or else, for a large mosaic, NAME.preview.jpg beside it."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -11,17 +11,19 @@ ENDING = ".preview.jpg"
 
 
 def default_preview(output: Path) -> Path:
-    """Where the preview of an output is unless another place is named."""
+    """The path of an output's preview, unless another is named."""
     return output.with_name(output.stem + ENDING)
 
 
 def preview_of(
     writing: Writing, size: tuple[int, int], check: Callable[[Path], None], listener: Listener
 ) -> Path | None:
-    """Where the preview goes: to the place that was named, or beside a mosaic of more than 50 Mpx.
+    """The path of the preview: the one that was named, or one beside a mosaic of more than 50 Mpx; None for none.
 
-    size: (width, height) of the mosaic, px. check: raises SettingError for a place where it would be in the way.
-    A file that is there already, and a place where the preview would be in the way, are left alone, with a note.
+    There is no preview, but a note, where a file of its name is there already or it would be in the way.
+
+    size: (width, height) of the mosaic, px.
+    check: raises SettingError for a path where it would be in the way.
     """
     if writing.preview is not None or writing.no_preview or size[0] * size[1] <= PREVIEW_FROM_PX:
         return writing.preview

@@ -1,10 +1,10 @@
 """Print: a mosaic on sheets of paper, or as stickers, at a size in metres.
 
-Whether a face can be seen in a template is told by this rule. 16 px across a face are about what tells whose it is
-(Bachmann, Identification of spatially quantised tachistoscopic images of faces, 1991), and in a portrait a face fills
-about half of the width: 32 px. The eye tells two things apart that are a minute of arc from each other. So a template
-of 32 px or more shows a face up to the distance at which its 32nd part is a minute of arc, 107 times its width; and
-nearer than 25 cm nobody looks.
+The plan says whether a face can be recognised in a template, by this rule. About 16 px across a face are needed to see
+whose it is (Bachmann, Identification of spatially quantised tachistoscopic images of faces, 1991), and in a portrait a
+face fills about half of the width, so a template needs 32 px. The eye separates two things that are a minute of arc
+apart. So a face is recognised up to the distance at which the 32nd part of the template is a minute of arc: 107 times
+its width. Nobody looks from nearer than 25 cm.
 """
 
 import math
@@ -54,10 +54,10 @@ from hirez_mosaic.settings.parsing import MAX_TILE
 from hirez_mosaic.sources import Source, open_source, unpack
 from hirez_mosaic.stages.assemble import Mosaic
 
-_DPI = 300.0  # at which templates are printed, unless it is told
+_DPI = 300.0  # px an inch at which templates are printed, by default
 _FACE_PX = 32
 _ARC_MINUTE = math.radians(1 / 60)
-_NEAREST = 250  # mm, at which people look
+_NEAREST = 250  # mm from which people look, at least
 _BYTES_PER_PX = {"jpeg": 1.7, "deflate": 3.0}
 _PREVIEW_SIDE = 1600
 
@@ -66,8 +66,13 @@ _PREVIEW_SIDE = 1600
 class PrintPlan:
     """What is going to be printed.
 
-    wall: the sheets; of stickers the whole, and the paper that they are on. template: (width, height) of one, px.
-    cells: (columns, rows), where a tile map tells. bytes: of the output, about and at most.
+    wall: the sheets; for stickers, the whole mosaic and their paper.
+    template: (width, height) of a template, px.
+    cells: (columns, rows); None for a picture that is no tile map.
+    stickers: whether stickers are printed.
+    pages: how many there are, the plan among them.
+    bytes: of the output, at most, about.
+    profile: file of a CMYK profile; None for sRGB.
     """
 
     mosaic: Path
@@ -98,8 +103,12 @@ class PrintPlan:
 
 @dataclass(frozen=True)
 class PrintResult:
-    """What came out. pages: all, the plan among them. sheets: (columns, rows) of the wall; None of stickers. dots: px
-    an inch. seconds: of reading and writing.
+    """The result.
+
+    pages: how many there are, the plan among them.
+    sheets: (columns, rows) of the wall; None for stickers.
+    dots: px an inch.
+    seconds: of reading and writing.
     """
 
     output: Path
@@ -144,38 +153,46 @@ def print_sheets(
 ) -> PrintResult:
     """Print a mosaic on sheets that make a wall, or its cells as stickers; the first page is a plan.
 
+    Holds 12 bytes a cell of a tile map, 28 for stickers, and bands of a sheet.
+
     mosaic: any picture, whose px are printed as they are; or a tile map, .csv, .json or .parquet, which is printed in
         px made from its templates.
-    output: a .pdf, or a folder where `format` is "tif". overwrite: replace what is there.
-    templates, background, crop, tint: as in `assemble_tile_map`, for a tile map. tile: of a tile map the shape of a
-        template, of a picture the size of one in it, px.
-    width, height: of the whole print, such as "2m" or "60in"; one of them. dpi: px an inch of a tile map, 300 where
-        None; of a picture, instead of width or height.
-    paper: "A0" to "A6", "letter", "legal", "tabloid", lying as needs fewer sheets, or on its longer side where
-        `landscape`; or "329x483mm", lying so. margin: without print, on each side.
-    overlap: of neighbours, such as "10mm". bleed: print beyond the line where a sheet is cut. One of them.
-    cells: print stickers, numbered, each as often as it is used, and a grid with the numbers, of a tile map.
-    compression: "jpeg" or "deflate", which keeps every px. quality: of JPEG. profile: of CMYK, an ICC file; sRGB where
-        None.
-    jobs: threads that decode templates. listener: hears the plan before the work.
-    Holds 12 bytes a cell of a tile map, 28 for stickers, and bands of a sheet.
+    output: a .pdf, or a folder where `format` is "tif".
+    templates, background, crop, tint: for a tile map, as in `assemble_tile_map`.
+    tile: for a tile map the shape of a template; for a picture the size of a template in it, px.
+    width, height: of the whole print, such as "2m" or "60in"; one of the two.
+    dpi: for a tile map px an inch, 300 where None; for a picture it may be given instead of width or height.
+    paper: "A0" to "A6", "letter", "legal" or "tabloid", which lie in the way that needs fewer sheets; or a size such as
+        "329x483mm", which is not turned.
+    landscape: the paper lies on its longer side.
+    margin: width of the border without print, on each side.
+    overlap: of neighbouring sheets, such as "10mm". It excludes `bleed`.
+    bleed: print beyond the line where a sheet is cut.
+    cells: print the cells of a tile map as numbered stickers, each as often as it is used, and a grid with the numbers.
+    format: "pdf" or "tif".
+    compression: "jpeg" or "deflate", which keeps every px.
+    quality: of JPEG.
+    profile: ICC file of a CMYK profile; sRGB where None.
+    overwrite: replace what is there.
+    jobs: threads that decode templates.
+    listener: hears the plan before the work.
 
     Raises a subclass of HirezMosaicError for whatever is wrong with the input; then nothing is left half-written.
     """
-    settings = dict(locals())  # the parameters and nothing else, for nothing else has a name yet
-    heard, start = settings.pop("listener") or PrintListener(), time.perf_counter()
+    settings = dict(locals())  # of the parameters alone, because nothing else has a name yet
+    listener, start = settings.pop("listener") or PrintListener(), time.perf_counter()
     wanted = PrintSpec.parse(**settings)
     wanted.check()
     check_output(wanted.output, overwrite)
     with ExitStack() as held:
         subject = _mapped(wanted) if wanted.is_map else _picture(wanted, held)
         plan, layout = _planned(wanted, subject)
-        heard.printing(plan)
+        listener.printing(plan)
         check_space(wanted.output.absolute().parent, plan.bytes + subject.scratch_bytes, "print")
         made = held.enter_context(Appearing(wanted.output))
-        opened = subject.open(made.with_name(f"{made.name}-scratch"), heard)
+        opened = subject.open(made.with_name(f"{made.name}-scratch"), listener)
         pages = _pages(plan, layout, opened)
-        with writing("print"), heard.stage("print", len(pages), "pages") as progress:
+        with writing("print"), listener.stage("print", len(pages), "pages") as progress:
             _write(wanted, pages, made, progress)
     sheets = None if plan.stickers else plan.wall.grid
     return PrintResult(wanted.output, len(pages), sheets, plan.wall.dots, time.perf_counter() - start)
@@ -183,7 +200,7 @@ def print_sheets(
 
 @dataclass(frozen=True)
 class _Opened:
-    """What is printed, ready to be read. preview: (height, width, 3). mosaic: where a tile map tells of it."""
+    """What is printed, ready to be read. preview: (height, width, 3) uint8. mosaic: None where there is no tile map."""
 
     px: Readable
     preview: NDArray[np.uint8]
@@ -192,8 +209,14 @@ class _Opened:
 
 @dataclass(frozen=True)
 class _Subject:
-    """What is printed, before much is read. density: px a mm. template: (width, height), px. cells: (columns, rows),
-    where a tile map tells. open: makes it ready, with scratch files in a folder that is not there yet.
+    """What is printed, before much of it is read.
+
+    size: (width, height), px.
+    density: px a mm.
+    template: (width, height), px.
+    cells: (columns, rows); None where there is no tile map.
+    scratch_bytes: of files that are needed meanwhile.
+    open: makes it ready, with scratch files in a new folder.
     """
 
     size: tuple[int, int]
@@ -205,7 +228,7 @@ class _Subject:
 
 
 def _picture(wanted: PrintSpec, held: ExitStack) -> _Subject:
-    """A picture, whose px are as they are."""
+    """A picture, whose px are printed as they are."""
     path = wanted.mosaic
     if not path.exists():
         raise SourceNotFoundError(f"There is no mosaic or tile map {path}.")
@@ -235,7 +258,7 @@ def _small(source: Source) -> NDArray[np.uint8]:
 
 
 def _mapped(wanted: PrintSpec) -> _Subject:
-    """A tile map, whose px are made at the size that the print wants."""
+    """A tile map, whose px are made at the size that the print needs."""
     path, folder = wanted.mosaic, Path(wanted.templates or "")
     if not path.is_file():
         raise TileMapError(f"There is no tile map {path}.")
@@ -265,13 +288,12 @@ def _check_templates(path: Path, folder: Path, names: frozenset[str]) -> None:
     if gone:
         raise TileMapError(
             f"{len(gone):,} of the {len(names):,} templates that the tile map {path} names are not in {folder}, "
-            f"{min(gone)} "
-            "for one; name the folder that it was made of, or put them back."
+            f"{min(gone)} for one; name the folder that it was made of, or put them back."
         )
 
 
 def _tile(wanted: PrintSpec, columns: int, rows: int) -> tuple[tuple[int, int], Fraction]:
-    """((width, height) of a template, px; px a mm) at which no fewer dots an inch are reached than are wanted."""
+    """((width, height) of a template, px; px a mm) at which the print has at least the dots an inch that are wanted."""
     dots, (wide, high) = Fraction(wanted.dpi or _DPI), wanted.tile
     cell = wanted.width / columns if wanted.width else Fraction(wanted.height or 1) / rows * wide / high  # mm across
     width = math.ceil(cell / INCH * dots)
@@ -297,8 +319,18 @@ def _planned(wanted: PrintSpec, subject: _Subject) -> tuple[PrintPlan, StickerPa
         wall = laid(subject.size, density, wanted.paper, wanted.turnable, overlap, bleed)
         pages, px = 1 + math.prod(wall.grid), wall.px
     a_px = _BYTES_PER_PX[wanted.compression] * wanted.ink.channels / 3
-    told = wanted.mosaic, wanted.output, wall, subject.template, subject.cells, wanted.cells, pages
-    return PrintPlan(*told, int(px * a_px) + (1 << 20), wanted.ink.profile), layout
+    plan = PrintPlan(
+        mosaic=wanted.mosaic,
+        output=wanted.output,
+        wall=wall,
+        template=subject.template,
+        cells=subject.cells,
+        stickers=wanted.cells,
+        pages=pages,
+        bytes=int(px * a_px) + (1 << 20),
+        profile=wanted.ink.profile,
+    )
+    return plan, layout
 
 
 def _pages(plan: PrintPlan, layout: StickerPaper | None, opened: _Opened) -> list[Page]:

@@ -1,4 +1,4 @@
-"""What a print is asked for: parsed, and checked before any work."""
+"""The settings of a print, parsed, and checked before any work."""
 
 from dataclasses import dataclass
 from fractions import Fraction
@@ -16,7 +16,7 @@ FORMATS = ("pdf", "tif")
 
 @dataclass(frozen=True)
 class PrintSpec:
-    """What was asked for, parsed. Lengths are in mm."""
+    """The settings of a print, parsed. Lengths are in mm; `print_sheets` documents each."""
 
     mosaic: Path
     output: Path
@@ -41,7 +41,7 @@ class PrintSpec:
 
     @classmethod
     def parse(cls, **given: Any) -> Self:
-        """Raises SettingError for text that is no length, paper, colour and so on."""
+        """The settings as people give them, parsed. Raises SettingError for text that is no length, paper or colour."""
 
         def length(name: str) -> Fraction | None:
             return None if given[name] is None else parse_length(given[name], name)
@@ -107,15 +107,15 @@ class PrintSpec:
             raise SettingError(f"The number of jobs is {self.jobs}; use 1 or more.")
 
     def _check_size(self) -> None:
-        told = [one for one in (self.width, self.height) if one is not None]
+        given = [one for one in (self.width, self.height) if one is not None]
         if not self.is_map and self.dpi is not None:
-            told.append(Fraction(1))
-        if len(told) != 1:
+            given.append(Fraction(1))
+        if len(given) != 1:
             others = "" if self.is_map else ", or `dpi`, which settle each other for a picture's px"
             raise SettingError(
-                f"The size of the print is told {len(told)} times; give one of `width` and `height`{others}."
+                f"The size of the print is given {len(given)} times; give one of `width` and `height`{others}."
             )
-        if min(told) == 0:
+        if min(given) == 0:
             raise SettingError("The print is 0 mm wide or high; use for example `width=2m`.")
 
     def _check_places(self) -> None:

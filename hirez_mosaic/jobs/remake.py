@@ -1,6 +1,4 @@
-"""A mosaic made again from its tile map, without matching: swap a picture, ban one, change tile size, tint or format in
-seconds.
-"""
+"""A mosaic made again from its tile map, without choosing: with another template, tile size, tint or format."""
 
 import time
 from collections.abc import Sequence
@@ -34,8 +32,11 @@ from hirez_mosaic.templates.names import read_ban
 
 @dataclass(frozen=True)
 class AssembleResult:
-    """What came out. size: (width, height), px. cells: (columns, rows). seconds: of reading the map and writing the
-    mosaic.
+    """The result.
+
+    size: (width, height), px.
+    cells: (columns, rows).
+    seconds: of reading the map and writing the mosaic.
     """
 
     output: Path
@@ -76,12 +77,15 @@ def assemble_tile_map(
 ) -> AssembleResult:
     """Make the mosaic that a tile map describes.
 
-    tile_map: .csv, .json or .parquet, as `render` writes it and people edit it.
-    tint: for all cells, instead of the map's. ban: file of templates in whose place their runner-up is taken.
-    page: folder to write a page to, which fades to the cells' mean colours. The rest is as in `render`. Holds 12 bytes
-    a cell, and what assembly takes.
+    Holds 12 bytes a cell, and what assembling takes.
 
-    Raises TileMapError for a map that cannot be used, another subclass of HirezMosaicError for other wrong input.
+    tile_map: .csv, .json or .parquet, as `render` writes it and people edit it.
+    tint: for all cells, instead of the map's.
+    ban: file of templates that are replaced by their runner-up.
+    page: folder to write a page to, which fades to the cells' mean colours.
+    The rest is as in `render`.
+
+    Raises TileMapError for a map that cannot be used, and another subclass of HirezMosaicError for other wrong input.
     """
     listener, start = listener or Listener(), time.perf_counter()
     paths = {"output": output, "preview": preview, "page": page, "ban": ban, "templates": templates}
@@ -140,7 +144,7 @@ def _check_preview(writing: Writing, read: list[Place], templates: Path, preview
 
 
 def mosaic_of(read: TileMap) -> Mosaic:
-    """What a tile map describes."""
+    """The mosaic that a tile map describes."""
     tint = Tint.of(read.templates, read.colours, read.tint) if read.tint.any() else None
     return Mosaic(read.index_map, read.templates, tint)
 

@@ -1,4 +1,4 @@
-"""The stages of a render, in their order. Plan, disk, identity and what is kept of an earlier start follow from it."""
+"""The stages of a render, in their order. Plan, disk, identity and what is kept of earlier starts follow from them."""
 
 from collections.abc import Collection
 
@@ -45,9 +45,11 @@ def identity_of(spec: RenderSpec, tools: Tools) -> dict[str, Identity]:
 
 
 def stale_stages(different: Collection[str]) -> dict[str, tuple[str, ...]]:
-    """What stages left that is of no use once others, by their names, are decided anew: names by stage, in order.
+    """The stages whose results are of no use after some stages changed, with the names of what they left, in order.
 
-    Those are the stages themselves, and all that read what they leave.
+    These are the changed stages themselves, and all stages that read what such stages leave.
+
+    different: names of the stages that something else decides now.
     """
     stale: dict[str, tuple[str, ...]] = {}
     gone: set[str] = set()
@@ -65,9 +67,9 @@ def run_at_once(name: str) -> set[str]:
 
 
 def candidates_kept(spec: RenderSpec, templates: TemplateSet) -> int:
-    """Choices a cell that decode keeps: as many as any later stage chooses from."""
+    """How many choices a cell decode keeps: as many as any later stage chooses from."""
     ruled = rules.KEPT if spec.rules else 1
-    mapped = 1 if spec.tile_map is None else 2 * (1 + spec.mirror) * (1 + 3 * spec.rotate)  # the runner-up is another
-    poses = 2 if len(templates.poses) > 1 else 1  # of which several of one template may be among the best
+    mapped = 1 if spec.tile_map is None else 2 * (1 + spec.mirror) * (1 + 3 * spec.rotate)  # with a runner-up
+    poses = 2 if len(templates.poses) > 1 else 1  # several poses of one template may be among the best
     near = together.KEPT * poses if spec.together else 1
     return min(len(templates), max(refine.KEPT if spec.refine_steps else 1, ruled, mapped, near))

@@ -1,4 +1,4 @@
-"""The templates a job chooses from: out of the cache or decoded into it, without banned and doubled ones."""
+"""The templates that a job chooses from: from the cache or decoded into it, without banned and doubled ones."""
 
 import re
 from collections.abc import Iterator, Sequence
@@ -15,12 +15,13 @@ from hirez_mosaic.templates import TemplateSet, load_templates
 from hirez_mosaic.templates.duplicates import count_copies, near_duplicates
 from hirez_mosaic.templates.names import check_names, read_ban, read_names, without
 
-_MOST_NOTES = 5  # kinds of notes that are told of templates
+_MOST_NOTES = 5  # kinds of notes on templates, at most
 
 
 def chosen_templates(spec: RenderSpec, listener: Listener) -> TemplateSet:
-    """The templates a render chooses from: those of the folder without banned ones and near-duplicates, in all poses
-    allowed.
+    """The templates that a render chooses from, in all poses that are allowed.
+
+    They are those of the folder without banned ones and, where that is asked for, near-duplicates.
     """
     banned = frozenset() if spec.ban is None else read_ban(spec.ban)
     every = cached_templates(
@@ -54,9 +55,9 @@ def cached_templates(
     strict: bool = False,
     only: frozenset[str] | None = None,
 ) -> TemplateSet:
-    """The templates of a folder out of the cache or decoded into it; the listener hears what was skipped and left out.
+    """The templates of a folder, from the cache or decoded into it. What was skipped and left out is noted.
 
-    only: names of those that are wanted; all where None.
+    only: names of the templates that are wanted; all where None.
 
     Raises TemplateError, besides what `load_templates` raises, where `strict` and a file cannot be read.
     """
@@ -81,7 +82,7 @@ def cached_templates(
 
 
 def _in_lines(folder: Path, notes: Sequence[tuple[str, str]]) -> Iterator[str]:
-    """A line for each kind of note (name, phrase), notes that differ in numbers alone being of one kind."""
+    """A line for each kind of note (name, phrase). Notes that differ in numbers alone are of one kind."""
     kinds: dict[str, list[tuple[str, str]]] = {}
     for name, phrase in notes:
         kinds.setdefault(re.sub(r"[\d.,-]+", "", phrase), []).append((name, phrase))
@@ -91,8 +92,9 @@ def _in_lines(folder: Path, notes: Sequence[tuple[str, str]]) -> Iterator[str]:
 
 
 def check_readable(folder: Path, unreadable: Sequence[tuple[str, str]], listener: Listener, strict: bool) -> None:
-    """Tell the listener of files (name, reason) that cannot be read. Raises TemplateError where `strict` and there is
-    one.
+    """Tell the listener which files (name, reason) cannot be read.
+
+    Raises TemplateError where `strict` is set and there is such a file.
     """
     if unreadable and strict:
         name, why = unreadable[0]

@@ -1,4 +1,4 @@
-"""Progress as plain lines of text, for notebooks, log files and terminals that know nothing else."""
+"""Progress as plain lines of text, for notebooks, log files and plain terminals."""
 
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -13,7 +13,7 @@ _NAMED = 5  # unreadable files that are named, at most
 
 
 class TextListener(Listener):
-    """Tells how a render goes: a line for the plan, for each note, as each stage ends, and now and then while it runs.
+    """Writes a line for the plan, for each note, at the end of each stage, and now and then while a stage runs.
 
     write: what to call with each line; `print` where None, which is what a notebook shows.
     every: seconds between two lines of a stage that is running.
@@ -41,14 +41,14 @@ class TextListener(Listener):
 
     @contextmanager
     def stage(self, name: str, total: int, unit: str) -> Iterator[Callable[[int], None]]:
-        start = told = time.monotonic()
+        start = last_line = time.monotonic()
         done = 0
 
         def progress(more: int) -> None:
-            nonlocal done, told
+            nonlocal done, last_line
             done += more
-            if (now := time.monotonic()) - told >= self._every:
-                told = now
+            if (now := time.monotonic()) - last_line >= self._every:
+                last_line = now
                 self._write(f"{name}: {done / max(1, total):.0%} after {now - start:,.0f} s")
 
         yield progress

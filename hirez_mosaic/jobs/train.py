@@ -150,14 +150,20 @@ def train(
     home = output.with_name(f"{output.name}.training")
     _check_places(output, home, folders, resume, overwrite)
     shared = Shared(**parse_settings(settings))
-    exclude, strict = shared.exclude, shared.strict
     where = resolve_device(shared.device)
     dtype = resolve_precision(shared.precision, where)
     found = cached_templates(
-        folders[0], parse_tile(tile), shared.background, shared.crop, listener, exclude=exclude, strict=strict
+        folders[0],
+        parse_tile(tile),
+        shared.background,
+        shared.crop,
+        listener,
+        exclude=shared.exclude,
+        strict=shared.strict,
     )
-    with closing(Photos(folders[1], CROP_SIDE, seed, cores(), exclude)) as photos:
-        check_readable(folders[1], photos.unreadable if strict else photos.left_out, listener, strict)
+    with closing(Photos(folders[1], CROP_SIDE, seed, cores(), shared.exclude)) as photos:
+        unused = photos.unreadable if shared.strict else photos.left_out
+        check_readable(folders[1], unused, listener, shared.strict)
         vgg = resolve_weights(shared.weights, cache_folder("weights"), listener.note)
         training = _Training(choices, found, photos, vgg, where, dtype, home, listener)
         with shared_cores(1):

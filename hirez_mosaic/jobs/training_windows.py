@@ -13,7 +13,7 @@ from hirez_mosaic.nets.vgg import VGG16
 from hirez_mosaic.pixels.geometry import CELL, Box
 from hirez_mosaic.stages.encode import encode, second_moments, stored
 
-_REUSE = 4  # steps that take other windows out of the same crops, where windows are smaller than crops
+_REUSE = 4  # steps that cut windows out of the same crops, where windows are smaller than crops
 _JUDGED = 4  # pictures kept for judging
 
 

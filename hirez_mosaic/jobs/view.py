@@ -1,8 +1,8 @@
 """View: a mosaic file or a page in the browser of this machine, served on loopback alone.
 
-Tiles of pictures are cut when the browser asks for them; nothing is written, except what must be unpacked. The files of
-the page are served, and the tiles of a Deep Zoom pyramid, and nothing else: a name that leads elsewhere, by `..`, by an
-escape or by a link, is not found.
+Tiles of pictures are cut when the browser asks for them. Nothing is written but a picture that must be unpacked. The
+files of the page and the tiles of a Deep Zoom pyramid are served, and nothing else: a name that leads elsewhere, by
+`..`, by an escape or by a link, is not found.
 """
 
 import re
@@ -185,7 +185,9 @@ class _Server(ThreadingHTTPServer):
 
     daemon_threads = True
     allow_reuse_address = True
-    request_queue_size = 128  # a browser asks for many tiles at once; of more than are waiting it hears "reset"
+    request_queue_size = (
+        128  # requests that may wait: a browser asks for many tiles at once, and further ones would be reset
+    )
 
     def __init__(self, port: int, find: Find) -> None:
         super().__init__(("127.0.0.1", port), _Handler)

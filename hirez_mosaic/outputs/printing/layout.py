@@ -101,8 +101,8 @@ def check_room(paper: Paper) -> None:
     """Raise SettingError where the margins leave no room."""
     if min(paper.room) <= 0:
         raise SettingError(
-            f"The paper of {format_size(paper.size)} is smaller than its margins of {float(paper.margin):g} mm on every "
-            "side; use larger paper, or a smaller `margin`."
+            f"The paper of {format_size(paper.size)} is smaller than its margins of {float(paper.margin):g} mm on "
+            "every side; use larger paper, or a smaller `margin`."
         )
 
 
