@@ -34,14 +34,19 @@ from hirez_mosaic.stages.tint import Tint
 
 @dataclass(frozen=True)
 class RenderResult:
-    """What came out.
+    """The result.
 
-    output: the mosaic. size, source_size: its (width, height), and the source's, px. cells: (columns, rows).
+    output: the mosaic.
+    size, source_size: (width, height) of the mosaic and the source, px.
+    cells: (columns, rows).
+    skipped_templates: (name, reason) of each file that could not be read.
+    distinct_templates: how many templates were used.
+    rules_cost: how far the templates' mean colours are from those of their cells, Delta E in CIELAB, on average:
+        (without, under) the rules for repeating templates; None where there are no rules.
     chunk: (columns, rows) of cells.
-    distinct_templates: how many were used. projected_bytes: of memory, before the work.
-    rules_cost: (without, under) the rules for repeating templates, how far the templates' mean colours are from their
-        cells', Delta E in CIELAB, a mean over all cells.
-    seconds: wall time by stage, in order. peak_bytes: the process's peak resident memory up to the end of each stage.
+    projected_bytes: memory that was projected before the work.
+    seconds: wall time by stage, in order.
+    peak_bytes: the process's peak resident memory up to the end of each stage.
     """
 
     output: Path
@@ -98,11 +103,14 @@ class RenderResult:
         height: int = 600,
         overwrite: bool = False,
     ) -> ShownPage:
-        """The page of this mosaic, which a notebook shows in a frame of so many px.
+        """The page of this mosaic, which a notebook shows in a frame.
 
-        The page that the render wrote where it did; else one is written.
-        folder: where to; NAME.page beside the mosaic where None. templates: their folder, with which the page knows
-            every cell, where the render wrote a tile map. overwrite: replace a page that is there.
+        It is the page that the render wrote; where it wrote none, one is written.
+
+        folder: of the page; NAME.page beside the mosaic where None.
+        templates: their folder. With it, and with a tile map of the render, the page shows every cell.
+        height: of the frame, px.
+        overwrite: replace a page that is there.
 
         Raises a subclass of HirezMosaicError where no page can be made.
         """
@@ -123,66 +131,72 @@ def render(
 ) -> RenderResult:
     """Make a photomosaic of `source` from the pictures in the folder `templates`.
 
-    source: a picture: TIFF of any kind, Zarr array or group, or anything libvips reads.
+    source: a picture: TIFF of any kind, Zarr array or group, or anything that libvips reads.
     tile: template size, px: 32, "32" or "48x32", or (width, height).
-    output: its suffix chooses the format (.tif .dzi .png .jpg .webp .zarr .iiif); SOURCE-stem.mosaic.tif here where
-        None.
-    scale: mosaic px per source px, 1 where None; cells = ceil(source px x scale / tile). columns: cells across,
-        instead.
+    output: its suffix chooses the format (.tif .dzi .png .jpg .webp .zarr .iiif); SOURCE-stem.mosaic.tif in the current
+        folder where None.
+    scale: mosaic px per source px, 1 where None; there are ceil(source px x scale / tile) cells.
+    columns: cells across, instead of `scale`.
     decoder: "auto" (a trained one of these templates from the cache, else "residual"), "residual" (nearest template as
         the eye sees it, which a fit adapts to the source), "l2" or "ssim" (nearest neighbours), "paper" (untrained:
         Xavier weights) or a decoder file.
-    choose: "together" (each cell with its neighbours, see `together`), "alone" (each cell's best score), or "auto":
-        together, but for the decoders "l2" and "ssim".
-    effort: "quick", "better" (refine=15) or "best" (fit=100, refine=15), for those of the next two that are None.
+    choose: "together" (each cell with its neighbours, see `together`), "alone" (each cell's best score), or "auto"
+        (together, except for the decoders "l2" and "ssim").
+    effort: "quick", "better" (refine=15) or "best" (fit=100, refine=15), for whichever of the next two is None.
     fit: steps of fitting the residual decoder to the source.
     refine: steps of optimising the scores of each cell's 64 best templates.
-    far_weight: of the far view in fitting; 0 is the paper's loss.
-    device: "auto", "cpu", "cuda" or "cuda:N". precision: of the encoder: "auto", "float32" or "bfloat16".
-    chunk: cells a side of a chunk; as large as the memory budget allows where None.
-    memory: bytes, or "2GiB"; a quarter of what is free where None.
-    workspace: folder, or URL that fsspec knows, to keep what every stage left; where None a hidden folder beside the
-        output, removed when the mosaic is made. A render that finds what an earlier start of the same job left there
-        goes on with its last finished chunk.
+    far_weight: weight of the far view in a fit; 0 is the paper's loss.
+    device: "auto", "cpu", "cuda" or "cuda:N".
+    precision: number format of the encoder: "auto", "float32" or "bfloat16".
+    chunk: side of a chunk, cells; as large as the memory budget allows where None.
+    memory: memory budget: bytes, or text such as "2GiB"; a quarter of what is free where None.
+    workspace: folder, or URL that fsspec knows, in which the results of all stages are kept. Where None, it is a hidden
+        folder beside the output, which is removed when the mosaic is made. A render that finds results of an earlier
+        start of the same job there goes on from the last finished chunk.
     restart: discard what an earlier start left.
     scheduler: address of a Dask cluster whose workers run the chunks, such as "tcp://host:8786"; threads of this
-        process where None.
+        process run them where None.
     overwrite: replace an output that is there.
-    background: under transparent px of source and templates: a name, "#rrggbb" or (r, g, b).
-    crop: what stays of templates that are not of the tile's shape: "centre"; "attention", as libvips sees it; or
-        "faces", their eyes in the upper third.
-    compression: of a TIFF: "jpeg" (the default), "deflate", "lzw", "webp" or "none". quality: of JPEG and WebP, 90
-        where None.
-    dpi: dots an inch that the file tells, 300 where None.
+    background: colour under transparent px of source and templates: a name, "#rrggbb" or (r, g, b).
+    crop: which part is kept of templates that have another shape than the tile: "centre"; "attention", as libvips sees
+        it; or "faces", with their eyes in the upper third.
+    compression: of a TIFF: "jpeg" (the default), "deflate", "lzw", "webp" or "none".
+    quality: of JPEG and WebP, 90 where None.
+    dpi: dots an inch that the file names, 300 where None.
     cog: lay a TIFF out as a Cloud Optimized GeoTIFF, whose levels are pages of their own.
     iiif: address of the folder in which a .iiif will be served; "http://localhost:8000" where None.
-    preview: also write the mosaic at 1,600 px on its longer side. Of more than 50 Mpx it is written in any case, to
-        NAME.preview.jpg beside the output, where no such file is. no_preview: not even then.
-    max_uses: of one template. min_distance: cells that lie between two uses of it in every direction.
-    unique: the same as max_uses=1. no_repeat_neighbours: as min_distance=1. See `rules` for how these are kept.
-    min_uses: of every template. use_all: the same as min_uses=1.
-    prefer: text file of templates that are wanted most, one path below the template folder a line; they are taken where
-        they are nearly as good as others.
-    tint: how far each placed template's mean colour moves towards the source's, in CIELAB, 0 to 1.
-    mirror, rotate: use templates mirrored left to right, and turned by quarters, too.
-    tile_map: .csv, .json or .parquet file to write the tile map to, see `tilemap`.
+    preview: also write the mosaic at 1,600 px on its longer side. A mosaic of more than 50 Mpx always has a preview,
+        NAME.preview.jpg beside the output, unless such a file is there.
+    no_preview: write no preview of a large mosaic.
+    max_uses: largest number of uses of a template.
+    min_distance: cells that lie between two uses of a template, in every direction. See `rules` for how rules are kept.
+    unique: the same as max_uses=1.
+    no_repeat_neighbours: the same as min_distance=1.
+    min_uses: least number of uses of every template.
+    use_all: the same as min_uses=1.
+    prefer: text file of the templates to prefer, one path below the template folder a line; they are taken where they
+        are nearly as good as others.
+    tint: how far the mean colour of each placed template moves towards the source's, in CIELAB, 0 to 1.
+    mirror, rotate: also use templates mirrored left to right, and turned by quarters.
+    tile_map: .csv, .json or .parquet file to write the tile map to, see `outputs.tile_map`.
     ban: text file of templates to leave out, one path below the template folder a line.
-    dedupe: leave out templates that are at most so many levels of 255 (RMS at 8 x 8 px) from an earlier one.
+    dedupe: leave out templates that differ from an earlier one by at most so many levels of 255 (RMS at 8 x 8 px).
     jobs: threads that decode templates; all cores where None.
-    max_source_px: that a source's header may claim.
-    source_page: of a source that holds several pictures: page of a document, frame of an animation, image of a
+    max_source_px: a source whose header says more px is refused.
+    source_page: which picture of a source that holds several: page of a document, frame of an animation, image of a
         microscope's file; from 1.
-    plane: of a source that is a stack in depth or time; from 1, in the file's order.
-    channel: of a source, from 1, to be shown as grey. Where it is None, 1 or 3 channels are grey or RGB; of others that
-        are no opacity the first is shown, and noted.
-    stretch: make nearly the darkest samples of a source black and nearly the lightest white; for data of science.
+    plane: which plane of a source that is a stack in depth or time; from 1, in the file's order.
+    channel: which channel of a source to use, as grey, from 1. Where it is None, 1 or 3 channels are grey or RGB. Of
+        other numbers of channels, opacity aside, the first is used, with a note.
+    stretch: make nearly the darkest samples of a source black and nearly the lightest white; for scientific data.
     exclude: patterns of template files to leave out, by name, or with a slash by path below the folder.
     strict: raise TemplateError for a template file that cannot be read, instead of a note.
-    weights: file with VGG-16's weights; cache, package index and model hub where None.
-    page: folder to write a page to, in which a browser shows the mosaic and knows every template in it.
-    anonymous: leave the names of templates out of it. thumbnails: px at which it shows a template, at most, on the
-        longer side; where None 160, or as large as in the mosaic.
-    listener: hears plan and progress.
+    weights: file with VGG-16's weights; cache, package index and model hub are tried where None.
+    page: folder to write a page to, in which a browser shows the mosaic and every template in it.
+    anonymous: leave the names of templates out of the page.
+    thumbnails: px of the longer side at which the page shows a template alone, at most; where None 160, or its size in
+        the mosaic where that is larger.
+    listener: is told the plan and the progress.
 
     Raises a subclass of HirezMosaicError for whatever is wrong with the input; then no output is touched.
     """
@@ -198,8 +212,10 @@ def run_render(
 ) -> RenderResult:
     """Prepare, plan and run one render, or go on with one that was broken off.
 
-    tools: that it shares with others; its own where None. finished: called when the mosaic is there, before the
-        workspace is removed.
+    tools: those that it shares with other renders; its own where None.
+    finished: called when the mosaic is there, before the workspace is removed.
+
+    Raises a subclass of HirezMosaicError.
     """
     listener = Logged(listener, spec.source)
     with ExitStack() as cleanup:
@@ -226,7 +242,7 @@ def run_render(
             raise
         try:
             finished(result)
-        except OSError:  # a disk that is full may not be so without the workspace
+        except OSError:  # a full disk may have room without the workspace
             _forget(job, listener)
             finished(result)
         _forget(job, listener)
@@ -234,10 +250,12 @@ def run_render(
 
 
 def look_ahead(spec: RenderSpec, listener: Listener, tools: Tools, beside: Job) -> None:
-    """Unpack and ingest the source of a render that comes later, which finds it done; while the render `beside` runs.
+    """Unpack and ingest the source of a later render, while the render `beside` runs.
 
-    Nothing is done where memory or disk would not do for both.
-    Raises what `run_render` would, and leaves the workspace as it is then.
+    Does nothing where there is not enough memory for both.
+
+    Raises what `run_render` would, and DiskSpaceError where the disk has no room for both; the workspace then stays as
+    it is.
     """
     listener = Logged(listener, spec.source)
     with ExitStack() as cleanup:
@@ -252,7 +270,7 @@ def look_ahead(spec: RenderSpec, listener: Listener, tools: Tools, beside: Job) 
 
 
 def _forget(job: Job, listener: Listener) -> None:
-    """Remove a workspace that nobody asked for."""
+    """Remove the workspace, unless one was named."""
     if job.spec.workspace is None:
         try:
             discard(job.place)
@@ -261,16 +279,18 @@ def _forget(job: Job, listener: Listener) -> None:
 
 
 def forget_killed(spec: RenderSpec, tools: Tools) -> None:
-    """Remove the workspace of a render whose mosaic is there, which was killed before it could do so."""
+    """Remove the workspace of a render that was killed after its mosaic was there."""
     place = hidden_workspace(spec.output)
     if spec.workspace is None and place.exists():
-        named = replace(spec, overwrite=True, workspace=str(place))  # so that one of another job is refused, and stays
+        named = replace(
+            spec, overwrite=True, workspace=str(place)
+        )  # named, so that the workspace of another job is refused and stays
         with suppress(HirezMosaicError), ExitStack() as cleanup:
             discard(prepare(named, Listener(), cleanup, tools).place)
 
 
 def _run_stages(job: Job, workspace: Workspace, listener: Logged) -> RenderResult:
-    """Choose and assemble. All outputs appear at the end, so that a start that is broken off leaves none of them."""
+    """Choose and assemble. All outputs appear at the end, so a start that is broken off leaves none of them."""
     spec, clock, templates = job.spec, Clock(job, listener), job.tools.templates
     chosen = choose(job, workspace, clock, listener)
     tint = Tint.of(templates, chosen.colours, spec.tint) if spec.tint else None
@@ -301,7 +321,7 @@ def _run_stages(job: Job, workspace: Workspace, listener: Logged) -> RenderResul
 
 
 def _assemble(job: Job, chosen: Chosen, tint: Tint | None, made: Path, clock: Clock) -> None:
-    """Write the mosaic, while the last stages run where they have yet to do so."""
+    """Write the mosaic; stages that have yet to run do so meanwhile."""
     spec = job.spec
 
     def write(index_map: Any, progress: Callable[[int], None]) -> None:
@@ -323,7 +343,7 @@ def _contents(job: Job, workspace: Workspace, mosaic: Mosaic) -> Contents:
 
 
 def _counted(cells: Iterator[Any], progress: Callable[[int], None]) -> Iterator[Any]:
-    """The cells, of which `progress` learns a thousand at a time."""
+    """The cells; progress is called for each thousand."""
     for number, cell in enumerate(cells, 1):
         yield cell
         if number % 1024 == 0:
