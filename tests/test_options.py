@@ -27,7 +27,8 @@ from hirez_mosaic.jobs import remake as assembling
 from hirez_mosaic.jobs import render as rendering
 from hirez_mosaic.jobs import train as training
 from hirez_mosaic.jobs import view as viewing
-from hirez_mosaic.settings.spec import RenderSpec, parse_settings
+from hirez_mosaic.settings.shared import Shared, SharedSettings
+from hirez_mosaic.settings.spec import RenderSettings, RenderSpec, parse_settings
 
 FUNCTIONS: dict[str, Callable[..., Any]] = {
     "render": rendering.render,
@@ -190,6 +191,13 @@ GIVEN = {
     "plane": 2,
     "page": "wall",
 }
+
+
+def test_what_train_and_compare_share_with_a_render_means_the_same_there() -> None:
+    renders, hints = {field.name: field for field in fields(RenderSpec)}, typing.get_type_hints(RenderSettings)
+    assert typing.get_type_hints(SharedSettings) == {field.name: hints[field.name] for field in fields(Shared)}
+    for field in fields(Shared):
+        assert (field.default, field.type) == (renders[field.name].default, renders[field.name].type), field.name
 
 
 def test_every_setting_of_render_reaches_the_spec_in_its_own_type(monkeypatch: pytest.MonkeyPatch) -> None:
