@@ -27,14 +27,14 @@ _log = logging.getLogger("hirez_mosaic")
 
 
 class BatchListener(Listener):
-    """Hears how a batch goes; this one keeps quiet. What is called for one picture comes from any thread."""
+    """Hears how a batch goes; this one does nothing. Any thread may call the methods for one picture."""
 
     def begun(self, pictures: int) -> None:
         """Work on so many pictures begins."""
 
     @contextmanager
     def picture(self, source: str) -> Iterator[Listener]:
-        """One picture is worked on within; yields what hears how that goes."""
+        """A context in which one picture is worked on; yields the listener of that."""
         yield Listener()
 
     def ended(self, outcome: Outcome) -> None:
@@ -46,7 +46,7 @@ class _StoppedError(Exception):
 
 
 class _Stoppable(Listener):
-    """Passes on what it hears of one picture, and ends its render by an error when it must stop.
+    """Passes everything on to the listener of one picture, and ends its render by an error when it must stop.
 
     stops: says of the name of the running stage, or of "", whether to stop.
     planned: called with the job before its work begins.

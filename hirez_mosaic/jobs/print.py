@@ -119,7 +119,7 @@ class PrintResult:
 
 
 class PrintListener(Listener):
-    """Hears how a print goes; this one keeps quiet."""
+    """Hears how a print goes; this one does nothing."""
 
     def printing(self, plan: PrintPlan) -> None:
         """The plan is made and the work begins."""

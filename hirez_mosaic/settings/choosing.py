@@ -177,7 +177,7 @@ class Choosing:
 
     @property
     def together(self) -> bool:
-        """Whether cells are chosen together with their neighbours; the pure baselines are not unless they are told."""
+        """Whether cells are chosen together with their neighbours. For the pure baselines that must be asked for."""
         return self.choose == "together" or (self.choose == "auto" and self.decoder not in kinds_alone())
 
     @property

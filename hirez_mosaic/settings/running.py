@@ -7,7 +7,7 @@ from typing import TypedDict
 from hirez_mosaic.errors import SettingError
 
 MAX_SOURCE_PX = 10**12
-"""Px that a header is believed: the largest photograph there is, of Rembrandt's Night Watch, has 0.717 x 10**12."""
+"""The most px that a source may have by its header: the largest photograph, of Rembrandt's Night Watch, has 0.7e12."""
 
 
 class RunningSettings(TypedDict, total=False):
