@@ -166,7 +166,7 @@ def test_no_rule_is_ever_broken_and_no_cell_left_empty(
     folder = tmp_path_factory.mktemp("map")
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(rules_module, "WINDOW", window)
-        patch.setattr(rules_module, "_TOGETHER", 7)
+        patch.setattr(rules_module, "_LATE", 7)
         if not exact:
             patch.setattr(rules_module, "_EXACT", 0)
         maps = [filled(folder, grid, rules, templates, poses, seed, chunk).index_map for chunk in (3, 5, 100)]
