@@ -517,8 +517,8 @@ BAD = [
     ({"width": "2"}, SettingError, r"The width is '2'; use a number with a unit such as 2m"),
     ({"width": "0mm"}, SettingError, r"The print is 0 mm wide or high"),
     ({}, SettingError, r"The size of the print is given 0 times; give one of `width` and `height`, or `dpi`"),
-    ({"width": "2m", "height": "1m"}, SettingError, r"told 2 times"),
-    ({"width": "2m", "dpi": 300.0}, SettingError, r"told 2 times"),
+    ({"width": "2m", "height": "1m"}, SettingError, r"given 2 times"),
+    ({"width": "2m", "dpi": 300.0}, SettingError, r"given 2 times"),
     ({"dpi": float("nan")}, SettingError, r"The dots an inch are nan; use 1 to 10,000"),
     ({"width": "2m", "paper": "A9"}, SettingError, r"The paper is 'A9'"),
     (

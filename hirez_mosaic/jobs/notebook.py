@@ -19,7 +19,7 @@ from hirez_mosaic.settings.writing import PREVIEW_FROM_PX
 from hirez_mosaic.sources import open_source
 
 _SIDE = 800  # px of the picture that is shown, at most
-_UNREADABLE = ("iiif",)  # formats of which no page can be made afterwards
+_UNREADABLE = ("iiif",)  # that no page is made of afterwards
 
 
 @dataclass(frozen=True)

@@ -110,8 +110,7 @@ class Appearing:
     def _move(self) -> None:
         for part in parts_of(self._output):
             made = self._folder / part.name
-            if part.exists() and (
-                part.is_dir() or made.is_dir()
-            ):  # only a file can take the place of another, and only of a file
+            # A file can take the place of another; whatever else is there must be moved away first.
+            if part.exists() and (part.is_dir() or made.is_dir()):
                 part.rename(self._folder / f"old-{part.name}")
             made.replace(part)
