@@ -7,7 +7,7 @@ from typing import TypedDict, Unpack
 import click
 
 from hirez_mosaic.cli.options import STRICT, exclude, output, tile, writes_a_mosaic
-from hirez_mosaic.cli.recipe import RecipeCommand
+from hirez_mosaic.cli.recipe import RecipeCommand, There
 
 
 class AssembleOptions(TypedDict):
@@ -37,10 +37,12 @@ class AssembleOptions(TypedDict):
 @click.option(
     "--tile-map",
     required=True,
-    type=click.Path(),
+    type=There("tile map"),
     help="Tile map that render wrote, perhaps edited: .csv, .json or .parquet.",
 )
-@click.option("--templates", required=True, type=click.Path(), help="Folder of pictures that the tile map names.")
+@click.option(
+    "--templates", required=True, type=There("folder of templates"), help="Folder of pictures that the tile map names."
+)
 @tile(32, "Size of a template in the mosaic")
 @output(required=True)
 @click.option("--tint", type=float, help="Tint for all cells, instead of the map's: 0 (none) to 1.")

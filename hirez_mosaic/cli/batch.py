@@ -7,7 +7,7 @@ from typing import Unpack
 import click
 
 from hirez_mosaic.cli.options import batch_options
-from hirez_mosaic.cli.recipe import RecipeCommand
+from hirez_mosaic.cli.recipe import RecipeCommand, There
 from hirez_mosaic.settings.formats import NAMES
 from hirez_mosaic.settings.spec import MakingSettings
 
@@ -32,7 +32,7 @@ class BatchOptions(MakingSettings):
 
 
 @click.command(cls=RecipeCommand, short_help="Make a mosaic of every picture in a folder.")
-@click.argument("folder", type=click.Path())
+@click.argument("folder", type=There("folder"))
 @click.option(
     "-o",
     "--output",

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, TypedDict, Unpack
 import click
 
 from hirez_mosaic.cli.options import DEVICE, JSON, QUIET, precision, tile
-from hirez_mosaic.cli.recipe import RecipeCommand
+from hirez_mosaic.cli.recipe import RecipeCommand, There
 from hirez_mosaic.errors import SettingError
 from hirez_mosaic.settings.parsing import format_bytes
 
@@ -36,7 +36,9 @@ class BenchOptions(TypedDict):
 @click.command(cls=RecipeCommand, short_help="Measure this machine, and project a job.")
 @click.option("--sizes", default="2,8,24", show_default=True, help="Sizes of the mosaics to make, Mpx, growing.")
 @click.option(
-    "--templates", type=click.Path(), help="Folder of pictures to make the mosaics of.  [default: synthetic ones]"
+    "--templates",
+    type=There("folder of templates"),
+    help="Folder of pictures to make the mosaics of.  [default: synthetic ones]",
 )
 @click.option(
     "--count",

@@ -7,7 +7,7 @@ from typing import Unpack
 import click
 
 from hirez_mosaic.cli.options import QUIET, far_weight, shared, tile
-from hirez_mosaic.cli.recipe import RecipeCommand
+from hirez_mosaic.cli.recipe import RecipeCommand, There
 from hirez_mosaic.settings.choosing import FAR_WEIGHT
 from hirez_mosaic.settings.shared import SharedSettings
 
@@ -29,8 +29,10 @@ class CompareOptions(SharedSettings):
 
 
 @click.command(cls=RecipeCommand, short_help="Compare the ways to choose templates.")
-@click.argument("sources", nargs=-1, required=True, type=click.Path())
-@click.option("--templates", required=True, type=click.Path(), help="Folder of pictures to make mosaics of.")
+@click.argument("sources", nargs=-1, required=True, type=There())
+@click.option(
+    "--templates", required=True, type=There("folder of templates"), help="Folder of pictures to make mosaics of."
+)
 @tile(8, "Size of a template")
 @click.option(
     "-o",

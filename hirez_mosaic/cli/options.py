@@ -8,7 +8,7 @@ from typing import Any, TypeVar
 
 import click
 
-from hirez_mosaic.cli.recipe import FileOr
+from hirez_mosaic.cli.recipe import FileOr, There
 from hirez_mosaic.settings.choosing import CHOOSING, DECODERS, EFFORTS, FAR_WEIGHT, PRECISIONS
 from hirez_mosaic.settings.decoders import kinds_alone
 from hirez_mosaic.settings.formats import COMPRESSIONS, DPI, IIIF, suffixes, taking
@@ -173,7 +173,7 @@ _chooses = together(
         click.option(
             "--templates",
             required=True,
-            type=click.Path(),
+            type=There("folder of templates"),
             help="Folder of pictures to make the mosaic of; subfolders count.",
         ),
         tile(32, "Size of a template in the mosaic"),

@@ -7,7 +7,7 @@ from typing import TypedDict, Unpack
 import click
 
 from hirez_mosaic.cli.options import BACKGROUND, CROP, JSON, QUIET, SHOWS, tile
-from hirez_mosaic.cli.recipe import RecipeCommand
+from hirez_mosaic.cli.recipe import RecipeCommand, There
 
 
 class PageOptions(TypedDict):
@@ -28,14 +28,14 @@ class PageOptions(TypedDict):
 
 
 @click.command(cls=RecipeCommand, short_help="Make a page that shows a mosaic and knows every template in it.")
-@click.argument("mosaics", nargs=-1, required=True, type=click.Path())
+@click.argument("mosaics", nargs=-1, required=True, type=There("mosaic or tile map"))
 @click.option(
     "-o", "--output", required=True, type=click.Path(), help="Folder for the page; index.html in it is what to open."
 )
-@click.option("--templates", type=click.Path(), help="Folder of pictures that the tile maps name.")
+@click.option("--templates", type=There("folder of templates"), help="Folder of pictures that the tile maps name.")
 @tile(32, "Size of a template in the mosaic")
 @click.option(
-    "--source", type=click.Path(), help="Picture the mosaic was made of, to fade to.  [default: the map's mean colours]"
+    "--source", type=There(), help="Picture the mosaic was made of, to fade to.  [default: the map's mean colours]"
 )
 @click.option("--tint", type=float, help="Tint for all cells, instead of the map's: 0 (none) to 1.")
 @BACKGROUND

@@ -6,11 +6,11 @@ from dataclasses import asdict
 import click
 
 from hirez_mosaic.cli.options import BACKGROUND, CROP, JSON, QUIET, tile
-from hirez_mosaic.cli.recipe import RecipeCommand
+from hirez_mosaic.cli.recipe import RecipeCommand, There
 
 
 @click.command("print", cls=RecipeCommand, short_help="Print a mosaic on sheets of paper, or as stickers.")
-@click.argument("mosaic", type=click.Path())
+@click.argument("mosaic", type=There("mosaic or tile map"))
 @click.option("-o", "--output", required=True, type=click.Path(), help="A .pdf; with --format tif a folder.")
 @click.option("--width", help="Of the whole print: 2m, 150cm, 60in, 5ft.")
 @click.option("--height", help="Likewise, instead of --width.")
@@ -45,7 +45,7 @@ from hirez_mosaic.cli.recipe import RecipeCommand
 )
 @click.option("--quality", type=int, default=90, show_default=True, help="Of JPEG, 1 to 100.")
 @click.option("--profile", type=click.Path(), help="ICC profile of CMYK to print through.  [default: sRGB]")
-@click.option("--templates", type=click.Path(), help="Folder of pictures that a tile map names.")
+@click.option("--templates", type=There("folder of templates"), help="Folder of pictures that a tile map names.")
 @tile(32, "Size of a template in a picture, or its shape in a tile map")
 @click.option("--tint", type=float, help="Instead of the map's, for all cells: 0 (none) to 1.")
 @BACKGROUND

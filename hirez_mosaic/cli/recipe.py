@@ -33,6 +33,8 @@ import click
 from click.core import ParameterSource
 
 from hirez_mosaic.errors import SettingError
+from hirez_mosaic.settings.parsing import is_url
+from hirez_mosaic.settings.places import check_there
 
 Table = dict[str, Any]
 _ADDRESS = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://")
@@ -46,6 +48,23 @@ class FileOr(click.types.StringParamType):
 
     def __init__(self, *words: str) -> None:
         self.words = words
+
+
+class There(click.Path):
+    """A path that is read, and so must be there when the command runs: not before, as a job of a recipe may make it.
+
+    It is checked before the libraries load that would read it, which takes seconds.
+    """
+
+    def __init__(self, what: str = "file or folder", path_type: type[Path] | None = None) -> None:
+        super().__init__(path_type=path_type)
+        self.what = what
+
+    def check(self, value: Any) -> None:
+        """Raise SourceNotFoundError where one of the paths, or the only one, is not there; the library refuses URLs."""
+        for path in value if isinstance(value, tuple) else [value]:
+            if path is not None and not is_url(str(path)):
+                check_there(Path(path), self.what)
 
 
 class RecipeCommand(click.Command):
@@ -65,6 +84,9 @@ class RecipeCommand(click.Command):
         if context.params.pop("print_recipe"):
             click.echo(recipe_of(context), nl=False)  # as bytes: a recipe is UTF-8, whatever the terminal is
             return None
+        for parameter in self.params:
+            if isinstance(parameter.type, There):
+                parameter.type.check(context.params[str(parameter.name)])
         return super().invoke(context)
 
 

@@ -7,7 +7,7 @@ from typing import Unpack
 import click
 
 from hirez_mosaic.cli.options import output, render_options
-from hirez_mosaic.cli.recipe import RecipeCommand
+from hirez_mosaic.cli.recipe import RecipeCommand, There
 from hirez_mosaic.settings.spec import RenderSettings
 
 
@@ -21,7 +21,7 @@ class RenderOptions(RenderSettings):
 
 
 @click.command(cls=RecipeCommand, short_help="Make a mosaic of a picture.")
-@click.argument("source", type=click.Path())
+@click.argument("source", type=There())
 @output(required=False, default="  [default: SOURCE-stem.mosaic.tif]")
 @render_options
 def render(as_json: bool, quiet: bool, log_file: str | None, verbose: bool, **options: Unpack[RenderOptions]) -> None:

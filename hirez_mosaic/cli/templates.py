@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, TypedDict, Unpack
 import click
 
 from hirez_mosaic.cli.options import BACKGROUND, CROP, STRICT, exclude, tile
-from hirez_mosaic.cli.recipe import FileOr, RecipeCommand
+from hirez_mosaic.cli.recipe import FileOr, RecipeCommand, There
 from hirez_mosaic.errors import SettingError, TemplateError
 from hirez_mosaic.settings.choosing import DUPLICATE_LEVELS
 from hirez_mosaic.settings.parsing import parse_colour, parse_tile
@@ -130,7 +130,7 @@ def edges(
 
 
 @templates.command("slice", short_help="Sprites of sheets, or random crops.")
-@click.argument("sheets", nargs=-1, required=True, type=click.Path(path_type=Path))
+@click.argument("sheets", nargs=-1, required=True, type=There(path_type=Path))
 @click.option("--grid", help="Cut sheets into sprites of this size, px: 32 or WxH.")
 @click.option(
     "--margin", type=click.IntRange(0), default=0, show_default=True, help="Px left of and above the first sprite."
@@ -185,7 +185,7 @@ def slice_(
 
 
 @templates.command(short_help="Many templates out of a few pictures.")
-@click.argument("pictures", nargs=-1, required=True, type=click.Path(path_type=Path))
+@click.argument("pictures", nargs=-1, required=True, type=There(path_type=Path))
 @click.option("--count", type=click.IntRange(1), default=17500, show_default=True, help="Number of templates to make.")
 @click.option(
     "--colour-shift",
@@ -281,8 +281,8 @@ class InspectOptions(TypedDict):
 
 
 @templates.command("inspect", short_help="What a folder of templates holds and lacks.")
-@click.argument("folder", type=click.Path(path_type=Path))
-@click.option("--source", type=click.Path(path_type=Path), help="Picture whose colours the templates should reach.")
+@click.argument("folder", type=There("folder of templates", Path))
+@click.option("--source", type=There(path_type=Path), help="Picture whose colours the templates should reach.")
 @_TILE
 @click.option(
     "--levels",

@@ -7,7 +7,7 @@ from typing import Unpack
 import click
 
 from hirez_mosaic.cli.options import JSON, QUIET, far_weight, shared, tile
-from hirez_mosaic.cli.recipe import RecipeCommand
+from hirez_mosaic.cli.recipe import RecipeCommand, There
 from hirez_mosaic.settings.decoders import DEFAULT, learning_kinds
 from hirez_mosaic.settings.shared import SharedSettings
 
@@ -31,8 +31,18 @@ class TrainOptions(SharedSettings):
 
 
 @click.command(cls=RecipeCommand, short_help="Train a decoder for a set of templates.")
-@click.option("--templates", required=True, type=click.Path(), help="Folder of pictures that mosaics will be made of.")
-@click.option("--images", required=True, type=click.Path(), help="Folder of pictures to learn from; subfolders count.")
+@click.option(
+    "--templates",
+    required=True,
+    type=There("folder of templates"),
+    help="Folder of pictures that mosaics will be made of.",
+)
+@click.option(
+    "--images",
+    required=True,
+    type=There("folder of pictures"),
+    help="Folder of pictures to learn from; subfolders count.",
+)
 @click.option(
     "-o",
     "--output",

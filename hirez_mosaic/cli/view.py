@@ -2,11 +2,11 @@
 
 import click
 
-from hirez_mosaic.cli.recipe import RecipeCommand
+from hirez_mosaic.cli.recipe import RecipeCommand, There
 
 
 @click.command(cls=RecipeCommand, short_help="Show a mosaic or a page in the browser.")
-@click.argument("file", type=click.Path())
+@click.argument("file", type=There())
 @click.option("--port", type=int, help="Port on this machine.  [default: any that is free]")
 @click.option("--no-browser", is_flag=True, help="Do not open the browser; the address is printed.")
 def view(file: str, port: int | None, no_browser: bool) -> None:

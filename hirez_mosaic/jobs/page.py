@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hirez_mosaic.engine.machine import cores, settled
-from hirez_mosaic.errors import SettingError, SourceError, SourceNotFoundError
+from hirez_mosaic.errors import SettingError, SourceError
 from hirez_mosaic.jobs.listener import Listener
 from hirez_mosaic.jobs.remake import mosaic_of
 from hirez_mosaic.jobs.template_sets import cached_templates
@@ -18,6 +18,7 @@ from hirez_mosaic.outputs.pages import Contents, Shown, output_bytes, readable, 
 from hirez_mosaic.outputs.tile_map import check_tile_map, read_tile_map
 from hirez_mosaic.pixels.geometry import CELL, CellGrid
 from hirez_mosaic.settings.parsing import parse_colour, parse_tile
+from hirez_mosaic.settings.places import check_there
 from hirez_mosaic.settings.writing import TILE_MAPS, check_page
 from hirez_mosaic.stages.assemble import Mosaic
 from hirez_mosaic.stages.ingest import ingest_chunk
@@ -125,8 +126,7 @@ def _check_mosaics(mosaics: Sequence[Path], templates: str | Path | None, source
     if not mosaics:
         raise SettingError("There is no mosaic to make a page of; name one, or its tile map.")
     for path in mosaics:
-        if not path.exists():
-            raise SourceNotFoundError(f"There is no mosaic or tile map {path}.")
+        check_there(path, "mosaic or tile map")
         if _is_tile_map(path):
             check_tile_map(path)
             if templates is None:

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from hirez_mosaic.errors import SourceError, TrainingError
 from hirez_mosaic.files.listing import walk
 from hirez_mosaic.pixels.vips import fetch
+from hirez_mosaic.settings.places import check_there
 from hirez_mosaic.sources import open_whole, reason, size_of
 
 _TOO_SMALL = "is below"  # the beginning of the reason why a small picture is left out
@@ -36,9 +37,9 @@ class Photos:
     """
 
     def __init__(self, folder: Path, crop: int, seed: int, jobs: int, exclude: Sequence[str] = ()) -> None:
+        check_there(folder, "folder of pictures", TrainingError)
         if not folder.is_dir():
-            what = "is a file; name the folder it is in" if folder.exists() else "is not there"
-            raise TrainingError(f"The folder of pictures {folder} {what}.")
+            raise TrainingError(f"The folder of pictures {folder} is a file; name the folder it is in.")
         self.crop, self._seed = crop, seed
         self._pool = ThreadPoolExecutor(jobs)
         self._damaged: set[Path] = set()

@@ -21,7 +21,7 @@ import pyvips
 import zarr
 from numpy.typing import NDArray
 
-from hirez_mosaic.errors import SettingError, SourceNotFoundError, TemplateError, TileMapError
+from hirez_mosaic.errors import SettingError, TemplateError, TileMapError
 from hirez_mosaic.files.fresh import flush
 from hirez_mosaic.jobs.listener import Listener
 from hirez_mosaic.jobs.print_spec import PrintSpec
@@ -51,6 +51,7 @@ from hirez_mosaic.outputs.printing import (
 from hirez_mosaic.outputs.tile_map import check_tile_map, read_tile_map, survey
 from hirez_mosaic.settings.lengths import INCH, Size, format_size
 from hirez_mosaic.settings.parsing import MAX_TILE
+from hirez_mosaic.settings.places import check_there
 from hirez_mosaic.sources import Source, open_source, unpack
 from hirez_mosaic.stages.assemble import Mosaic
 
@@ -230,8 +231,7 @@ class _Subject:
 def _picture(wanted: PrintSpec, held: ExitStack) -> _Subject:
     """A picture, whose px are printed as they are."""
     path = wanted.mosaic
-    if not path.exists():
-        raise SourceNotFoundError(f"There is no mosaic or tile map {path}.")
+    check_there(path, "mosaic or tile map")
     source = open_source(path)
     held.callback(source.close)
     (width, height) = source.size
@@ -282,8 +282,7 @@ def _mapped(wanted: PrintSpec) -> _Subject:
 
 
 def _check_templates(path: Path, folder: Path, names: frozenset[str]) -> None:
-    if not folder.is_dir():
-        raise TemplateError(f"The folder of templates {folder} is not there.")
+    check_there(folder, "folder of templates", TemplateError)
     gone = [name for name in names if not (folder / name).is_file()]
     if gone:
         raise TileMapError(

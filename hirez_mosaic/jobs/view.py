@@ -21,8 +21,9 @@ from urllib.parse import unquote, urlsplit
 from xml.etree import ElementTree
 
 from hirez_mosaic.engine.machine import settled
-from hirez_mosaic.errors import SettingError, SourceError, SourceNotFoundError
+from hirez_mosaic.errors import SettingError, SourceError
 from hirez_mosaic.outputs.pages import described_picture, jpeg, picture_levels, picture_tile, readable, viewer_files
+from hirez_mosaic.settings.places import check_there
 
 _TYPES = {
     ".html": "text/html; charset=utf-8",
@@ -104,8 +105,7 @@ def served(path: Path, port: int | None = None) -> Iterator[Served]:
 @contextmanager
 def _finder(path: Path) -> Iterator[Find]:
     """The function that finds the files of a page, of a Deep Zoom pyramid, or of a picture."""
-    if not path.exists():
-        raise SourceNotFoundError(f"There is no file or folder {path}.")
+    check_there(path)
     if path.is_dir() and (path / "index.html").is_file():
         yield lambda name: _content(path, name)
     elif path.suffix.lower() == ".dzi":

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from itertools import combinations
 from pathlib import Path
 
-from hirez_mosaic.errors import SettingError
+from hirez_mosaic.errors import HirezMosaicError, SettingError, SourceNotFoundError
 
 
 @dataclass(frozen=True)
@@ -14,6 +14,12 @@ class Place:
     name: str
     path: Path | None
     written: bool = False
+
+
+def check_there(path: Path, what: str = "file or folder", error: type[HirezMosaicError] = SourceNotFoundError) -> None:
+    """Raise `error` where there is nothing at a path that is read. what: to call it."""
+    if not path.exists():
+        raise error(f"There is no {what} {path}.")
 
 
 def check_places(places: list[Place], templates: Path) -> None:

@@ -5,8 +5,9 @@ from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
-from hirez_mosaic.errors import HirezMosaicError, SourceError, SourceNotFoundError, first_line
+from hirez_mosaic.errors import HirezMosaicError, SourceError, first_line
 from hirez_mosaic.pixels.colour import fits
+from hirez_mosaic.settings.places import check_there
 from hirez_mosaic.settings.running import MAX_SOURCE_PX
 from hirez_mosaic.sources.formats import opener_of
 from hirez_mosaic.sources.ranges import ranged
@@ -46,8 +47,7 @@ def open_source(
     larger; SettingError for a page, plane or channel that is not there.
     """
     wanted = reading or Reading()
-    if not path.exists():
-        raise SourceNotFoundError(f"There is no file or folder {path}.")
+    check_there(path)
     source = _opened(path, max_px, wanted)
     try:
         source = _settled(source, wanted)

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from hirez_mosaic.errors import SourceError, TemplateError
 from hirez_mosaic.pixels.colour import from_lab, to_lab
 from hirez_mosaic.pixels.vips import fetch
+from hirez_mosaic.settings.places import check_there
 from hirez_mosaic.sources import open_whole, reason
 from hirez_mosaic.templates.loading import list_files
 from hirez_mosaic.templates.making import Named
@@ -91,8 +92,7 @@ def pictures_at(places: Sequence[Path], exclude: Sequence[str] = ()) -> list[Pat
     """
     found: dict[Path, None] = {}
     for place in places:
-        if not place.exists():
-            raise TemplateError(f"There is no file or folder {place}.")
+        check_there(place, error=TemplateError)
         files = [place / name for name, _, _ in list_files(place, exclude)] if place.is_dir() else [place]
         if not files:
             raise TemplateError(f"The folder of pictures {place} holds no files.")

@@ -24,6 +24,7 @@ from hirez_mosaic.files.fresh import remove_whole
 from hirez_mosaic.files.listing import LeftOut, in_words, walk
 from hirez_mosaic.pixels.vips import fetch
 from hirez_mosaic.settings.parsing import format_bytes
+from hirez_mosaic.settings.places import check_there
 from hirez_mosaic.sources import open_whole, reason, size_of
 from hirez_mosaic.templates.cropping import Crop, cropping, cut
 from hirez_mosaic.templates.quick import quick_jpeg
@@ -81,9 +82,9 @@ def load_templates(
     Raises TemplateError where there is no folder or no readable picture in it, DiskSpaceError where the cache's disk is
     too small, SettingError and WeightsError where the detector of faces cannot be used.
     """
+    check_there(folder, "folder of templates", TemplateError)
     if not folder.is_dir():
-        what = "is a file; name the folder it is in" if folder.exists() else "is not there"
-        raise TemplateError(f"The folder of templates {folder} {what}.")
+        raise TemplateError(f"The folder of templates {folder} is a file; name the folder it is in.")
     left_out: list[LeftOut] = []
     files = list_files(folder, exclude, left_out)
     if not files:
