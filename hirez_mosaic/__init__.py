@@ -23,8 +23,11 @@ if TYPE_CHECKING:
     from hirez_mosaic.jobs.render import RenderResult, render
     from hirez_mosaic.jobs.text_listener import TextListener
     from hirez_mosaic.jobs.train import train
+    from hirez_mosaic.templates.augmenting import Augmentation, augmented
+    from hirez_mosaic.templates.making import write_templates
 
 _LAZY = {
+    "Augmentation": "templates.augmenting",
     "BatchListener": "jobs.batch_run",
     "BatchResult": "jobs.batch_result",
     "Listener": "jobs.listener",
@@ -35,15 +38,18 @@ _LAZY = {
     "RenderResult": "jobs.render",
     "TextListener": "jobs.text_listener",
     "assemble_tile_map": "jobs.remake",
+    "augmented": "templates.augmenting",
     "batch": "jobs.batch",
     "compare": "jobs.compare",
     "print_sheets": "jobs.print",
     "render": "jobs.render",
     "train": "jobs.train",
+    "write_templates": "templates.making",
 }
 __version__ = version("hirez-mosaic")
 logging.getLogger(__name__).addHandler(logging.NullHandler())  # who wants to read the log, says so
 __all__ = [
+    "Augmentation",
     "BatchListener",
     "BatchResult",
     "HirezMosaicError",
@@ -56,12 +62,14 @@ __all__ = [
     "TextListener",
     "__version__",
     "assemble_tile_map",
+    "augmented",
     "batch",
     "compare",
     "errors",
     "print_sheets",
     "render",
     "train",
+    "write_templates",
 ]
 
 
@@ -70,3 +78,8 @@ def __getattr__(name: str) -> Any:
     if name in _LAZY:
         return getattr(import_module(f"hirez_mosaic.{_LAZY[name]}"), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    """What completion shows: the names that have yet to be imported, too."""
+    return sorted({*globals(), *__all__})

@@ -10,17 +10,15 @@ recipes beside this script take their pictures from FOLDER, where it is `demo`:
     photos/                                a few more pictures of scikit-image's
 """
 
+import os
 import sys
 from pathlib import Path
 
 import pyvips
 from skimage import data
 
-from hirez_mosaic import render
+from hirez_mosaic import Augmentation, augmented, render, write_templates
 from hirez_mosaic.cli.console import ConsoleListener, print_summary
-from hirez_mosaic.engine.machine import cores
-from hirez_mosaic.templates.augmenting import Augmentation, augmented
-from hirez_mosaic.templates.making import write_templates
 
 
 def main(folder: Path) -> None:
@@ -35,7 +33,9 @@ def main(folder: Path) -> None:
         pyvips.Image.new_from_array(picture()).write_to_file(str(path))
     shifted = Augmentation((32, 32), colour_shift=1.0)  # it is nearly black: shift far
     write_templates(
-        augmented([deep_field], 6000, shifted, jobs=cores(), skip=print), folder / "templates", overwrite=True
+        augmented([deep_field], 6000, shifted, jobs=os.cpu_count() or 1, skip=print),
+        folder / "templates",
+        overwrite=True,
     )
     listener = ConsoleListener()
     result = render(

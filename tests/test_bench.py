@@ -171,7 +171,7 @@ def test_bad_settings_are_one_sentence(here: Path) -> None:
         (["--project", "wide"], 2, "use WxH in px such as 100000x100000"),
         (["--sizes", "0.001", "--scale", "1000"], 2, "less than 1 px"),
         (["--memory", "lots"], 2, "The memory budget is 'lots'"),
-        (["--templates", "none"], 1, "is not there"),
+        (["--templates", "none"], 1, "There is no folder of templates none"),
         (["--templates", "empty"], 1, "holds no files"),
         (["--folder", "none"], 1, "make it first"),
         (["-o", "bench.txt"], 2, "use .png, .svg or .pdf"),

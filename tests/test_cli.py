@@ -116,7 +116,7 @@ BAD = {
     "no such file": (["none.tif"], 1, "There is no file or folder none.tif"),
     "not a picture": (["notes.txt"], 1, "notes.txt is not a picture that can be read"),
     "truncated": (["truncated.jpg"], 1, "truncated.jpg is damaged or truncated"),
-    "no templates": (["starry.png", "--templates", "nowhere"], 1, "The folder of templates nowhere is not there"),
+    "no templates": (["starry.png", "--templates", "nowhere"], 1, "There is no folder of templates nowhere"),
     "empty templates": (["starry.png", "--templates", "empty"], 1, "holds no files"),
     "unreadable templates": (
         ["starry.png", "--templates", "texts"],
@@ -200,6 +200,8 @@ def test_bad_input_is_one_sentence_and_leaves_nothing(case: str, here: Path) -> 
     (here / "texts").mkdir()
     (here / "texts" / "a.txt").write_text("no picture")
     save(here / "whole.jpg", photo(200, 200))
+    (here / "w_files").mkdir()
+    save(here / "w_files" / "starry.png", photo(60, 80))
     (here / "truncated.jpg").write_bytes((here / "whole.jpg").read_bytes()[:6000])
     before = listing(here)
     templates = [] if "--templates" in words else ["--templates", "templates"]
@@ -355,3 +357,45 @@ def test_a_log_on_a_full_disk_costs_its_lines_alone(here: Path) -> None:
     )
     assert "Traceback" not in result.stderr
     assert (here / "m.png").exists()
+
+
+LARGE = ["torch", "zarr", "dask", "numba", "scipy", "pyvips", "rich", "numpy"]
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        ("--help", "Photomosaics of any size"),
+        ("--version", "version"),
+        ("render --help", "--templates"),
+        ("render none.jpg --templates .", "There is no file or folder none.jpg."),
+        ("render . --templates none", "There is no folder of templates none."),
+        ("batch none --templates . -o made", "There is no folder none."),
+        ("templates inspect none", "There is no folder of templates none."),
+        ("view none.tif", "There is no file or folder none.tif."),
+        ("page none.csv -o made", "There is no mosaic or tile map none.csv."),
+        ("run none.toml", "The recipe none.toml cannot be read"),
+    ],
+)
+def test_help_and_a_missing_file_are_told_before_the_libraries_load(words: str, said: str, tmp_path: Path) -> None:
+    code = f"""
+import sys
+from hirez_mosaic.cli.main import main
+try:
+    main({words.split()!r})
+finally:
+    print("loaded:", *(name for name in {LARGE!r} if name in sys.modules))
+"""
+    done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert done.stdout.endswith("loaded:\n")
+    assert said in done.stdout + done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_importing_the_package_loads_no_library_and_shows_all_of_its_names() -> None:
+    code = f"""
+import sys, hirez_mosaic
+assert not [name for name in {LARGE!r} if name in sys.modules]
+assert set(hirez_mosaic.__all__) <= set(dir(hirez_mosaic))
+"""
+    subprocess.run([sys.executable, "-c", code], check=True)

@@ -120,7 +120,7 @@ def test_from_the_command_line(here: Path) -> None:
         (["greys", "--levels", "-1", "-o", "a.png"], 2, "use 0 to 255"),
         (["greys", "--source", "greys/notes.txt", "-o", "a.png"], 1, "is not a picture"),
         (["greys", "--source", "none.png", "-o", "a.png"], 1, "There is no file"),
-        (["none", "-o", "a.png"], 1, "is not there"),
+        (["none", "-o", "a.png"], 1, "There is no folder of templates none"),
     ):
         wrong = call(*words)
         assert wrong.exit_code == code

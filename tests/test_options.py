@@ -98,8 +98,10 @@ def test_what_one_requires_the_other_requires(name: str) -> None:
 
 @for_each_function
 def test_a_plain_call_means_the_same_on_the_command_line_and_in_python(
-    name: str, monkeypatch: pytest.MonkeyPatch
+    name: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("x").touch()  # what is read must be there
     places = [
         key for key, one in inspect.signature(FUNCTIONS[name]).parameters.items() if one.kind is not one.VAR_KEYWORD
     ]

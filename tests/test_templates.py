@@ -218,7 +218,7 @@ def test_files_whose_names_are_not_utf_8_are_skipped_and_named(folder, load):
 
 
 def test_a_missing_folder_is_refused(tmp_path, load):
-    with pytest.raises(TemplateError, match=r"The folder of templates .*nowhere is not there"):
+    with pytest.raises(TemplateError, match=r"There is no folder of templates .*nowhere"):
         load(place=tmp_path / "nowhere")
 
 
