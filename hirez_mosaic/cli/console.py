@@ -4,6 +4,7 @@ import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
+from threading import Event, Thread
 from typing import TYPE_CHECKING, Self
 
 import click
@@ -27,7 +28,7 @@ from hirez_mosaic.jobs.batch_result import BatchResult, Outcome
 from hirez_mosaic.jobs.batch_run import BatchListener
 from hirez_mosaic.jobs.job import Job
 from hirez_mosaic.jobs.listener import Listener
-from hirez_mosaic.jobs.pace import effort_seconds, step_seconds
+from hirez_mosaic.jobs.pace import Pace, effort_seconds
 from hirez_mosaic.jobs.render import RenderResult
 from hirez_mosaic.nets.device import device_name
 from hirez_mosaic.nets.metrics import SIGMAS, SIZES
@@ -68,19 +69,74 @@ def _decoder(job: Job) -> str:
 
 
 def _effort(job: Job) -> str:
-    """How long fitting and refining take on this machine, or would take; empty where that is not known."""
+    """How long more effort would take on this machine; empty where the job has enough, or is small."""
     spec, grid, tools = job.spec, job.plan.grid, job.tools
-    mine = tools.choice.fit_steps, spec.refine_steps
-    if spec.scheduler or not (any(mine) or (grid.cells >= _WORTH_WAITING and tools.choice.started_for_picture)):
+    some = tools.choice.fit_steps or spec.refine_steps
+    if some or spec.scheduler or grid.cells < _WORTH_WAITING or not tools.choice.started_for_picture:
         return ""
-    step = step_seconds(tools.device, tools.precision)
-    if any(mine):
-        named = zip(("fit", "refine"), effort_seconds(grid, *mine, step), strict=True)
-        return ", ".join(f"about {format_seconds(seconds)} to {name}" for name, seconds in named if seconds)
+    step = Pace(tools.device, tools.precision).step_seconds()
     others = ((name, sum(effort_seconds(grid, *steps, step))) for name, steps in EFFORTS.items() if any(steps))
     return f"{spec.effort}; " + ", ".join(
         f"{name} would take about {format_seconds(seconds)} more" for name, seconds in others
     )
+
+
+def _time(job: Job) -> str:
+    """How long the job takes on this machine, in all and by the stages that take a tenth of it."""
+    if job.spec.scheduler:
+        return ""
+    stages = Pace(job.tools.device, job.tools.precision).seconds(job)
+    known = {name: seconds for name, seconds in stages.items() if seconds is not None}
+    if not known:
+        return "known from the second mosaic on this machine on"
+    whole = sum(known.values())
+    parts = [f"{name} {format_seconds(seconds)}" for name, seconds in known.items() if seconds >= whole / 10]
+    new = [name for name in stages if name not in known]
+    more = f", and what {' and '.join(new)} take, which no earlier mosaic tells" if new else ""
+    left = ", less what is finished" if job.begun else ""
+    return f"about {format_seconds(whole)} ({', '.join(parts)}){more}{left}"
+
+
+def _disk(job: Job) -> str:
+    """What the job has yet to write."""
+    needed = job.disk_needed()
+    return f"{format_bytes(needed.work)} for the workspace meanwhile, {format_bytes(needed.mosaic)} for the mosaic"
+
+
+class _Bars(Progress):
+    """Bars; where standard error is no terminal, a line a minute for every stage that runs.
+
+    every: seconds between two lines.
+    """
+
+    every = 60.0
+
+    def __init__(self, console: Console, transient: bool = False) -> None:
+        super().__init__(*_COLUMNS, console=console, transient=transient, disable=not console.is_terminal)
+        self._ended = Event()
+
+    def start(self) -> None:
+        super().start()
+        if self.disable:
+            Thread(target=self._tell, daemon=True).start()
+
+    def stop(self) -> None:
+        self._ended.set()
+        super().stop()
+
+    def _tell(self) -> None:
+        while not self._ended.wait(self.every):
+            for task in self.tasks:
+                if not task.finished and task.total and task.elapsed:
+                    self.console.print(Text(_line(task, task.total, task.elapsed)), soft_wrap=True)
+
+
+def _line(task: Task, total: float, elapsed: float) -> str:
+    """Stage, share done, time left."""
+    named = f"{task.description}: " + (f"{task.fields['status']}: " if task.fields["status"] else "")
+    done = task.completed / total
+    left = f", about {format_seconds(elapsed / done - elapsed)} left" if done else ""
+    return f"{named}{done:.0%} after {format_seconds(elapsed)}{left}"
 
 
 class ConsoleListener(Listener):
@@ -128,6 +184,8 @@ class ConsoleListener(Listener):
             "device": f"{device_name(job.tools.device)}, {str(job.tools.precision).removeprefix('torch.')}",
             "chunks": f"{plan.chunk_count:,} of {plan.chunk[1]} x {plan.chunk[0]} cells, {plan.workers} at a time",
             "memory": f"{format_bytes(plan.projected)} projected, {format_bytes(plan.budget)} allowed",
+            "disk": _disk(job),
+            "time": _time(job),
         }
         table = Table.grid(padding=(0, 2))
         for name, value in rows.items():
@@ -139,7 +197,7 @@ class ConsoleListener(Listener):
     def stage(self, name: str, total: int, unit: str) -> Iterator[Callable[[int], None]]:
         with ExitStack() as last:
             if self._bars is None:  # stages that run together share it
-                self._bars = last.enter_context(Progress(*_COLUMNS, console=self.console))
+                self._bars = last.enter_context(_Bars(self.console))
                 last.callback(setattr, self, "_bars", None)
             bars = self._bars
             task = self._task = bars.add_task(name, total=total, status="", unit=unit)
@@ -159,7 +217,7 @@ class BatchConsole(ConsoleListener, BatchListener):
 
     def __init__(self) -> None:
         super().__init__()
-        self._whole = Progress(*_COLUMNS, console=self.console, transient=True)
+        self._whole = _Bars(self.console, transient=True)
 
     def __enter__(self) -> Self:
         return self

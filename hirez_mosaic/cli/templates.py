@@ -325,7 +325,8 @@ def _print_inspection(found: "Inspection", levels: float) -> None:
 
 
 def _print_coverage(cover: "Coverage") -> None:
-    from hirez_mosaic.jobs.inspect import COLOUR_REACH, colour_name
+    from hirez_mosaic.jobs.inspect import colour_name
+    from hirez_mosaic.jobs.reach import COLOUR_REACH
 
     rows, columns = cover.distances.shape
     click.echo(f"source     {cover.source}, {columns} x {rows} cells")

@@ -18,6 +18,7 @@ from hirez_mosaic.files.cache import cache_folder
 from hirez_mosaic.jobs.clock import Clock
 from hirez_mosaic.jobs.job import Job
 from hirez_mosaic.jobs.listener import Listener
+from hirez_mosaic.jobs.reach import reach_note
 from hirez_mosaic.nets.decoders import FEATURES, Decoder, TrunkNorm, load_decoder
 from hirez_mosaic.nets.decoders.base import POOR, RICH, Looks
 from hirez_mosaic.nets.objective import Picture
@@ -74,7 +75,10 @@ class _Scoring:
 def choose(job: Job, workspace: Workspace, clock: Clock, listener: Listener) -> Chosen:
     """Run all stages up to the index map, except those that may run while the mosaic is assembled."""
     analysis, colours = INGEST.arrays(workspace, job)
-    scoring = _scoring(job, workspace, clock, _encode(job, workspace, clock), listener)
+    picture = _encode(job, workspace, clock)
+    if not job.spec.tint and (note := reach_note(colours, job.tools.templates.mean_colours())):
+        listener.note(note)
+    scoring = _scoring(job, workspace, clock, picture, listener)
     candidates, scores, *first = DECODE.arrays(workspace, job)
     left: tuple[StageRun, ...] = (_decode_stage(job, workspace, scoring),)
     final, best, together = scores, first[0] if first else candidates, scoring.together

@@ -9,7 +9,6 @@ from pathlib import Path
 
 import numpy as np
 import pyvips
-import torch
 import zarr
 from numpy.typing import NDArray
 
@@ -17,6 +16,7 @@ from hirez_mosaic.engine.machine import cores, settled
 from hirez_mosaic.errors import OutputError, SettingError, WeightsError
 from hirez_mosaic.files.fresh import fresh
 from hirez_mosaic.jobs.listener import Listener
+from hirez_mosaic.jobs.reach import COLOUR_REACH, distances
 from hirez_mosaic.jobs.template_sets import cached_templates
 from hirez_mosaic.outputs.appearing import check_output
 from hirez_mosaic.pixels.colour import from_lab, to_lab
@@ -31,9 +31,6 @@ from hirez_mosaic.templates.cropping import cropping, cut
 from hirez_mosaic.templates.duplicates import near_duplicates
 from hirez_mosaic.templates.loading import open_template
 
-COLOUR_REACH = 10.0
-"""Distance, Delta E 76, within which a template's mean colour can stand for a cell's."""
-
 _ACROSS = 128  # cells along the source's longer side
 _BIN = 20  # side, in CIELAB, of the bins in which colours out of reach are counted
 _MOST_LACKS = 6  # colours out of reach that are named, at most
@@ -41,7 +38,6 @@ _WIDTH, _ON_SHEET = 1024, 384  # width of the contact sheet, px, and templates o
 _CUT, _CUT_ACROSS = 12, 2  # pictures that are shown cut in every way, and how many of them lie side by side
 _TRIED, _TRIED_SIDE = 48, 128  # templates among which those pictures are searched; px a side at which they are opened
 _OTHER_SHAPE = 0.05  # a picture is of another shape where the logarithms of the two shapes differ by more
-_CELLS_AT_ONCE, _COLOURS_AT_ONCE = 512, 8192  # cells and colours whose distances are held at once
 
 
 @dataclass(frozen=True)
@@ -216,9 +212,9 @@ def _cover(
     means: (N, 3) CIELAB of the templates.
     """
     lab = to_lab(colours)
-    distances = _distances(lab.reshape(-1, 3), np.unique(np.round(means * 2) / 2, axis=0)).reshape(lab.shape[:2])
-    out_of_reach = distances > COLOUR_REACH
-    return Coverage(source, analysis, distances, _lacks(lab[out_of_reach], distances[out_of_reach], distances.size))
+    away = distances(lab.reshape(-1, 3), means).reshape(lab.shape[:2])
+    out_of_reach = away > COLOUR_REACH
+    return Coverage(source, analysis, away, _lacks(lab[out_of_reach], away[out_of_reach], away.size))
 
 
 def _lacks(colours: NDArray[np.float32], distances: NDArray[np.float32], cells: int) -> tuple[Lack, ...]:
@@ -235,17 +231,6 @@ def _lacks(colours: NDArray[np.float32], distances: NDArray[np.float32], cells: 
         red, green, blue = from_lab(colours[inside].mean(0)[None, None])[0, 0].tolist()
         lacks.append(Lack((red, green, blue), float(inside.sum() / cells), float(distances[inside].mean())))
     return tuple(lacks)
-
-
-def _distances(cells: NDArray[np.float32], colours: NDArray[np.float32]) -> NDArray[np.float32]:
-    """(n,) from each of the cells (n, 3) to the nearest of the colours (m, 3)."""
-    least = torch.full((len(cells),), torch.inf)
-    for start in range(0, len(cells), _CELLS_AT_ONCE):
-        part = torch.from_numpy(cells[start : start + _CELLS_AT_ONCE])
-        for other in range(0, len(colours), _COLOURS_AT_ONCE):
-            found = torch.cdist(part, torch.from_numpy(colours[other : other + _COLOURS_AT_ONCE])).amin(1)
-            least[start : start + _CELLS_AT_ONCE] = torch.minimum(least[start : start + _CELLS_AT_ONCE], found)
-    return least.numpy()
 
 
 _HUES = (

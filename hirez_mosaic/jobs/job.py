@@ -17,11 +17,13 @@ class Job(Setup):
     place: of the workspace, a folder or a URL.
     identity: what decides each stage, the picture included, by the stage's name. What is finished is of use to a later
         start as long as this is the same.
+    begun: whether an earlier start left something to go on with.
     """
 
     plan: Plan
     place: str
     identity: dict[str, Identity]
+    begun: bool = False
 
     def disk_needed(self) -> DiskNeeded:
         """The bytes that it has yet to write."""

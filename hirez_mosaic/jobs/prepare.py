@@ -66,7 +66,7 @@ def prepare(spec: RenderSpec, listener: Listener, cleanup: ExitStack, tools: Too
     tools.engine.dismiss(place)
     left = _Left() if spec.restart else _left(setup, place, identity)
     plan = make_plan(setup, left.chunk)
-    job = Job(spec, source, grid, tools, plan, place, identity)
+    job = Job(spec, source, grid, tools, plan, place, identity, begun=left.chunk is not None)
     job.disk_needed().check(())
     if spec.restart or (left.stale and left.chunk is None):
         discard(place)

@@ -18,6 +18,7 @@ from hirez_mosaic.jobs.clock import Clock
 from hirez_mosaic.jobs.job import Job, hidden_workspace
 from hirez_mosaic.jobs.listener import Listener, Logged
 from hirez_mosaic.jobs.notebook import MosaicView, ShownPage, page_of
+from hirez_mosaic.jobs.pace import Pace
 from hirez_mosaic.jobs.prepare import prepare
 from hirez_mosaic.nets.device import device_name
 from hirez_mosaic.outputs.appearing import Appearing
@@ -240,6 +241,8 @@ def run_render(
                     f"The disk of {place} is full; free some space, and the same command goes on."
                 ) from error
             raise
+        if not (job.begun or spec.scheduler or job.plan.room.shares > 1):
+            Pace(job.tools.device, job.tools.precision).learn(job, result.seconds)
         try:
             finished(result)
         except OSError:  # a full disk may have room without the workspace
