@@ -147,6 +147,9 @@ def test_what_cannot_be_compared_is_refused(here: Path) -> None:
         compare(["photos/a.png"], "templates", selections=["best"])
     with pytest.raises(SettingError, match="nothing left to compare"):
         compare(["photos/a.png"], "templates", selections=["trained"])
+    for name in ("fit", "refine", "far_weight"):
+        with pytest.raises(SettingError, match=f"`{name}` is of the selections .*refined.*; add one, or leave it out"):
+            compare(["photos/a.png"], "templates", selections=["L2"], **{name: 3})
     with pytest.raises(SettingError, match="The side is 9999 px"):
         compare(["photos/a.png"], "templates", side=9999)
     save(here / "a.png", photo(20, 20))

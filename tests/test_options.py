@@ -219,6 +219,8 @@ def test_every_setting_of_render_reaches_the_spec_in_its_own_type(monkeypatch: p
             "dpi": 72.0,
         }.get(key, value)
         given = {"source": "a.png", "templates": "t", "tile": 9, key: value}
+        if key == "far_weight":
+            given["refine"] = 1  # without it there is no far view
         if key == "iiif":
             given["output"] = "a.iiif"  # alone takes it
         spec = rendering.render(**given)

@@ -532,6 +532,7 @@ BAD = [
     ({"width": "2m", "cells": True}, SettingError, r"is no tile map \(csv, json, parquet\), which alone has cells"),
     ({"width": "2m", "templates": "t"}, SettingError, r"is no tile map"),
     ({"width": "2m", "format": "tif"}, SettingError, r"is called as a file is"),
+    ({"width": "2m", "quality": 80, "compression": "deflate"}, SettingError, "`quality` is of jpeg and `compression`"),
     ({"width": "2m", "quality": 0}, SettingError, r"The quality is 0; use 1 to 100"),
     ({"width": "2m", "profile": "none.icc"}, SettingError, r"The profile none.icc cannot be used: No such file"),
     ({"width": "2m", "crop": "middle"}, SettingError, r"The crop is 'middle'"),

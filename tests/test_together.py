@@ -225,6 +225,7 @@ def test_wrong_ways_to_choose_are_refused(tmp_path: Path) -> None:
     for how, error in (
         ({"choose": "both"}, "`choose` is 'both'"),
         ({"effort": "most"}, "The effort is 'most'; use one of quick"),
+        ({"far_weight": 0.0}, "`far_weight` counts in fitting and refining; add `refine=15`, or leave it out"),
         ({"effort": "best", "decoder": "l2"}, "`effort=best` adapts the residual decoder and `decoder` is l2"),
     ):
         with pytest.raises(SettingError, match=error):

@@ -43,6 +43,7 @@ from hirez_mosaic.settings.spec import RenderSpec, parse_settings
 from hirez_mosaic.sources import open_source
 from hirez_mosaic.templates import TemplateSet
 
+_REFINING = 15  # steps
 SELECTIONS = ("L2", "SSIM", "residual", "trained", "fitted", "refined", "soft")
 """The ways to choose templates, in the order of the table.
 
@@ -85,7 +86,7 @@ def compare(
     selections: Sequence[str] = SELECTIONS,
     trained: Sequence[str | Path] = (),
     fit: int = STEPS,
-    refine: int = 15,
+    refine: int = _REFINING,
     far_weight: float = FAR_WEIGHT,
     overwrite: bool = False,
     listener: Listener | None = None,
@@ -111,6 +112,7 @@ def compare(
     listener, folder, paths = listener or Listener(), Path(output), [Path(source) for source in sources]
     size, shared = parse_tile(tile), Shared(**parse_settings(settings))
     _check_settings(selections, side)
+    _check_effect(selections, fit, refine, far_weight)
     _check_outputs(folder, paths, overwrite)
     found = cached_templates(
         Path(templates), size, shared.background, shared.crop, listener, exclude=shared.exclude, strict=shared.strict
@@ -242,6 +244,17 @@ def _check_settings(selections: Sequence[str], side: int) -> None:
         raise SettingError(f"There is no selection {', '.join(wrong) or 'given'}; use some of {', '.join(SELECTIONS)}.")
     if not CELL <= side <= _LARGEST:
         raise SettingError(f"The side is {side} px; use {CELL} to {_LARGEST}.")
+
+
+def _check_effect(selections: Sequence[str], fit: int, refine: int, far_weight: float) -> None:
+    """Raise SettingError for a setting that no selection heeds."""
+    for name, given, heeding in (
+        ("fit", fit != STEPS, _FITTED),
+        ("refine", refine != _REFINING, ("refined",)),
+        ("far_weight", far_weight != FAR_WEIGHT, _FITTED),
+    ):
+        if given and not set(heeding) & set(selections):
+            raise SettingError(f"`{name}` is of the selections {', '.join(sorted(heeding))}; add one, or leave it out.")
 
 
 def _check_outputs(folder: Path, sources: Sequence[Path], overwrite: bool) -> None:

@@ -24,7 +24,7 @@ from numpy.typing import NDArray
 from hirez_mosaic.errors import SettingError, TemplateError, TileMapError
 from hirez_mosaic.files.fresh import flush
 from hirez_mosaic.jobs.listener import Listener
-from hirez_mosaic.jobs.print_spec import PrintSpec
+from hirez_mosaic.jobs.print_spec import QUALITY, PrintSpec
 from hirez_mosaic.jobs.remake import mosaic_of
 from hirez_mosaic.jobs.template_sets import cached_templates
 from hirez_mosaic.outputs.appearing import Appearing, check_output, check_space, writing
@@ -143,7 +143,7 @@ def print_sheets(
     cells: bool = False,
     format: str = "pdf",  # noqa: A002 (the name of the option)
     compression: str = "jpeg",
-    quality: int = 90,
+    quality: int = QUALITY,
     profile: str | Path | None = None,
     tint: float | None = None,
     background: str | tuple[int, int, int] = "white",

@@ -13,6 +13,9 @@ from hirez_mosaic.settings.writing import TILE_MAPS
 
 FORMATS = ("pdf", "tif")
 
+QUALITY = 90
+"""Of JPEG, unless another is asked for."""
+
 
 @dataclass(frozen=True)
 class PrintSpec:
@@ -99,6 +102,8 @@ class PrintSpec:
             raise SettingError(f"The dots an inch are {self.dpi:g}; use 1 to 10,000.")
         if not 1 <= self.quality <= 100:
             raise SettingError(f"The quality is {self.quality}; use 1 to 100.")
+        if self.quality != QUALITY and self.compression != "jpeg":
+            raise SettingError(f"`quality` is of jpeg and `compression` is {self.compression}; leave one of them out.")
         if self.compression not in COMPRESSIONS:
             raise SettingError(f"The compression is {self.compression!r}; use one of {', '.join(COMPRESSIONS)}.")
         if self.tint is not None and not 0 <= self.tint <= 1:

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from hirez_mosaic.errors import SettingError
-from hirez_mosaic.settings.choosing import Choosing, ChoosingSettings
+from hirez_mosaic.settings.choosing import FAR_WEIGHT, Choosing, ChoosingSettings
 from hirez_mosaic.settings.parsing import is_url, parse_bytes, parse_colour, parse_scale, parse_tile
 from hirez_mosaic.settings.places import Place, check_places
 from hirez_mosaic.settings.running import Running, RunningSettings
@@ -66,10 +66,13 @@ def make_spec(
 ) -> RenderSpec:
     """The spec of a render as people ask for it. settings: those of `RenderSettings`.
 
-    Raises SettingError.
+    Raises SettingError, also for a setting that would have no effect.
     """
     named = {"source": source, "templates": templates, "tile": tile, "output": output or default_output(Path(source))}
-    return RenderSpec(**parse_settings({**named, **settings}))
+    spec = RenderSpec(**parse_settings({**named, **settings}))
+    if spec.far_weight != FAR_WEIGHT and not (spec.fit_steps or spec.refine_steps):
+        raise SettingError("`far_weight` counts in fitting and refining; add `refine=15`, or leave it out.")
+    return spec
 
 
 def parse_settings(settings: Mapping[str, Any]) -> dict[str, Any]:
