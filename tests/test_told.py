@@ -14,6 +14,7 @@ from rich.console import Console
 
 from hirez_mosaic import Listener, render
 from hirez_mosaic.cli import console
+from hirez_mosaic.errors import OutputError
 from hirez_mosaic.jobs import pace
 from hirez_mosaic.jobs.job import Job
 from hirez_mosaic.jobs.reach import reach_note
@@ -113,6 +114,28 @@ def test_where_there_is_no_terminal_a_running_stage_has_a_line_now_and_then(monk
     assert " left\n" in written.getvalue()
     assert "\x1b" not in written.getvalue()
     assert "━" not in written.getvalue()
+
+
+@pytest.mark.parametrize("error", [OSError(28, "No space left on device"), OutputError("The preview cannot be made.")])
+def test_an_error_of_the_preview_leaves_the_finished_mosaic(
+    error: Exception,
+    heard: Heard,
+    tmp_path: Path,
+    make_templates: Callable[[int], Path],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def fail(_: object, place: Path) -> None:
+        place.write_bytes(b"half")
+        raise error
+
+    monkeypatch.setattr("hirez_mosaic.jobs.render.write_preview", fail)
+    source, made = save(tmp_path / "a.png", photo(90, 120)), tmp_path / "made"
+    made.mkdir()
+    outputs = {"tile_map": made / "a.csv", "preview": made / "a.png"}
+    result = render(source, make_templates(9), 16, made / "a.tif", **outputs, listener=heard)
+    assert result.preview is None
+    assert {path.name for path in made.iterdir()} == {"a.tif", "a.csv"}
+    assert any("a.tif is whole and has no preview" in note for note in heard.notes)
 
 
 def test_colours_out_of_reach_are_told_with_what_helps() -> None:

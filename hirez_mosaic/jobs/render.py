@@ -11,7 +11,7 @@ import numpy as np
 
 from hirez_mosaic.engine.machine import settled
 from hirez_mosaic.engine.store import Workspace, discard, open_workspace
-from hirez_mosaic.errors import DiskSpaceError, HirezMosaicError, SourceError, WorkspaceError
+from hirez_mosaic.errors import DiskSpaceError, HirezMosaicError, SourceError, WorkspaceError, sentence
 from hirez_mosaic.files.fresh import fresh
 from hirez_mosaic.jobs.choose import Chosen, choose, ingest_stage
 from hirez_mosaic.jobs.clock import Clock
@@ -298,7 +298,9 @@ def _run_stages(job: Job, workspace: Workspace, listener: Logged) -> RenderResul
     chosen = choose(job, workspace, clock, listener)
     tint = Tint.of(templates, chosen.colours, spec.tint) if spec.tint else None
     with ExitStack() as appearing:
-        tile_map, preview = (path and appearing.enter_context(fresh(path)) for path in (spec.tile_map, spec.preview))
+        tile_map = spec.tile_map and appearing.enter_context(fresh(spec.tile_map))
+        previewing = appearing.enter_context(ExitStack())
+        preview = spec.preview and previewing.enter_context(fresh(spec.preview))
         page = None if spec.page is None else appearing.enter_context(Appearing(spec.page))
         made = appearing.enter_context(Appearing(spec.output))  # the last in is the first to appear
         _assemble(job, chosen, tint, made, clock)
@@ -315,12 +317,18 @@ def _run_stages(job: Job, workspace: Workspace, listener: Logged) -> RenderResul
                 write_tile_map(_counted(cells, progress), tile_map)
         mosaic = Mosaic(chosen.index_map, templates, tint)
         if preview is not None:
-            with clock.timed("preview"):
-                write_preview(mosaic, preview)
+            try:
+                with clock.timed("preview"):
+                    write_preview(mosaic, preview)
+            except (HirezMosaicError, OSError) as error:  # the mosaic is whole without it
+                listener.note(f"{spec.output} is whole and has no preview: {sentence(error)}")
+                preview = None
+                with suppress(type(error)), previewing.pop_all():  # removes what there is of it
+                    raise
         if page is not None:
             with clock.timed("page") as progress:
                 write_page(_contents(job, workspace, mosaic), page, progress, job.plan.workers)
-    return _result(job, chosen, clock)
+    return _result(job, chosen, clock, spec.preview if preview else None)
 
 
 def _assemble(job: Job, chosen: Chosen, tint: Tint | None, made: Path, clock: Clock) -> None:
@@ -353,14 +361,14 @@ def _counted(cells: Iterator[Any], progress: Callable[[int], None]) -> Iterator[
             progress(1024)
 
 
-def _result(job: Job, chosen: Chosen, clock: Clock) -> RenderResult:
+def _result(job: Job, chosen: Chosen, clock: Clock, preview: Path | None) -> RenderResult:
     used = np.zeros(len(job.tools.templates.names), np.bool_)
     for box in job.plan.grid.chunks(job.plan.chunk):
         used[np.asarray(chosen.index_map[box.slices]) // len(job.tools.templates.poses)] = True
     grid = job.plan.grid
     return RenderResult(
         output=job.spec.output,
-        preview=job.spec.preview,
+        preview=preview,
         size=grid.mosaic_size,
         source_size=job.source.size,
         cells=(grid.columns, grid.rows),
