@@ -621,7 +621,8 @@ def test_a_render_and_a_recipe_are_logged_too_and_a_recipe_goes_on_after_failure
     assert after.startswith(before)
     assert json.loads(after.splitlines()[-1])["level"] == "ERROR"
     assert not logging.getLogger("hirez_mosaic").isEnabledFor(logging.INFO)
-    result = command("render", "x.png", "--templates", "t", "--log-file", tmp_path / "no" / "log")
+    there = pictures / "broken.png", "--templates", tmp_path / "templates-9"
+    result = command("render", *there, "--log-file", tmp_path / "no" / "log")
     assert result.exit_code == 1
     assert "cannot be written to: No such file or directory" in result.stderr
 
