@@ -22,7 +22,7 @@ from hirez_mosaic.nets.decoders import POOR, RICH, new_decoder, residual
 from hirez_mosaic.nets.decoders.nearest import NearestAsSeen
 from hirez_mosaic.nets.loss import MultiScaleLoss
 from hirez_mosaic.nets.objective import Objective, Picture, placed
-from hirez_mosaic.nets.training import PAPER, Trainer, TrainingRecipe, soft_mosaic
+from hirez_mosaic.nets.training import CENTRED, PAPER, Trainer, TrainingRecipe, soft_mosaic, xavier_range
 from hirez_mosaic.nets.vgg import VGG16
 from hirez_mosaic.pixels import far_view
 from hirez_mosaic.pixels.far_view import OPPONENT
@@ -56,6 +56,54 @@ def test_the_papers_recipe_is_the_papers() -> None:
     assert PAPER.inverse_temperature_at(0) == PAPER.inverse_temperature_at(9) == 1
     assert PAPER.inverse_temperature_at(10) > 1
     assert 1 / PAPER.inverse_temperature_at(1999) == pytest.approx(0.067, abs=0.001)
+
+
+def test_in_fewer_steps_the_curves_are_the_same() -> None:
+    short = PAPER.in_steps(200)
+    for step in range(200):
+        assert short.rate_at(step) == PAPER.rate_at(10 * step)
+        assert short.inverse_temperature_at(step) == pytest.approx(PAPER.inverse_temperature_at(10 * step), abs=1e-9)
+    assert PAPER.in_steps(2000) == PAPER
+    assert PAPER.in_steps(3).rate_at(2) == 0.96**2
+
+
+@pytest.fixture
+def many(objective: Objective) -> Objective:
+    """The same objective with 600 templates of few colours, of which a start from Xavier weights takes many."""
+    rng = np.random.default_rng(0)
+    templates = rng.random((600, 1, 1, 3)) * 0.6 + rng.random((600, 8, 8, 3)) * 0.4
+    return Objective(objective.loss, torch.from_numpy(templates).float(), 0.0)
+
+
+def test_centred_steps_keep_templates_in_use_that_printed_ones_lose(picture: Picture, many: Objective) -> None:
+    kept = []
+    for recipe in (PAPER, CENTRED):
+        decoder = new_decoder("paper", many.templates.unflatten(1, (8, 8, 3)), "f")
+        trainer, (_, at_start) = Trainer(decoder, recipe), many.hard(decoder, [picture], [picture.box])
+        for _ in range(8):
+            trainer.run(many, [(picture, picture.box)])
+        kept.append(many.hard(decoder, [picture], [picture.box])[1] / at_start)
+    assert kept[0] < 0.5
+    assert kept[1] > 0.8
+
+
+def test_a_centred_step_of_weights_leaves_the_mean_response(picture: Picture, many: Objective) -> None:
+    decoder = new_decoder("paper", many.templates.unflatten(1, (8, 8, 3)), "f")
+    trainer, box = Trainer(decoder, CENTRED), Box(1, 9, 2, 12)
+    features = torch.from_numpy(picture.features).flatten(0, 1).mean(0).float()
+    inputs = features, Objective.queries(decoder, picture, box).detach().mean(0)
+
+    def responses() -> list[torch.Tensor]:
+        with torch.no_grad():
+            pairs = zip(decoder.layers, inputs, strict=True)
+            return [layer.weight.flatten(1) @ mean + layer.bias for layer, mean in pairs]
+
+    before = responses()
+    trainer.run(many, [(picture, box)])
+    for layer, old, new in zip(decoder.layers, before, responses(), strict=True):
+        own = CENTRED.rate * xavier_range(layer)  # Adam's first step of the bias
+        assert (new - old).abs().max() < 1.01 * own + 1e-5
+        assert (new - old).abs().max() > 0
 
 
 @given(rows=st.integers(1, 300), columns=st.integers(1, 300))

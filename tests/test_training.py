@@ -19,6 +19,7 @@ from hirez_mosaic.errors import DecoderError, OutputExistsError, SettingError, T
 from hirez_mosaic.jobs import train as training
 from hirez_mosaic.jobs.listener import Listener
 from hirez_mosaic.jobs.photos import Photos
+from hirez_mosaic.nets.training import CENTRED, PAPER, TrainingRecipe
 
 
 class Hearing(Listener):
@@ -192,6 +193,49 @@ def test_weights_that_are_no_numbers_never_reach_the_checkpoint(
         train(*folders, "d.safetensors", steps=12, **small())
     monkeypatch.setattr(training.Trainer, "run", run)
     assert train(*folders, "d.safetensors", steps=12, resume=True, **small()).steps == 12
+
+
+def test_the_papers_decoder_goes_on_to_the_same_result(folders: tuple[Path, Path]) -> None:
+    settings = small(decoder="paper", window=64, steps=8)
+
+    def broken_off(trainer: training.Trainer, *arguments: object) -> training.Told:
+        if trainer.step == 6:
+            raise KeyboardInterrupt
+        return run(trainer, *arguments)  # type: ignore[arg-type]
+
+    run = training.Trainer.run
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(training.Trainer, "run", broken_off)
+        with pytest.raises(KeyboardInterrupt):
+            train(*folders, "d.safetensors", **settings)
+    train(*folders, "d.safetensors", resume=True, **settings)
+    train(*folders, "e.safetensors", **settings)
+    assert Path("d.safetensors").read_bytes() == Path("e.safetensors").read_bytes()
+
+
+def test_the_window_is_as_large_as_was_asked_for(folders: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[tuple[int, int]] = []
+    run = training.Trainer.run
+
+    def watched(trainer: training.Trainer, objective: object, windows: list) -> training.Told:
+        seen.extend((box.height, box.width) for _, box in windows)
+        return run(trainer, objective, windows)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(training.Trainer, "run", watched)
+    train(*folders, "d.safetensors", steps=2, window=72, **small())
+    assert seen == [(9, 9)] * 4
+    for window in (60, 68, 520):
+        with pytest.raises(SettingError, match=f"The window is {window} px; use 64 to 512, a multiple of 8"):
+            train(*folders, "e.safetensors", window=window, **small())
+
+
+def test_the_papers_decoder_has_a_recipe_of_its_own_and_the_printed_one_by_name() -> None:
+    def chosen(name: str, decoder: str) -> TrainingRecipe:
+        return training._chosen_recipe(name, decoder, None, None, None, None, None)
+
+    assert chosen("default", "paper") == CENTRED
+    assert chosen("paper", "paper") == PAPER
+    assert chosen("default", "residual") == training.RECIPES["default"]
 
 
 def test_a_damaged_picture_gives_its_place_to_another(folders: tuple[Path, Path]) -> None:

@@ -23,6 +23,7 @@ class TrainOptions(SharedSettings):
     recipe: str
     steps: int | None
     batch: int | None
+    window: int | None
     rate: float | None
     far_weight: float | None
     seed: int
@@ -63,7 +64,12 @@ class TrainOptions(SharedSettings):
 )
 @click.option("--steps", type=int, help="Number of steps, instead of the recipe's.")
 @click.option("--batch", type=int, help="Number of windows a step, instead of the recipe's.")
-@click.option("--rate", type=float, help="Learning rate of the trunk, instead of the recipe's.")
+@click.option("--window", type=int, help="Side of a window, px, instead of the recipe's; 64 to 512.")
+@click.option(
+    "--rate",
+    type=float,
+    help="Learning rate of the trunk, instead of the recipe's; of the paper's decoder the share of each layer's range.",
+)
 @far_weight(None, "instead of the recipe's; 0 is the paper's loss")
 @click.option("--scales", default="0,1,2", show_default=True, help="Levels of the loss's pyramid: 0 is the finest.")
 @click.option(

@@ -46,9 +46,10 @@ from hirez_mosaic.nets.device import device_name, resolve_device, resolve_precis
 from hirez_mosaic.nets.fitting import RICH_SET, best_start
 from hirez_mosaic.nets.loss import SCALES, MultiScaleLoss, loss_network
 from hirez_mosaic.nets.objective import Objective, Picture, Told
-from hirez_mosaic.nets.training import PAPER, Trainer, TrainingRecipe
+from hirez_mosaic.nets.training import CENTRED, PAPER, Trainer, TrainingRecipe
 from hirez_mosaic.nets.vgg import make_encoder
 from hirez_mosaic.nets.weights import resolve_weights
+from hirez_mosaic.pixels.geometry import CELL
 from hirez_mosaic.settings.choosing import FAR_WEIGHT
 from hirez_mosaic.settings.decoders import DEFAULT, learning_kinds
 from hirez_mosaic.settings.parsing import parse_tile
@@ -62,6 +63,8 @@ RECIPES = {
     ),
     "paper": PAPER,
 }
+DEFAULTS = {"paper": CENTRED}
+"""The default recipe of a kind of decoder that has one of its own."""
 CROP_SIDE = 512
 """Side of the crops that are cut out of the pictures, px; windows are cut out of the crops."""
 EVERY = 50
@@ -109,6 +112,7 @@ def train(
     recipe: str = "default",
     steps: int | None = None,
     batch: int | None = None,
+    window: int | None = None,
     rate: float | None = None,
     far_weight: float | None = None,
     scales: Sequence[int] = (0, 1, 2),
@@ -127,10 +131,13 @@ def train(
     images: folder of pictures to learn from; subfolders count.
     output: file of the decoder, .safetensors.
     decoder: "residual" or "paper".
-    recipe: "default" or "paper": the paper's section 3.1, with the linear rise of 1 / tau of its public code.
-    steps: 1 or more, instead of the recipe's.
+    recipe: "default", or "paper": the paper's section 3.1, with the linear rise of 1 / tau of its public code. The
+        default one of the paper's decoder is the same in steps and rates that keep most templates in use.
+    steps: 1 or more, instead of the recipe's. Annealing and decay keep their shares of them.
     batch: windows a step, 1 or more, instead of the recipe's.
-    rate: learning rate above 0, instead of the recipe's.
+    window: side of a window, px, 64 to 512 by 8, instead of the recipe's.
+    rate: learning rate above 0, instead of the recipe's; of the default recipe of the paper's decoder the share of each
+        layer's Xavier range, 0 to 1.
     far_weight: weight of the far view, 0 or more, instead of the recipe's.
     scales: levels of Eq. 3's pyramid, some of 0 to 3.
     seed: of the crops, and of the paper's decoder.
@@ -145,7 +152,7 @@ def train(
     where the loss becomes NaN. Raises another subclass of HirezMosaicError for other wrong input.
     """
     listener, output, folders = listener or Listener(), Path(output), (Path(templates), Path(images))
-    chosen = _chosen_recipe(recipe, decoder, steps, batch, rate, far_weight)
+    chosen = _chosen_recipe(recipe, decoder, steps, batch, window, rate, far_weight)
     choices = _Choices(decoder, recipe, chosen, tuple(scales), seed, rate is not None)
     home = output.with_name(f"{output.name}.training")
     _check_places(output, home, folders, resume, overwrite)
@@ -236,22 +243,34 @@ class _Choices:
 
 
 def _chosen_recipe(
-    name: str, decoder: str, steps: int | None, batch: int | None, rate: float | None, far_weight: float | None
+    name: str,
+    decoder: str,
+    steps: int | None,
+    batch: int | None,
+    window: int | None,
+    rate: float | None,
+    far_weight: float | None,
 ) -> TrainingRecipe:
-    """The recipe of that name, with what is given instead. Raises SettingError for a name that does not exist."""
+    """The recipe of that name, with what is given instead.
+
+    Raises SettingError for a name that does not exist, or a window of no whole cells.
+    """
     if name not in RECIPES or decoder not in learning_kinds():
         raise SettingError(
             f"There is no recipe {name!r} or decoder {decoder!r}; use {' or '.join(RECIPES)}, and "
             f"{' or '.join(learning_kinds())}."
         )
-    recipe = RECIPES[name]
-    return dataclasses.replace(
+    if window is not None and (not 64 <= window <= 512 or window % CELL):
+        raise SettingError(f"The window is {window} px; use 64 to 512, a multiple of {CELL}.")
+    recipe = DEFAULTS.get(decoder, RECIPES[name]) if name == "default" else RECIPES[name]
+    changed = dataclasses.replace(
         recipe,
-        steps=recipe.steps if steps is None else steps,
         batch=recipe.batch if batch is None else batch,
+        window=recipe.window if window is None else window // CELL,
         rate=recipe.rate if rate is None else rate,
         far_weight=recipe.far_weight if far_weight is None else far_weight,
     )
+    return changed if steps is None else changed.in_steps(steps)
 
 
 def _check_places(output: Path, home: Path, inputs: Sequence[Path], resume: bool, overwrite: bool) -> None:

@@ -2,9 +2,11 @@
 
 import math
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass, replace
 
 import torch
+from torch import nn
 
 from hirez_mosaic.nets.decoders import LearnedDecoder
 from hirez_mosaic.nets.objective import Objective, Picture, Told, placed, step_bytes
@@ -19,6 +21,8 @@ class TrainingRecipe:
     batch: windows a step.
     window: side of a window, cells.
     rate: Adam's learning rate of the trunk.
+    of_range: whether `rate` is a share of each layer's Xavier range instead, and so depends on the number of templates.
+    centred: whether a step changes how a layer answers to what differs from its usual input, see `Trainer`.
     template_rate: Adam's learning rate of the residual decoder's templates and biases.
     decay: of both rates: "cosine" to zero, or (factor, steps after which it is applied again).
     inverse_temperature: 1 / tau (at the start, at the end).
@@ -43,6 +47,16 @@ class TrainingRecipe:
     far_weight: float = 0.0
     warm_up: int = 0
     forgets: float = 0.999
+    of_range: bool = False
+    centred: bool = False
+
+    def in_steps(self, steps: int) -> "TrainingRecipe":
+        """Return the same in another number of steps, 1 or more: what it holds for some steps keeps its share."""
+        share, decay = steps / self.steps, self.decay
+        if isinstance(decay, tuple):
+            decay = (decay[0], max(1, round(decay[1] * share)))
+        hold = 1 if self.hold == 1 else max(1, round(self.hold * share))
+        return replace(self, steps=steps, hold=hold, decay=decay)
 
     def inverse_temperature_at(self, step: int) -> float:
         """1 / tau at a step from 0 to steps - 1."""
@@ -60,6 +74,9 @@ class TrainingRecipe:
 
 PAPER = TrainingRecipe(2000, 12, 64, 6e-3, 6e-3, (0.96, 100), (1.0, 15.0), "linear", 1.0, 10)
 """The paper's section 3.1, with the public code's linear rise of 1 / tau."""
+CENTRED = replace(PAPER, rate=0.02, of_range=True, centred=True)
+"""The paper's recipe with rates and steps that keep most templates in use."""
+_REMEMBERED = 100  # steps whose inputs the usual input of a layer is a mean of, about
 
 
 @torch.no_grad()
@@ -73,16 +90,33 @@ def soft_mosaic(decoder: LearnedDecoder, picture: Picture, templates: torch.Tens
     return placed(torch.cat([torch.softmax(part, 1) @ templates.flatten(1) for part in logits]), picture.box)
 
 
+def xavier_range(layer: nn.Conv2d) -> float:
+    """Return the largest weight that Xavier's uniform start gives a layer: sqrt(6 / (fan in + fan out))."""
+    outputs, inputs, *kernel = layer.weight.shape
+    return math.sqrt(6 / ((inputs + outputs) * math.prod(kernel)))
+
+
 class Trainer:
-    """A decoder, its optimiser, and the step it has reached."""
+    """A decoder, its optimiser, and the step it has reached.
+
+    What a layer reads comes out of a ReLU, so it is positive on average, and Adam moves every weight of an output by
+    nearly the same. Both together shift an output in all cells alike: with the paper's rate and 3,793 templates by
+    twenty times the spread of the logits. Whichever template gains by a step, then gains everywhere.
+
+    In a centred recipe a layer's weights act on how an input differs from the mean of those seen in training; the
+    mean's part is the bias's. So a step of the weights leaves the response to the mean as it is (Schraudolph 1998,
+    "Centering neural network gradient factors"). The network is the same: its bias is written for inputs as they are.
+    """
 
     def __init__(self, decoder: LearnedDecoder, recipe: TrainingRecipe) -> None:
         self.decoder = decoder
         self.recipe = recipe
         self.step = 0
-        self._rates = [recipe.rate, recipe.template_rate]
-        groups = [{"params": parameters} for parameters in decoder.parameter_groups()]
-        self.optimiser = torch.optim.Adam(groups, lr=recipe.rate, betas=(0.9, recipe.forgets))
+        groups, self._rates = decoder.parameter_groups(), [recipe.rate, recipe.template_rate]
+        if recipe.of_range:
+            groups[:1] = [[*layer.parameters()] for layer in decoder.layers]
+            self._rates[:1] = [recipe.rate * xavier_range(layer) for layer in decoder.layers]
+        self.optimiser = torch.optim.Adam([{"params": one} for one in groups], betas=(0.9, recipe.forgets))
 
     @property
     def inverse_temperature(self) -> float:
@@ -100,7 +134,8 @@ class Trainer:
             figures.append((len(group), objective.step(self.decoder, group, self.inverse_temperature, share)))
         for parameters, rate in zip(self.optimiser.param_groups, self._rates, strict=False):
             parameters["lr"] = rate * self.recipe.rate_at(self.step)
-        self.optimiser.step()
+        with self._centred(windows) if self.recipe.centred else nullcontext():
+            self.optimiser.step()
         self.optimiser.zero_grad()
         self.decoder.inverse_temperature = self.inverse_temperature
         self.step += 1
@@ -110,6 +145,32 @@ class Trainer:
             sum(count * one.entropy for count, one in figures) / len(windows),
             round(sum(count * one.distinct for count, one in figures) / len(windows)),
         )
+
+    @contextmanager
+    def _centred(self, windows: Sequence[tuple[Picture, Box]]) -> Iterator[None]:
+        """Around a step of the optimiser: make it one of weights for centred inputs."""
+        layers = [(*layer.parameters(), self._centre(layer, read)) for layer, read in self._mean_inputs(windows)]
+        with torch.no_grad():
+            for weight, bias, centre in layers:
+                weight.grad -= torch.outer(bias.grad, centre).view_as(weight)  # type: ignore[operator,arg-type]
+            before = [weight.flatten(1) @ centre for weight, _, centre in layers]
+            yield
+            for (weight, bias, centre), response in zip(layers, before, strict=True):
+                bias += response - weight.flatten(1) @ centre
+                self.optimiser.state[weight]["centre"] = centre  # kept in checkpoints with the rest of it
+
+    def _centre(self, layer: nn.Conv2d, read: torch.Tensor) -> torch.Tensor:
+        """The running mean of a layer's inputs. read: their mean in this step."""
+        before = self.optimiser.state[layer.weight].get("centre", read)
+        return torch.lerp(before, read, 1 / min(self.step + 1, _REMEMBERED))
+
+    @torch.no_grad()
+    def _mean_inputs(self, windows: Sequence[tuple[Picture, Box]]) -> list[tuple[nn.Conv2d, torch.Tensor]]:
+        """Each layer with the mean of what it reads: features of the whole pictures, and queries of the windows."""
+        moments = torch.stack([picture.moments for picture, _ in windows]).sum(0)
+        features = (moments[:-1, -1] / moments[-1, -1]).to(self.decoder.squeeze.weight)
+        queries = torch.cat([Objective.queries(self.decoder, picture, box) for picture, box in windows]).mean(0)
+        return [*zip(self.decoder.layers, (features, queries), strict=True)]
 
     def _groups(self, windows: Sequence[tuple[Picture, Box]], itemsize: int) -> Iterator[Sequence[tuple[Picture, Box]]]:
         """The windows in groups of one size, as many at once as memory holds. itemsize: bytes of a loss activation."""

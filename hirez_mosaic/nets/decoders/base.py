@@ -215,9 +215,14 @@ class LearnedDecoder(Decoder):
     def learned(self) -> Iterable[torch.Tensor]:
         return self.state_dict().values()
 
+    @property
+    def layers(self) -> tuple[nn.Conv2d, nn.Conv2d]:
+        """The trunk's convolutions: 1x1 and 3x3."""
+        return self.squeeze, self.spread
+
     def parameter_groups(self) -> list[list[nn.Parameter]]:
         """Return the parameters that are trained: those of the trunk, and the others where there are some."""
-        trunk = [*self.squeeze.parameters(), *self.spread.parameters()]
+        trunk = [parameter for layer in self.layers for parameter in layer.parameters()]
         ours = {id(parameter) for parameter in trunk}
         named = self.named_parameters()
         rest = [parameter for name, parameter in named if id(parameter) not in ours and name not in self.fixed]
