@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from hirez_mosaic import render
+from hirez_mosaic.jobs.checkpoint import TrainingState, decoder_state, load_checkpoint, save_checkpoint
 from hirez_mosaic.nets import fitting
 from hirez_mosaic.nets.blur import blur_tiled
 from hirez_mosaic.nets.decoders import POOR, RICH, new_decoder, residual
@@ -104,6 +105,24 @@ def test_a_centred_step_of_weights_leaves_the_mean_response(picture: Picture, ma
         own = CENTRED.rate * xavier_range(layer)  # Adam's first step of the bias
         assert (new - old).abs().max() < 1.01 * own + 1e-5
         assert (new - old).abs().max() > 0
+
+
+def test_centred_steps_go_on_from_a_checkpoint(picture: Picture, many: Objective, tmp_path: Path) -> None:
+    def new() -> Trainer:
+        return Trainer(new_decoder("paper", many.templates.unflatten(1, (8, 8, 3)), "f"), CENTRED)
+
+    def run(trainer: Trainer, boxes: list[Box]) -> Trainer:
+        for box in boxes:
+            trainer.run(many, [(picture, box)])
+        return trainer
+
+    boxes = [Box(0, 4, column, column + 4) for column in range(4)]
+    whole, broken = run(new(), boxes), run(new(), boxes[:2])
+    save_checkpoint(tmp_path / "c", TrainingState(broken, decoder_state(broken.decoder), 1.0, (1.0, 1)), {})
+    resumed = run(load_checkpoint(tmp_path / "c", new().decoder, {}).trainer, boxes[2:])
+    for one, other in zip(whole.decoder.parameters(), resumed.decoder.parameters(), strict=True):
+        assert torch.equal(one, other)
+    assert not torch.equal(whole.decoder.spread.bias, broken.decoder.spread.bias)
 
 
 @given(rows=st.integers(1, 300), columns=st.integers(1, 300))

@@ -195,24 +195,6 @@ def test_weights_that_are_no_numbers_never_reach_the_checkpoint(
     assert train(*folders, "d.safetensors", steps=12, resume=True, **small()).steps == 12
 
 
-def test_the_papers_decoder_goes_on_to_the_same_result(folders: tuple[Path, Path]) -> None:
-    settings = small(decoder="paper", window=64, steps=8)
-
-    def broken_off(trainer: training.Trainer, *arguments: object) -> training.Told:
-        if trainer.step == 6:
-            raise KeyboardInterrupt
-        return run(trainer, *arguments)  # type: ignore[arg-type]
-
-    run = training.Trainer.run
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(training.Trainer, "run", broken_off)
-        with pytest.raises(KeyboardInterrupt):
-            train(*folders, "d.safetensors", **settings)
-    train(*folders, "d.safetensors", resume=True, **settings)
-    train(*folders, "e.safetensors", **settings)
-    assert Path("d.safetensors").read_bytes() == Path("e.safetensors").read_bytes()
-
-
 def test_the_window_is_as_large_as_was_asked_for(folders: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch) -> None:
     seen: list[tuple[int, int]] = []
     run = training.Trainer.run

@@ -85,7 +85,7 @@ def train(as_json: bool, quiet: bool, scales: str, **options: Unpack[TrainOption
 
     \b
     hirez-mosaic train --templates emoji/ --tile 16 --images photos/ -o emoji.safetensors
-    hirez-mosaic train --templates emoji/ --images coco/ --decoder paper --recipe paper -o paper.safetensors
+    hirez-mosaic train --templates emoji/ --images coco/ --decoder paper -o paper.safetensors
     """
     from hirez_mosaic.cli.console import ConsoleListener
     from hirez_mosaic.errors import SettingError

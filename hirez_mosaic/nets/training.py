@@ -100,8 +100,8 @@ class Trainer:
     """A decoder, its optimiser, and the step it has reached.
 
     What a layer reads comes out of a ReLU, so it is positive on average, and Adam moves every weight of an output by
-    nearly the same. Both together shift an output in all cells alike: with the paper's rate and 3,793 templates by
-    twenty times the spread of the logits. Whichever template gains by a step, then gains everywhere.
+    nearly the same. Both together shift an output in all cells alike: with the paper's rate and 3,793 templates by up
+    to twenty times the spread of the logits. Whichever template gains by a step, then gains everywhere.
 
     In a centred recipe a layer's weights act on how an input differs from the mean of those seen in training; the
     mean's part is the bias's. So a step of the weights leaves the response to the mean as it is (Schraudolph 1998,
