@@ -1,6 +1,7 @@
 """Imports go one way, and the words of the project do not drift."""
 
 import ast
+import itertools
 import re
 import shlex
 from pathlib import Path
@@ -115,8 +116,7 @@ def documented() -> list[str]:
 @pytest.mark.parametrize("line", documented())
 def test_what_the_documents_call_can_be_called(line: str) -> None:
     words = shlex.split(line, comments=True)
-    if ">" in words:
-        words = words[: words.index(">")]
+    words = list(itertools.takewhile(lambda word: word not in (">", "|"), words))
     name = next(name for name in commands() if words[: len(name.split())] == name.split())
     command, given = commands()[name], words[len(name.split()) :]
     with command.make_context(

@@ -54,8 +54,8 @@ def assemble(as_json: bool, quiet: bool, **options: Unpack[AssembleOptions]) -> 
     """Make the mosaic that a tile map describes, without choosing anything anew.
 
     \b
-    hirez-mosaic render photo.jpg --templates album/ --tile-map photo.csv
-    hirez-mosaic assemble --tile-map photo.csv --templates album/ --tile 64 -o wall.tif
+    hirez-mosaic render photo.jpg --templates album/ --tile-map wall.csv
+    hirez-mosaic assemble --tile-map wall.csv --templates album/ -o wall.png
     """
     from hirez_mosaic.cli.console import ConsoleListener
     from hirez_mosaic.jobs.listener import Listener

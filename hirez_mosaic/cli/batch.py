@@ -6,8 +6,9 @@ from typing import Unpack
 
 import click
 
+from hirez_mosaic.cli.help import GroupedCommand
 from hirez_mosaic.cli.options import batch_options
-from hirez_mosaic.cli.recipe import RecipeCommand, There
+from hirez_mosaic.cli.recipe import There
 from hirez_mosaic.settings.formats import NAMES
 from hirez_mosaic.settings.spec import MakingSettings
 
@@ -31,23 +32,25 @@ class BatchOptions(MakingSettings):
     page: bool
 
 
-@click.command(cls=RecipeCommand, short_help="Make a mosaic of every picture in a folder.")
+@click.command(cls=GroupedCommand, short_help="Make a mosaic of every picture in a folder.")
 @click.argument("folder", type=There("folder"))
 @click.option(
     "-o",
     "--output",
     required=True,
     type=click.Path(),
-    help="Folder for the mosaics, which mirrors FOLDER; made if need be.",
+    help="Write the mosaics to this folder, which mirrors FOLDER.",
 )
 @click.option(
     "--glob",
     default="*",
     show_default=True,
-    help="Which pictures to take: a pattern of names; with a slash, of paths below FOLDER.",
+    help="Take pictures whose names match; with a slash in the pattern, whose paths below FOLDER do.",
 )
 @click.option("--recursive", is_flag=True, help="Take pictures in subfolders, too.")
-@click.option("--format", type=click.Choice(NAMES), default="tif", show_default=True, help="Format of the mosaics.")
+@click.option(
+    "--format", type=click.Choice(NAMES), default="tif", show_default=True, help="Write the mosaics in this format."
+)
 @batch_options
 @click.pass_context
 def batch(
@@ -66,7 +69,7 @@ def batch(
 
     \b
     hirez-mosaic batch photos/ --templates hubble/ --tile 32 -o mosaics/
-    hirez-mosaic batch photos/ --recursive --templates emoji/ --tile 8 -o mosaics/ --format dzi --jobs 4
+    hirez-mosaic batch photos/ --templates emoji/ -o walls/ --format dzi --jobs 4
     """
     from hirez_mosaic.cli.console import BatchConsole, print_report
     from hirez_mosaic.cli.logs import logged

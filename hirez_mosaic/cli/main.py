@@ -13,6 +13,7 @@ from hirez_mosaic.cli.assemble import assemble
 from hirez_mosaic.cli.batch import batch
 from hirez_mosaic.cli.bench import bench
 from hirez_mosaic.cli.compare import compare
+from hirez_mosaic.cli.completion import completion
 from hirez_mosaic.cli.page import page
 from hirez_mosaic.cli.print import print_
 from hirez_mosaic.cli.render import render
@@ -73,6 +74,7 @@ main.add_command(assemble)
 main.add_command(batch)
 main.add_command(bench)
 main.add_command(compare)
+main.add_command(completion)
 main.add_command(page)
 main.add_command(print_)
 main.add_command(render)

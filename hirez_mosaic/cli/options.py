@@ -8,6 +8,7 @@ from typing import Any, TypeVar
 
 import click
 
+from hirez_mosaic.cli.completion import devices, words
 from hirez_mosaic.cli.recipe import FileOr, There
 from hirez_mosaic.settings.choosing import CHOOSING, DECODERS, EFFORTS, FAR_WEIGHT, PRECISIONS
 from hirez_mosaic.settings.decoders import kinds_alone
@@ -35,20 +36,28 @@ BACKGROUND = click.option(
     "--background",
     default="white",
     show_default=True,
-    help="Colour under transparent px: white, black, grey, #rrggbb or r,g,b.",
+    shell_complete=words("white", "black", "grey"),
+    help="Lay this colour under transparent px: white, black, grey, #rrggbb or r,g,b.",
 )
 CROP = click.option(
     "--crop",
     type=click.Choice(CROPS),
     default="centre",
     show_default=True,
-    help="Which part is kept of templates that have another shape than the tile.",
+    help="Keep this part of templates that have another shape than the tile.",
 )
 DEVICE = click.option(
-    "--device", default="auto", show_default=True, metavar="auto|cpu|cuda|cuda:N", help="Where the networks run."
+    "--device",
+    default="auto",
+    show_default=True,
+    metavar="auto|cpu|cuda|cuda:N",
+    shell_complete=devices,
+    help="Run the networks there.",
 )
 WEIGHTS = click.option(
-    "--weights", type=click.Path(), help="File with VGG-16's weights.  [default: cache, package index, model hub]"
+    "--weights",
+    type=click.Path(),
+    help="Read VGG-16's weights from this file.  [default: cache, package index, model hub]",
 )
 JSON = click.option("--json", "as_json", is_flag=True, help="Print the result as one line of JSON on standard output.")
 QUIET = click.option("--quiet", is_flag=True, help="Print nothing but errors (and --json).")
@@ -71,7 +80,7 @@ def far_weight(default: float | None, help: str) -> Option[Any]:  # noqa: A002
         type=float,
         default=default,
         show_default=default is not None,
-        help=f"Weight of colour seen from afar, {help}.",
+        help=f"Let colour seen from afar count so much, {help}.",
     )
 
 
@@ -114,15 +123,15 @@ _encodes = together(
         click.option(
             "--compression",
             type=click.Choice(COMPRESSIONS),
-            help=f"Compression of {taking('compression')}.  [default: jpeg]",
+            help=f"Compress a {taking('compression')} in this way.  [default: jpeg]",
         ),
-        click.option("--quality", type=int, help="Quality of JPEG and WebP, 1 to 100.  [default: 90]"),
-        click.option("--dpi", type=float, help=f"Dots an inch, of {taking('dpi')}.  [default: {DPI:g}]"),
+        click.option("--quality", type=int, help="Write JPEG and WebP in this quality, 1 to 100.  [default: 90]"),
+        click.option("--dpi", type=float, help=f"Note so many dots an inch in a {taking('dpi')}.  [default: {DPI:g}]"),
         click.option("--cog", is_flag=True, help=f"Lay a {taking('cog')} out as a Cloud Optimized GeoTIFF."),
         click.option(
             "--iiif",
             metavar="URL",
-            help=f"Address of the folder in which a {taking('iiif')} will be served.  [default: {IIIF}]",
+            help=f"Note that a {taking('iiif')} will be served in the folder at this address.  [default: {IIIF}]",
         ),
         click.option("--no-preview", is_flag=True, help="Write no preview beside a mosaic of more than 50 Mpx."),
     )
@@ -135,7 +144,7 @@ SHOWS = together(
             "--thumbnails",
             type=int,
             metavar="N",
-            help="Largest size at which the page shows a template, px.  [default: 160, or --tile]",
+            help="Show no template larger than this in the page, px.  [default: 160, or --tile]",
         ),
     )
 )
@@ -144,7 +153,7 @@ SHOWS = together(
 
 def output(required: bool, default: str = "") -> Option[Any]:
     """--output of a mosaic."""
-    told = f"Mosaic: {suffixes()}.{default}"
+    told = f"Write the mosaic to this file: {suffixes()}.{default}"
     return click.option("-o", "--output", required=required, type=click.Path(), help=told)
 
 
@@ -160,7 +169,7 @@ writes_a_mosaic = together(
             "--page", type=click.Path(), help="Also write a page to this folder, in which a browser shows the mosaic."
         ),
         SHOWS,
-        click.option("--jobs", type=int, help="Threads that decode templates.  [default: all cores]"),
+        click.option("--jobs", type=int, help="Decode templates in so many threads.  [default: all cores]"),
         click.option("--overwrite", is_flag=True, help="Replace an output that is there."),
         JSON,
         QUIET,
@@ -174,18 +183,18 @@ _chooses = together(
             "--templates",
             required=True,
             type=There("folder of templates"),
-            help="Folder of pictures to make the mosaic of; subfolders count.",
+            help="Make the mosaic of the pictures in this folder and its subfolders.",
         ),
-        tile(32, "Size of a template in the mosaic"),
-        click.option("--scale", help="Mosaic px per source px.  [default: 1]"),
-        click.option("--columns", type=int, help="Cells across, instead of --scale."),
+        tile(32, "Show each template in this size"),
+        click.option("--scale", help="Make so many px of each px of the source.  [default: 1]"),
+        click.option("--columns", type=int, help="Lay so many cells across, instead of --scale."),
         click.option(
             "--decoder",
             type=FileOr(*DECODERS),
             default="auto",
             show_default=True,
             metavar="|".join((*DECODERS, "FILE")),
-            help="What scores the templates.",
+            help="Score the templates by this method or trained decoder.",
         ),
         click.option(
             "--choose",
@@ -200,15 +209,15 @@ _chooses = together(
             type=click.Choice(list(EFFORTS)),
             default="quick",
             show_default=True,
-            help="How much work to do: better is --refine 15; best is --fit 100 --refine 15.",
+            help="Do so much work: better is --refine 15; best is --fit 100 --refine 15.",
         ),
         click.option(
-            "--fit", type=int, help="Steps of fitting the residual decoder to SOURCE.  [default: by --effort]"
+            "--fit", type=int, help="Fit the residual decoder to the source in so many steps.  [default: by --effort]"
         ),
         click.option(
             "--refine",
             type=int,
-            help="Steps of optimising the scores of each cell's best templates.  [default: by --effort]",
+            help="Optimise the scores of each cell's best templates in so many steps.  [default: by --effort]",
         ),
         far_weight(FAR_WEIGHT, "in a fit"),
         click.option("--max-uses", type=int, help="Use each template at most so many times."),
@@ -220,14 +229,14 @@ _chooses = together(
         click.option(
             "--prefer",
             type=click.Path(),
-            help="Text file of the templates to prefer, one path below --templates a line.",
+            help="Prefer the templates that this text file lists, one path below --templates a line.",
         ),
         click.option(
             "--min-distance",
             type=int,
             default=0,
             show_default=True,
-            help="Distance in cells between two uses of a template, in every direction.",
+            help="Keep two uses of a template more than so many cells apart, in every direction.",
         ),
         click.option(
             "--no-repeat-neighbours",
@@ -244,7 +253,9 @@ _chooses = together(
             help="Move each template's colour towards the source's, 0 to 1.",
         ),
         click.option(
-            "--ban", type=click.Path(), help="Text file of templates to leave out, one path below --templates a line."
+            "--ban",
+            type=click.Path(),
+            help="Leave out the templates that this text file lists, one path below --templates a line.",
         ),
         click.option(
             "--dedupe",
@@ -253,13 +264,17 @@ _chooses = together(
             help="Leave out templates that differ from another by at most so much, of 255; 3 is a good value.",
         ),
         DEVICE,
-        precision("Number format of the encoder."),
-        click.option("--chunk", type=int, help="Side of a chunk, cells.  [default: as large as --memory allows]"),
-        click.option("--memory", help="Memory budget, such as 2GiB.  [default: a quarter of what is free]"),
+        precision("Run the encoder in this number format."),
+        click.option(
+            "--chunk", type=int, help="Work on squares of so many cells a side.  [default: as large as --memory allows]"
+        ),
+        click.option(
+            "--memory", help="Use so much memory at most, such as 2GiB.  [default: a quarter of what is free]"
+        ),
         click.option(
             "--workspace",
             type=click.Path(),
-            help="Folder or URL to keep the results of every stage in.  [default: hidden, removed at the end]",
+            help="Keep the results of every stage in this folder or URL.  [default: hidden, removed at the end]",
         ),
         click.option(
             "--restart",
@@ -281,22 +296,22 @@ _chooses = together(
             type=int,
             default=1,
             show_default=True,
-            help="Which picture of a source that holds several.",
+            help="Take this picture of a source that holds several.",
         ),
         click.option(
             "--plane",
             type=int,
             default=1,
             show_default=True,
-            help="Which plane of a source that is a stack in depth or time.",
+            help="Take this plane of a source that is a stack in depth or time.",
         ),
         click.option(
-            "--channel", type=int, help="Which channel of a source to use, as grey.  [default: colours, or the first]"
+            "--channel", type=int, help="Take this channel of a source, as grey.  [default: colours, or the first]"
         ),
         click.option(
             "--stretch",
             is_flag=True,
-            help="Stretch a source's range: nearly its darkest becomes black, nearly its lightest white.",
+            help="Stretch the source's range, so that its darkest becomes black and its lightest white.",
         ),
         exclude("template files"),
         STRICT,
@@ -333,7 +348,7 @@ batch_options = together(
             type=int,
             default=1,
             show_default=True,
-            help="Pictures to make at a time; several are quicker for small ones.",
+            help="Make so many mosaics at a time; several are quicker for small ones.",
         ),
         click.option("--overwrite", is_flag=True, help="Make all mosaics again, and replace files that no batch made."),
         JSON,

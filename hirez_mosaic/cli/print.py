@@ -5,8 +5,10 @@ from dataclasses import asdict
 
 import click
 
+from hirez_mosaic.cli.completion import words
 from hirez_mosaic.cli.options import BACKGROUND, CROP, JSON, QUIET, tile
 from hirez_mosaic.cli.recipe import RecipeCommand, There
+from hirez_mosaic.settings.lengths import PAPERS
 
 
 @click.command("print", cls=RecipeCommand, short_help="Print a mosaic on sheets of paper, or as stickers.")
@@ -20,7 +22,11 @@ from hirez_mosaic.cli.recipe import RecipeCommand, There
     help="Px an inch, of a tile map; of a picture, instead of --width.  [default: 300 of a tile map]",
 )
 @click.option(
-    "--paper", default="A4", show_default=True, help="A0 to A6, letter, legal, tabloid, or WxH such as 329x483mm."
+    "--paper",
+    default="A4",
+    show_default=True,
+    shell_complete=words(*(name.upper() if name.startswith("a") else name for name in PAPERS)),
+    help="A0 to A6, letter, legal, tabloid, or WxH such as 329x483mm.",
 )
 @click.option("--landscape", is_flag=True, help="Lay the paper on its longer side.  [default: as takes fewer sheets]")
 @click.option(
@@ -61,8 +67,8 @@ def print_(as_json: bool, quiet: bool, **settings: object) -> None:
 
     \b
     hirez-mosaic print wall.tif --width 2m --paper A3 --overlap 10mm -o wall.pdf
-    hirez-mosaic print wall.csv --templates album/ --width 60in --paper 13x19in --bleed 3mm -o sheets/ --format tif
-    hirez-mosaic print wall.csv --templates album/ --width 2m --cells -o stickers.pdf
+    hirez-mosaic print wall.tif --width 60in --bleed 3mm --format tif -o sheets/
+    hirez-mosaic print wall.csv --templates album/ --width 2m --cells -o wall.pdf
     """
     from hirez_mosaic.cli.sheets import PrintConsole
     from hirez_mosaic.jobs.print import PrintListener, print_sheets

@@ -31,6 +31,7 @@ from typing import Any
 
 import click
 from click.core import ParameterSource
+from click.shell_completion import CompletionItem
 
 from hirez_mosaic.errors import SettingError
 from hirez_mosaic.settings.parsing import is_url
@@ -48,6 +49,11 @@ class FileOr(click.types.StringParamType):
 
     def __init__(self, *words: str) -> None:
         self.words = words
+
+    def shell_complete(self, context: click.Context, parameter: click.Parameter, begun: str) -> list[CompletionItem]:
+        """The words that begin so; where none does, files."""
+        found = [CompletionItem(word) for word in self.words if word.startswith(begun)]
+        return found or [CompletionItem(begun, type="file")]
 
 
 class There(click.Path):

@@ -6,8 +6,9 @@ from typing import Unpack
 
 import click
 
+from hirez_mosaic.cli.help import GroupedCommand
 from hirez_mosaic.cli.options import output, render_options
-from hirez_mosaic.cli.recipe import RecipeCommand, There
+from hirez_mosaic.cli.recipe import There
 from hirez_mosaic.settings.spec import RenderSettings
 
 
@@ -20,7 +21,7 @@ class RenderOptions(RenderSettings):
     output: str | None
 
 
-@click.command(cls=RecipeCommand, short_help="Make a mosaic of a picture.")
+@click.command(cls=GroupedCommand, short_help="Make a mosaic of a picture.")
 @click.argument("source", type=There())
 @output(required=False, default="  [default: SOURCE-stem.mosaic.tif]")
 @render_options
@@ -29,7 +30,7 @@ def render(as_json: bool, quiet: bool, log_file: str | None, verbose: bool, **op
 
     \b
     hirez-mosaic render starry.tif --templates hubble/ --tile 32
-    hirez-mosaic render photo.jpg --templates emoji/ --tile 16 --columns 400 -o wall.dzi
+    hirez-mosaic render photo.jpg --templates emoji/ --columns 400 -o wall.dzi
     """
     from hirez_mosaic.cli.console import ConsoleListener, print_summary
     from hirez_mosaic.cli.logs import logged

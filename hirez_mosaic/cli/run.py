@@ -5,13 +5,14 @@ from pathlib import Path
 
 import click
 
+from hirez_mosaic.cli.completion import files
 from hirez_mosaic.cli.logs import logged
 from hirez_mosaic.cli.options import logs
 from hirez_mosaic.cli.recipe import read_recipe
 
 
 @click.command(short_help="Run the jobs of a recipe.")
-@click.argument("recipe", type=click.Path(path_type=Path))
+@click.argument("recipe", type=click.Path(path_type=Path), shell_complete=files(".toml"))
 @logs
 @click.pass_context
 def run(context: click.Context, recipe: Path, log_file: str | None, verbose: bool) -> None:
@@ -22,7 +23,7 @@ def run(context: click.Context, recipe: Path, log_file: str | None, verbose: boo
     still run.
 
     \b
-    hirez-mosaic render photo.jpg --templates emoji/ --tile 16 -o wall.tif --print-recipe > wall.toml
+    hirez-mosaic render photo.jpg --templates emoji/ --print-recipe > wall.toml
     hirez-mosaic run wall.toml
     """
     group = context.find_root().command

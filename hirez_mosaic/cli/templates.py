@@ -67,7 +67,7 @@ def glyphs(font: Path | None, chars: str, colours: tuple[str, ...], output: Path
 
     \b
     hirez-mosaic templates glyphs --tile 16x32 --colours white/black -o ascii/
-    hirez-mosaic templates glyphs --font mincho.ttf --chars katakana --colours '#00ff41/black' -o matrix/
+    hirez-mosaic templates glyphs --font kana.ttf --chars katakana -o katakana/
     """
     from hirez_mosaic.templates import making
 
@@ -160,8 +160,8 @@ def slice_(
     """Cut the pictures SHEETS into templates as they are, transparency and all.
 
     \b
-    hirez-mosaic templates slice sprites.png --grid 16 --margin 1 --spacing 1 --tile 32 -o sprites/
-    hirez-mosaic templates slice paintings/*.jpg --random 5000 --tile 32 -o strokes/
+    hirez-mosaic templates slice sprites.png --grid 16 --spacing 1 -o sprites/
+    hirez-mosaic templates slice paintings/*.jpg --random 5000 -o strokes/
     """
     from hirez_mosaic.engine.machine import settle_process
     from hirez_mosaic.templates import slicing

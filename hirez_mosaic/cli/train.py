@@ -84,8 +84,8 @@ def train(as_json: bool, quiet: bool, scales: str, **options: Unpack[TrainOption
     """Learn from a folder of pictures which template suits what, and write a decoder that `render` uses from then on.
 
     \b
-    hirez-mosaic train --templates emoji/ --tile 16 --images photos/ -o emoji.safetensors
-    hirez-mosaic train --templates emoji/ --images coco/ --decoder paper -o paper.safetensors
+    hirez-mosaic train --templates emoji/ --images photos/ -o a.safetensors
+    hirez-mosaic train --templates emoji/ --images coco/ -o b.safetensors --resume
     """
     from hirez_mosaic.cli.console import ConsoleListener
     from hirez_mosaic.errors import SettingError
