@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 
 .NOTPARALLEL:
-.PHONY: demo test fast slow lint clean
+.PHONY: demo test fast slow lint docs clean
 
 # As many processes as cores, at most four; a file's tests run in one.
 SPREAD := --numprocesses logical --maxprocesses 4 --dist loadfile
@@ -21,6 +21,7 @@ demo: $(VENV)/demo
 test: $(VENV)/test
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	$(BIN)/codespell
 	@echo '$(BIN)/mypy &'; $(BIN)/mypy >$(VENV)/types 2>&1 & types=$$!; \
 	$(BIN)/hirez-mosaic weights && $(BIN)/pytest $(SPREAD); tests=$$?; \
 	wait $$types; types=$$?; cat $(VENV)/types; exit $$((tests + types))
@@ -33,9 +34,14 @@ slow: $(VENV)/test
 	$(BIN)/hirez-mosaic weights
 	$(BIN)/pytest -m slow
 
+# The site, into build/site; `mkdocs serve` shows it while it is written.
+docs: $(VENV)/test
+	$(BIN)/mkdocs build --strict
+
 lint: $(VENV)/test
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	$(BIN)/codespell
 	$(BIN)/mypy
 
 clean:

@@ -17,7 +17,6 @@ import click
 import pytest
 from click.testing import CliRunner
 
-import hirez_mosaic
 from hirez_mosaic.cli.main import main
 from hirez_mosaic.jobs import batch as batching
 from hirez_mosaic.jobs import compare as comparing
@@ -164,14 +163,6 @@ def test_every_parameter_stands_in_the_docstring(name: str) -> None:
     }
     named = set(re.findall(r"`(\w+)`", text))
     assert set(parameters(name)) - listed - named == set()
-
-
-@pytest.mark.parametrize("name", ["render", "batch"])
-def test_every_option_stands_in_the_readme(name: str) -> None:
-    readme = (Path(hirez_mosaic.__file__).parent.parent / "README.md").read_text("utf-8")
-    for option in main.commands[name].params:
-        if isinstance(option, click.Option):
-            assert any(re.search(rf"(?<![\w-]){name}(?![\w-])", readme) for name in option.opts), option.name
 
 
 GIVEN = {

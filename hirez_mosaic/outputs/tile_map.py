@@ -246,7 +246,9 @@ def _read(path: Path) -> Iterator[_Cell]:
             yield _parsed(cell)
         except (KeyError, ValueError, TypeError, AttributeError, OverflowError) as error:
             what = f"has no column {error}" if isinstance(error, KeyError) else f"cannot be read: {error}"
-            raise TileMapError(f"Entry {number} of the tile map {path} {what}; see README for its columns.") from error
+            raise TileMapError(
+                f"Entry {number} of the tile map {path} {what}; its columns are {', '.join(COLUMNS)}."
+            ) from error
 
 
 def _parsed(cell: Cell) -> _Cell:
