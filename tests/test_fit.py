@@ -123,6 +123,9 @@ def test_centred_steps_go_on_from_a_checkpoint(picture: Picture, many: Objective
     for one, other in zip(whole.decoder.parameters(), resumed.decoder.parameters(), strict=True):
         assert torch.equal(one, other)
     assert not torch.equal(whole.decoder.spread.bias, broken.decoder.spread.bias)
+    centres = [one.optimiser.state[one.decoder.spread.weight]["centre"] for one in (whole, resumed, broken)]
+    assert torch.equal(centres[0], centres[1])
+    assert not torch.equal(centres[0], centres[2])
 
 
 @given(rows=st.integers(1, 300), columns=st.integers(1, 300))
