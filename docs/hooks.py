@@ -163,3 +163,12 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
 def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Files) -> str:
     """Put the parts in the places that ask for them."""
     return re.sub(r"<!-- ([a-z ]+) -->", lambda found: PARTS[found[1]](), markdown)
+
+
+def on_page_content(html: str, page: Page, config: MkDocsConfig, files: Files) -> str:
+    """Keep options whole where a command wraps, which would else break behind their dashes."""
+
+    def whole(found: re.Match[str]) -> str:
+        return re.sub(r"(?<=\s)--[\w-]+", r'<span class="flag">\g<0></span>', found[0])
+
+    return re.sub(r"<pre><code>.*?</code></pre>", whole, html, flags=re.DOTALL)
