@@ -162,7 +162,7 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
 
 def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Files) -> str:
     """Put the parts in the places that ask for them."""
-    return re.sub(r"<!-- ([a-z ]+) -->", lambda found: PARTS[found[1]](), markdown)
+    return re.sub(rf"<!-- ({'|'.join(PARTS)}) -->", lambda found: PARTS[found[1]](), markdown)
 
 
 def on_page_content(html: str, page: Page, config: MkDocsConfig, files: Files) -> str:

@@ -3,8 +3,8 @@
     python pipelines/gallery.py [NAME...]
 
 Run it in the repository's root, after `make demo` and what the page says of fonts and emoji. NAME is that of a picture,
-such as `hubble`; all are made where none is given. A picture shows the whole mosaic and, at full size, a part of it. A
-mosaic or a set that is in `demo/` is not made again.
+such as `hubble`; all are made where none is given. A picture shows the whole mosaic and, at full size, a part of it, or
+it is a figure of `compare`. What is in `demo/` is not made again.
 """
 
 import re
@@ -26,19 +26,23 @@ LEAST_QUALITY = 55
 
 @dataclass(frozen=True)
 class Entry:
-    """A picture of the page. middle: of the part that it shows at full size, as shares of width and height."""
+    """A picture of the page.
+
+    middle: of the part that it shows at full size, as shares of width and height; None for a figure.
+    """
 
     name: str
-    middle: tuple[float, float]
+    middle: tuple[float, float] | None
     command: str
 
 
 def entries(page: str) -> list[Entry]:
     """The pictures of the page, in their order."""
     found = re.findall(
-        r"!\[[^]]*\]\(gallery/([\w-]+)\.jpg\)\n<!-- detail ([\d.]+) ([\d.]+) -->\n\n    (hirez-mosaic .*)", page
+        r"!\[[^]]*\]\(gallery/([\w-]+)\.jpg\)\n<!-- (?:detail ([\d.]+) ([\d.]+)|figure) -->\n\n    (hirez-mosaic .*)",
+        page,
     )
-    return [Entry(name, (float(x), float(y)), command) for name, x, y, command in found]
+    return [Entry(name, (float(x), float(y)) if x else None, command) for name, x, y, command in found]
 
 
 def sets(page: str) -> list[str]:
@@ -58,7 +62,10 @@ def output_of(command: str) -> Path:
 
 
 def drawn(entry: Entry, height: int) -> pyvips.Image:
-    """The whole mosaic and beside it a part of it."""
+    """The whole mosaic and beside it a part of it; a figure at three times that height."""
+    if entry.middle is None:
+        (figure,) = output_of(entry.command).glob("*.png")
+        return pyvips.Image.thumbnail(str(figure), 10_000, height=3 * height)
     mosaic = pyvips.Image.new_from_file(str(output_of(entry.command)))
     left, top = (
         int(min(max(0, part * length - height / 2), length - height))
