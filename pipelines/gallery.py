@@ -62,10 +62,10 @@ def output_of(command: str) -> Path:
 
 
 def drawn(entry: Entry, height: int) -> pyvips.Image:
-    """The whole mosaic and beside it a part of it; a figure at three times that height."""
+    """The whole mosaic and beside it a part of it, or the figure."""
     if entry.middle is None:
         (figure,) = output_of(entry.command).glob("*.png")
-        return pyvips.Image.thumbnail(str(figure), 10_000, height=3 * height)
+        return pyvips.Image.thumbnail(str(figure), 10_000, height=height)
     mosaic = pyvips.Image.new_from_file(str(output_of(entry.command)))
     left, top = (
         int(min(max(0, part * length - height / 2), length - height))
