@@ -1,4 +1,4 @@
-"""Photomosaics of any size, each template chosen by a network trained under a multi-scale perceptual loss.
+"""Photomosaics of any size that look right from afar and up close.
 
 >>> import hirez_mosaic
 >>> hirez_mosaic.render("starry.tif", templates="hubble/", tile=32)  # doctest: +SKIP
