@@ -102,13 +102,14 @@ class BatchRun:
     def run(self, jobs: int) -> tuple[Outcome, ...]:
         """Give every picture its turn, `jobs` at a time. Raises KeyboardInterrupt when nothing runs any more."""
         self._listener.begun(len(self._names))
+        workers: list[Future[None]] = []
         with shared_cores(jobs), threads(1) as ahead, threads(jobs) as pool:
             first = self._specs[self._names[0]]
             looks_ahead = jobs == 1 and first.scheduler is None and not first.restart
             try:
                 # No worker begins before all are there: an interrupted pool forgets the thread that it was starting.
                 with self._taking:
-                    workers = [pool.submit(self._take_turns, ahead if looks_ahead else None) for _ in range(jobs)]
+                    workers += [pool.submit(self._take_turns, ahead if looks_ahead else None) for _ in range(jobs)]
                 while wait(workers, timeout=0.5).not_done:  # without a timeout some systems would not notice Ctrl-C
                     pass
             except BaseException:
