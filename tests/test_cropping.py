@@ -3,6 +3,7 @@
 import hashlib
 import subprocess
 import sys
+from importlib.metadata import PackageNotFoundError
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -169,7 +170,10 @@ def test_an_environment_without_pip_asks_uv_for_one(monkeypatch: pytest.MonkeyPa
         asked.append(command[:4])
         return subprocess.CompletedProcess(command, 1, "", "ERROR: nobody there.")
 
-    monkeypatch.setattr(package_index, "find_spec", lambda name: None)
+    def missing(name: str) -> None:
+        raise PackageNotFoundError(name)
+
+    monkeypatch.setattr(package_index, "distribution", missing)
     monkeypatch.setattr(package_index.shutil, "which", lambda name: "/opt/uv")
     monkeypatch.setattr(package_index.subprocess, "run", run)
     with pytest.raises(WeightsError, match=r"^package index: nobody there$"):

